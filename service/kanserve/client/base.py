@@ -320,8 +320,11 @@ def _channel_target(
     target: Target, tls: Tls
 ) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
     """The address in gRPC's form, the credentials (None: no TLS), and the channel's options. Raises ValueError."""
-    options = [*OPTIONS, *_pings(), *target.options()]
-    if not is_secure(target.url, tls):
+    secure = is_secure(target.url, tls)
+    # A proxy of the environment (http_proxy) reads each call without TLS, and cannot reach loopback of this machine.
+    proxy = ("grpc.enable_http_proxy", int(secure and not target.local))
+    options = [*OPTIONS, *_pings(), *target.options(), proxy]
+    if not secure:
         return target.name(), None, options
     server_name = target.server_name(tls.server_name)
     names = [("grpc.ssl_target_name_override", server_name)] if server_name else []

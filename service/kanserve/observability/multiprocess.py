@@ -9,10 +9,11 @@ mapped files. It has no collectors such as those of the process, and keeps the s
 from __future__ import annotations
 
 import contextlib
+import http.client
 import threading
-import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Protocol
 
 from kanserve.observability import logs
@@ -54,9 +55,17 @@ class RemoteMetrics:
 
 
 def fetched(address: str) -> bytes:
-    """The page at an address. Raises OSError."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=SECONDS) as answer:
-        return bytes(answer.read())
+    """The page at an address of this machine, without a proxy of the environment. Raises OSError."""
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=SECONDS)) as connection:
+        try:
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            page = answer.read()
+        except http.client.HTTPException as error:
+            raise OSError("no HTTP response") from error
+    if answer.status != HTTPStatus.OK:
+        raise OSError(f"{answer.status} {answer.reason}")
+    return page
 
 
 @dataclass(slots=True)

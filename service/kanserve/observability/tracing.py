@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -30,6 +31,9 @@ from kanserve.observability.metrics import ModelMetrics
 from kanserve.observability.statistics import TRACE, Run, Timing, Trace
 
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+DIRECT: Any = (("grpc.enable_http_proxy", 0),)
 LAST = 3.0  # seconds for the spans that wait at the end
 # Codes of server errors, by OpenTelemetry's conventions for RPC.
 FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
@@ -158,7 +162,7 @@ def _exporter() -> SpanExporter:
         if protocol == "grpc":
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as ByGrpc
 
-            return ByGrpc()
+            return ByGrpc(channel_options=() if _encrypted() else DIRECT)
         if protocol == "http/protobuf":
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as ByHttp
 
@@ -174,6 +178,12 @@ def _exporter() -> SpanExporter:
         code="trace-protocol-unknown",
         hint=f"set {PROTOCOLS[1]} to grpc or http/protobuf",
     )
+
+
+def _encrypted() -> bool:
+    """Whether spans go to another machine over TLS: then a proxy of the environment (http_proxy) may forward them."""
+    parts = urlsplit(next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), ""))
+    return parts.scheme == "https" and parts.hostname not in LOOPBACK
 
 
 def _resource(version: str) -> Resource:
