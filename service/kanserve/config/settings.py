@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from pathlib import Path
 from typing import Literal
@@ -26,6 +25,7 @@ from kanserve.config.fields import (
     Size,
     setting,
 )
+from kanserve.config.hosts import is_loopback
 
 ENV_PREFIX = "KANSERVE_"
 
@@ -123,6 +123,14 @@ class Settings(BaseSettings):
         "access to everything",
         group=Group.ACCESS,
         metavar="FILE",
+    )
+    allowed_hosts: str = setting(
+        "",
+        "further host names of this server, and of sites whose pages may call it, separated by commas; *: any name of "
+        "this server",
+        group=Group.ACCESS,
+        metavar="NAMES",
+        pattern=r"|\*|[A-Za-z0-9][A-Za-z0-9.-]{0,252}(,[A-Za-z0-9][A-Za-z0-9.-]{0,252})*",
     )
 
     backend: str = setting(
@@ -588,13 +596,3 @@ LIVE = tuple(
     for name, field in Settings.model_fields.items()
     if isinstance(field.json_schema_extra, dict) and field.json_schema_extra["live"]
 )
-
-
-# NOTE: the metrics address has no such rule: it is read-only, holds no tensor
-# contents, and exists to be scraped from another machine.
-def is_loopback(host: str) -> bool:
-    """True if only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -32,7 +32,8 @@ from typing import Any
 from kanexport.contract.cli import console, program
 from kanexport.contract.cli.console import Exit, Failure, json_text
 from kanserve.config import sources
-from kanserve.config.settings import Settings, is_loopback
+from kanserve.config.hosts import is_loopback
+from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from kanserve.ray.child import Replica, State
 from kanserve.ray.errors import FleetError, import_ray

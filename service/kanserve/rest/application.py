@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from typing import Any, cast
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kanserve.config.hosts import Sites
 from kanserve.config.settings import Settings
+from kanserve.errors import BadRequest
 from kanserve.grpc_api.call_context import Call
 from kanserve.grpc_api.inference import InferenceService
 from kanserve.grpc_api.interceptor import Interceptor
@@ -57,6 +62,7 @@ def build_routes(
     kan: KanPages,
     views: Views,
     probes: Probes,
+    sites: Sites,
 ) -> Starlette:
     """Every route behind the guard, as an application for any ASGI server."""
 
@@ -78,9 +84,29 @@ def build_routes(
         refused = _no_route(request, cast(HTTPException, error))
         return await nowhere.refuse(request, refused)
 
-    application = Starlette(routes=routes, exception_handlers={HTTPException: elsewhere})
+    async def rejected(request: Request, error: BadRequest) -> Response:
+        refused = Refused(HTTPStatus.FORBIDDEN, str(error), code=error.code, hint=error.hint)
+        return await nowhere.refuse(request, refused)
+
+    screen = Middleware(_Screen, sites, rejected)
+    application = Starlette(routes=routes, middleware=[screen], exception_handlers={HTTPException: elsewhere})
     application.router.redirect_slashes = False
     return application
+
+
+class _Screen:
+    """Rejects requests that a page of another site may have caused, before it reads them."""
+
+    def __init__(
+        self, application: ASGIApp, sites: Sites, rejected: Callable[[Request, BadRequest], Awaitable[Response]]
+    ) -> None:
+        self._application, self._sites, self._rejected = application, sites, rejected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer: ASGIApp = self._application
+        if scope["type"] == "http" and (fault := self._sites.fault(scope["method"], Headers(scope=scope))):
+            answer = await self._rejected(Request(scope, receive), fault)
+        await answer(scope, receive, send)
 
 
 def route_table(
@@ -171,7 +197,11 @@ def build_application(
     views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
     ui_views = Views(insights, views, Operations(catalogue, control, page), Card(insights.kan))
     rows = KServeV1(service, kan, views, catalogue, bounds.typed)
-    return build_routes(guard, metrics, bounds, pages, rows, views, ui_views, Probes(catalogue, page))
+    # A page has the token of no user, but a browser sends a certificate with requests of each page.
+    pages_of_others = settings.tokens is None or settings.certified
+    names = settings.tokens is None and settings.tls_cert is None
+    sites = Sites(settings.host, settings.allowed_hosts, pages=pages_of_others, names=names)
+    return build_routes(guard, metrics, bounds, pages, rows, views, ui_views, Probes(catalogue, page), sites)
 
 
 TEXT = "text/plain; charset=utf-8"

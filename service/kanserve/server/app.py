@@ -25,6 +25,7 @@ from kanexport.contract.manifest import Manifest, ManifestError
 from kanserve import version
 from kanserve.auth import authenticator
 from kanserve.auth.authenticator import Authenticator
+from kanserve.config.hosts import Sites
 from kanserve.config.reload import Change, Changes
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError
@@ -384,8 +385,9 @@ def metrics_server(page: MetricsPage, settings: Settings) -> MetricsServer:
     """The server of the metrics port. Raises ConfigError."""
     endpoints.server_ports(settings)
     port = endpoints.Port.metrics(settings)
+    sites = Sites(settings.metrics_host, settings.allowed_hosts)
     try:
-        return MetricsServer(page, port.host, port.port, settings.scrape_timeout)
+        return MetricsServer(page, port.host, port.port, settings.scrape_timeout, sites)
     except OSError as error:
         raise port.refused(error) from error
 

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from kanserve.config.hosts import Sites
 from kanserve.observability import logs
 from kanserve.observability.metrics import CONTENT_TYPE
 from kanserve.observability.multiprocess import MetricsPage
@@ -25,10 +26,10 @@ log = logs.get_logger("metrics")
 class MetricsServer:
     """HTTP server for /metrics on its own thread, so that load on the event loop does not delay it."""
 
-    def __init__(self, metrics: MetricsPage, host: str, port: int, scrape_timeout: float) -> None:
+    def __init__(self, metrics: MetricsPage, host: str, port: int, scrape_timeout: float, sites: Sites) -> None:
         """Bind the port. A silent client is disconnected after `scrape_timeout` seconds. Raises OSError if the address
         is taken."""
-        self._server = _Server((host, port), _handler(metrics, scrape_timeout))
+        self._server = _Server((host, port), _handler(metrics, scrape_timeout, sites))
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
 
@@ -84,11 +85,14 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
 
-def _handler(metrics: MetricsPage, scrape_timeout: float) -> type[BaseHTTPRequestHandler]:
+def _handler(metrics: MetricsPage, scrape_timeout: float, sites: Sites) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = scrape_timeout
 
         def do_GET(self) -> None:
+            if fault := sites.fault(self.command, {name.lower(): value for name, value in self.headers.items()}):
+                self.send_error(HTTPStatus.FORBIDDEN, explain=f"{fault}; {fault.hint}")
+                return
             body = metrics.text() if self.path.split("?")[0] == "/metrics" else b"not found, expected /metrics\n"
             known = self.path.split("?")[0] == "/metrics"
             encoding = compression.chosen(self.headers.get("Accept-Encoding", "")) if known else ""

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from kanserve.auth.permissions import NEEDS
 from tests.kanserve.conftest import WAYS
+from tests.support.credentials import asked
 from tests.support.http_client import ROWS, ask, infer, running, tensor
 from tests.support.server_process import Server
 from tests.support.wait import until
@@ -64,3 +66,19 @@ def test_metrics_on_the_shared_port(web: Server) -> None:
     reply = ask(web, "/metrics", accept_encoding="gzip")
     assert reply.headers["content-encoding"] == "gzip"
     assert series in gzip.decompress(reply.body).decode()
+
+
+def test_no_route_responds_to_a_page_of_another_site(web: Server) -> None:
+    routes = [name.partition(" ") for name in NEEDS if " " in name]
+    sites = {
+        "cross-site-request": {"origin": "http://evil.example", "content-type": "text/plain"},
+        "host-not-allowed": {"host": "evil.example:8001"},
+    }
+    wrong = []
+    for code, headers in sites.items():
+        for verb, _, route in routes:
+            status, answered, body = asked(web.http, verb, route, headers)
+            if (status, json.loads(body)["code"], answered["x-content-type-options"]) != (403, code, "nosniff"):
+                wrong.append((code, verb, route, status, body))
+    assert len(routes) > 40
+    assert wrong == []

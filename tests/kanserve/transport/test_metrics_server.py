@@ -21,9 +21,16 @@ def samples(text: str) -> dict[str, float]:
 
 def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
     url = f"http://127.0.0.1:{server.metrics_port}"
-    for path, method, status in (("/", "GET", 404), ("/metrics", "POST", 501), ("/metrics", "DELETE", 501)):
+    evil = {"Host": "evil.example:8002"}
+    for path, method, headers, status in (
+        ("/", "GET", {}, 404),
+        ("/metrics", "POST", {}, 501),
+        ("/metrics", "DELETE", {}, 501),
+        ("/metrics", "GET", evil, 403),
+        ("/metrics", "HEAD", evil, 403),
+    ):
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(urllib.request.Request(url + path, method=method), timeout=60)
+            urllib.request.urlopen(urllib.request.Request(url + path, None, headers, method=method), timeout=60)
         assert caught.value.code == status
         assert "Python" not in str(caught.value.headers)
         assert caught.value.headers.get_all("X-Content-Type-Options") == ["nosniff"]

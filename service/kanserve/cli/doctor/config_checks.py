@@ -14,7 +14,8 @@ from kanexport.contract import safe_files
 from kanserve.auth import authenticator
 from kanserve.cli.doctor import machine_checks, repository_checks
 from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
-from kanserve.config.settings import Settings, is_loopback
+from kanserve.config.hosts import is_loopback
+from kanserve.config.settings import Settings
 from kanserve.config.sources import DEFAULT, Loaded
 from kanserve.errors import ConfigError
 from kanserve.system import pem
