@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 
 PLAIN = (float, int, str, bool)
+LEAST, MOST = -(2**63), 2**63 - 1  # integers that arrays and Protobuf take
 OPTIONAL = {"optional": True}  # metadata of a field that a document lacks if the field has its default value
 DEPTH = 32  # levels of nested lists and objects
 CONTAINER_LIMIT = 100_000  # lists and objects together, which take longer to parse than numbers
@@ -109,8 +110,8 @@ def evaluate_annotations(kind: type) -> None:
 
 
 def _exact(hint: Any, value: Any) -> bool:
-    """True for a value that needs neither a conversion nor a check. A number may be NaN."""
-    return type(value) is hint and hint is not float
+    """True for a value that needs neither a conversion nor a check. A number may be NaN or too large."""
+    return type(value) is hint and hint is not float and (hint is not int or LEAST <= value <= MOST)
 
 
 def _check_keys(keys: set[str], known: list[str], where: str, kind: Any) -> set[str]:
@@ -146,9 +147,15 @@ def _listed(item: Any, value: Any, where: str) -> tuple[Any, ...]:
         return _of_array(item, value, where)
     if not isinstance(value, list):
         raise ManifestError(f"{where}: expected a list, found {name_of(value)}")
-    if item in PLAIN and set(map(type, value)) <= {item} and (item is not float or all(map(math.isfinite, value))):
+    if item in PLAIN and set(map(type, value)) <= {item} and _all_bounded(item, value):
         return tuple(value)
     return tuple(_convert(item, entry, f"{where}[{at}]") for at, entry in enumerate(value))
+
+
+def _all_bounded(item: Any, value: list[Any]) -> bool:
+    if item is int:
+        return not value or LEAST <= min(value) <= max(value) <= MOST
+    return item is not float or all(map(math.isfinite, value))
 
 
 def _of_array(hint: Any, value: array[Any], where: str) -> tuple[Any, ...]:
@@ -171,6 +178,8 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
         if not math.isfinite(number):
             raise ManifestError(f"{where}: found NaN or infinity, expected a finite number")
         return number
+    if hint is int and type(value) is int and not LEAST <= value <= MOST:
+        raise ManifestError(f"{where}: found an integer outside of 64 bits, expected {LEAST} to {MOST}")
     if hint in (int, str, bool) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
         return value
     raise ManifestError(f"{where}: expected {hint.__name__}, found {name_of(value)}")

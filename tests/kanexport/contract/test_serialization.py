@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,15 @@ def test_numbers_that_are_not_finite_are_refused(real: Path, number: str) -> Non
     assert changed != text
     with pytest.raises(ManifestError):
         manifest.loads(changed.encode())
+
+
+def test_integers_outside_of_64_bits_are_refused_everywhere(document: Any) -> None:
+    places = [path for path in _places(document) if type(functools.reduce(operator.getitem, path, document)) is int]
+    assert len(places) > 12
+    for path in places:
+        for wrong in (2**63, -(2**63) - 1, 10**400):
+            with pytest.raises(ManifestError, match=r"outside of 64 bits|NaN or infinity|this program reads"):
+                manifest.loads(_changed(document, path, _putter(wrong)))
 
 
 def test_not_finite_numbers_are_never_written(real: Path) -> None:
