@@ -129,6 +129,8 @@ struct Random {
   }
 
   void damage() {
+    // A logarithm of anything, whose value may jump, so that right programs have none.
+    code[5 * (rng() % (code.size() / 5))] = static_cast<float>(Op::kLog);
     for (int change = 0; change <= upto(2); ++change) {
       float& number = code[rng() % code.size()];
       switch (upto(3)) {
