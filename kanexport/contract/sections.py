@@ -473,6 +473,7 @@ UNSCALED = Scalers()
 
 
 EXACT_FORM, FITTED_FORM = "exact", "fitted"
+EDIT_BYTES = 2**20  # of a file of edits
 SHOWN_EDGES = 3  # of an edit in its sentence
 
 

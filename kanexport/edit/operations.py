@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from kanexport.contract import csv_columns, csv_text, safe_files
+from kanexport.contract.sections import EDIT_BYTES
 from kanexport.errors import OptionError
 
 TO, ZERO, CLAMP, MONOTONE, SHIFT, RAISE, POINTS = "to", "zero", "clamp", "monotone", "shift", "raise", "points"
 OPERATIONS = (TO, ZERO, CLAMP, MONOTONE, SHIFT, RAISE, POINTS)
 UP, DOWN = "up", "down"
-DOCUMENT_BYTES, POINTS_LIMIT = 2**20, 100_000  # of a file of edits; of the pairs of one edge
+POINTS_LIMIT = 100_000  # of the pairs of one edge
 HINT = "run `kanserve edit --help` for the operations and their values"
 FORM = 'write {"edits": [{"edge": "0:1:2", "to": "sin(x)"}]}, with one operation for each edge'
 
@@ -88,7 +89,7 @@ def parse(edge: str | Iterable[int], operation: str, value: Any, *, folder: Path
 def load(path: Path) -> tuple[EdgeEdit, ...]:
     """The edits in a file, .json or .toml. Raises OptionError."""
     try:
-        data = safe_files.read(path, DOCUMENT_BYTES, links=True)
+        data = safe_files.read(path, EDIT_BYTES, links=True)
         document = tomllib.loads(data.decode()) if path.suffix == ".toml" else json.loads(data)
     except OSError as error:
         raise OptionError(

@@ -20,7 +20,7 @@ from typing import Any
 from kanexport.contract import manifest as contract
 from kanexport.contract import safe_files, serialization
 from kanexport.contract.manifest import Manifest
-from kanexport.contract.sections import Edit
+from kanexport.contract.sections import EDIT_BYTES, Edit
 from kanserve.auth.roles import Principal, Role
 from kanserve.config.settings import Settings
 from kanserve.errors import BadRequest, FailedPrecondition, KanserveError, Unavailable
@@ -174,9 +174,16 @@ class Editor:
 
     async def _run(self, folder: Path, entries: list[dict[str, Any]], request: EditRequest) -> dict[str, Any]:
         """The document of `kanserve edit --json`. Raises the errors of `edit`."""
+        written = json.dumps({"edits": entries}).encode()
+        if len(written) > EDIT_BYTES:
+            raise BadRequest(
+                f"the edits have {len(written)} bytes as JSON, expected at most {EDIT_BYTES}",
+                code="edits-too-large",
+                hint="send fewer points, or fewer edges in one request",
+            )
         with tempfile.TemporaryDirectory(prefix="kanserve-edit-") as own:
             file = Path(own) / "edits.json"
-            safe_files.create(file, [json.dumps({"edits": entries}).encode()], mode=safe_files.OWN_FILE)
+            safe_files.create(file, [written], mode=safe_files.OWN_FILE)
             arguments = ["edit", str(folder), "--file", str(file), f"--author={request.author[:100]}", "--json"]
             arguments += ["--dry-run"] if request.preview else []
             process = await asyncio.create_subprocess_exec(
@@ -199,9 +206,9 @@ class Editor:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
-        return self._document(output, process.returncode)
+        return self._document(output, process.returncode, {str(file): "the request"})
 
-    def _document(self, output: bytes, code: int | None) -> dict[str, Any]:
+    def _document(self, output: bytes, code: int | None, places: Mapping[str, str]) -> dict[str, Any]:
         try:
             document = json.loads(output)
         except ValueError:
@@ -213,14 +220,15 @@ class Editor:
                 hint="run `kanserve edit` on the repository, which prints the reason",
             )
         if "error" in document:
-            raise self._failure(document["error"])
+            raise self._failure(document["error"], places)
         return document
 
-    def _failure(self, error: Mapping[str, Any]) -> KanserveError:
-        """The error of the process, without paths of the server."""
+    def _failure(self, error: Mapping[str, Any], places: Mapping[str, str]) -> KanserveError:
+        """The error of the process, without paths of the server. `places`: further paths, and their words."""
         root = str(self._settings.repository)
-        texts = [str(error.get(key, "")) for key in ("message", "hint")]
-        message, hint = (text.replace(os.path.abspath(root), FOLDER).replace(root, FOLDER) for text in texts)
+        message, hint = (str(error.get(key, "")) for key in ("message", "hint"))
+        for path, words in {**places, os.path.abspath(root): FOLDER, root: FOLDER}.items():
+            message, hint = message.replace(path, words), hint.replace(path, words)
         kind = FailedPrecondition if error.get("kind") in STATE or error.get("exit_code") == 3 else BadRequest
         return kind(message, code=str(error.get("code", "edit-failed")), hint=hint)
 
