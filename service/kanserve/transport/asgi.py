@@ -49,6 +49,7 @@ from kanserve.transport.open_calls import Application, Calls, Event, Receive, Se
 T = TypeVar("T")
 
 NOSNIFF = (b"x-content-type-options", b"nosniff")
+CLOSE = (b"connection", b"close")
 UPGRADE = b"http2-settings"  # header of a request that has upgraded its connection to h2c
 ID = ID_HEADER.encode()
 READ = frozenset((TIMEOUT, ENCODING, *METADATA_HEADERS))
@@ -88,6 +89,7 @@ class GrpcApp:
         self._pages = Watched(pages) if watch else pages
         self._calls = Calls(limits.arrival, limits.coming)
         self._grace: float | None = None
+        self.closes = False  # whether the connections close soon, which each response of HTTP/1 says
         self.application: Application = self.__call__  # the same, with native code for direct calls if there is some
         self.task_factory: Any = None  # of the event loop, without which native code handles no call
         self._native: Any = None
@@ -266,6 +268,8 @@ class GrpcApp:
 
         async def noted(event: Event) -> None:
             nonlocal started
+            if self.closes and not started and scope["http_version"].startswith("1"):
+                event = {**event, "headers": [*event["headers"], CLOSE]}
             started = True
             await send(event)
 

@@ -30,6 +30,7 @@ PACKED = 4  # times as many bytes of headers are read before the connection is c
 WINDOW = 2**20  # bytes that a client may send ahead
 AGAIN = 0.5  # seconds until a server that ended is started again
 RUST_IO = re.compile(r"\(os error \d+\)$")  # how Rust ends the text of an OSError
+LAST_REQUEST = 0.5  # seconds in which a busy HTTP/1 connection has a last response, which closes it
 NEWS = 0.1  # seconds in which a GOAWAY arrives, so that clients read it before their next request
 SPARE = 2.0  # seconds more than the longer grace time, after which h2corn itself ends calls
 LEAVE = 5.0  # seconds in which clients read that the server has ended their calls
@@ -132,6 +133,9 @@ class H2corn:
             if self._listener is None or not self._carriers or self._carriers[-1].ending:
                 return
             await self._carry(self._listener)
+            for carrier in self._carriers[:-1]:
+                carrier.application.closes = True
+            await asyncio.sleep(LAST_REQUEST)
             async with self._hold_responses(NEWS):
                 for carrier in self._carriers[:-1]:
                     carrier.retire(grace)

@@ -21,6 +21,7 @@ from tests.integration.wire.test_connections import comes
 from tests.support import attacks, credentials, toy_model
 from tests.support.server_process import INFERENCE, request, serving
 from tests.support.tiers import full
+from tests.support.wait import until
 
 DATA = request(np.zeros((1, 3), np.float32)).SerializeToString()
 AGE: dict[str, Any] = {"max_connection_age_seconds": 0.3, "max_connection_age_grace_seconds": 60.0}
@@ -84,6 +85,29 @@ def test_a_client_that_goes_on_loses_nothing(tmp_path: Path, transport: str) -> 
         assert not errors
         assert done >= ENOUGH
         assert closed
+
+
+def test_the_last_response_on_a_busy_http_1_connection_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport="asgi", **AGE) as server:
+        connection = http.client.HTTPConnection(server.http, timeout=60)
+
+        def last() -> bool:
+            try:
+                connection.request("GET", "/v2/health/live")
+                reply = connection.getresponse()
+            except (OSError, http.client.HTTPException):
+                connection.close()  # this test was slow, and the connection idle
+                raise
+            reply.read()
+            return reply.getheader("connection") == "close"
+
+        with contextlib.closing(connection):
+            until(last, errors=(OSError, http.client.HTTPException))
+            assert connection.sock is None
+            connection.request("GET", "/v2/health/live")
+            assert connection.getresponse().status == 200
 
 
 @full("combination")
