@@ -170,19 +170,24 @@ def _of_array(hint: Any, value: array[Any], where: str) -> tuple[Any, ...]:
 
 
 def _scalar(hint: type, value: Any, where: str) -> Any:
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise ManifestError(f"{where}: found NaN or infinity, expected a finite number")
-        return number
-    if hint is int and type(value) is int and not LEAST <= value <= MOST:
+    kinds: Any = (int, float) if hint is float else hint
+    if hint not in PLAIN or not isinstance(value, kinds) or isinstance(value, bool) != (hint is bool):
+        raise ManifestError(f"{where}: expected {hint.__name__}, found {name_of(value)}")
+    if hint is float:
+        return _finite(value, where)
+    if hint is int and not LEAST <= value <= MOST:
         raise ManifestError(f"{where}: found an integer outside of 64 bits, expected {LEAST} to {MOST}")
-    if hint in (int, str, bool) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
-        return value
-    raise ManifestError(f"{where}: expected {hint.__name__}, found {name_of(value)}")
+    return value
+
+
+def _finite(value: int | float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ManifestError(f"{where}: found NaN or infinity, expected a finite number")
+    return number
 
 
 def name_of(value: Any) -> str:
