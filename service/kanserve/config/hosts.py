@@ -42,7 +42,7 @@ class Sites:
         own = socket.gethostname().lower()
         self._allowed = frozenset(filter(None, allowed.lower().split(",")))
         self._names = self._allowed | {own, f"{own}.local", address.lower()}
-        self._local, self._check_pages = is_loopback(address), pages
+        self._check_pages = pages
         self._check_names = names and ANY not in self._allowed
 
     def fault(self, method: str, headers: Mapping[str, str]) -> BadRequest | None:
@@ -74,9 +74,9 @@ class Sites:
         """Whether no owner of a public domain can have made `host` the name of this server, or no browser sent it.
 
         Public DNS has no names without a dot. Browsers send `Sec-Fetch-Site` only over TLS and to loopback names, and a
-        page whose name has moved here has neither. On loopback, a program has no reason to use another name."""
+        page whose name has moved here has neither. Programs use any name, such as that of a reverse proxy."""
         known = "." not in host or host.endswith(".localhost") or host in self._names or _is_ip(host)
-        return known or "sec-fetch-site" in headers or not (self._local or any(name in headers for name in BROWSER))
+        return known or "sec-fetch-site" in headers or not any(name in headers for name in BROWSER)
 
 
 def _host(place: str) -> str:

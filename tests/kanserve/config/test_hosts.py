@@ -37,16 +37,19 @@ CASES: list[tuple[str, str, str, dict[str, str], str]] = [
         )
     ),
     # Names that moved to this server.
-    ("127.0.0.1", "", "GET", {"host": EVIL}, "host-not-allowed"),
+    ("127.0.0.1", "", "GET", {"host": EVIL} | BROWSER, "host-not-allowed"),
     ("127.0.0.1", "", "POST", {"host": EVIL, "origin": f"http://{EVIL}"}, "host-not-allowed"),
-    ("127.0.0.1", "", "GET", {"host": "127.0.0.1.evil.example"}, "host-not-allowed"),
+    ("127.0.0.1", "", "GET", {"host": "127.0.0.1.evil.example"} | BROWSER, "host-not-allowed"),
     ("127.0.0.1", "models.example", "GET", {"host": "models.example:8001"}, ""),
     ("127.0.0.1", "*", "GET", {"host": EVIL}, ""),
     ("0.0.0.0", "", "GET", {"host": EVIL} | BROWSER, "host-not-allowed"),
     ("0.0.0.0", "", "POST", {"host": EVIL, "origin": f"http://{EVIL}"}, "host-not-allowed"),
     # Ingress or reverse proxy with TLS in front, and programs by any name in a cluster.
     *((address, "", "POST", PROXIED | BROWSER, "") for address in ("127.0.0.1", "0.0.0.0")),
-    ("0.0.0.0", "", "POST", {"host": "toy-predictor.default.svc.cluster.local", "user-agent": "python"}, ""),
+    *(
+        (address, "", "POST", {"host": "toy-predictor.default.svc.cluster.local", "user-agent": "python"}, "")
+        for address in ("127.0.0.1", "0.0.0.0")
+    ),
 ]
 
 

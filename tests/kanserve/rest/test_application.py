@@ -72,7 +72,7 @@ def test_no_route_responds_to_a_page_of_another_site(web: Server) -> None:
     routes = [name.partition(" ") for name in NEEDS if " " in name]
     sites = {
         "cross-site-request": {"origin": "http://evil.example", "content-type": "text/plain"},
-        "host-not-allowed": {"host": "evil.example:8001"},
+        "host-not-allowed": {"host": "evil.example:8001", "accept-language": "en"},
     }
     wrong = []
     for code, headers in sites.items():

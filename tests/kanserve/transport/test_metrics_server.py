@@ -21,7 +21,7 @@ def samples(text: str) -> dict[str, float]:
 
 def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
     url = f"http://127.0.0.1:{server.metrics_port}"
-    evil = {"Host": "evil.example:8002"}
+    evil = {"Host": "evil.example:8002", "Accept-Language": "en"}
     for path, method, headers, status in (
         ("/", "GET", {}, 404),
         ("/metrics", "POST", {}, 501),
