@@ -142,7 +142,8 @@ def _served(client: Client, indexed: IndexEntry) -> Entry:
     if indexed.state != READY:
         return bare
     try:
-        return described(client.describe(indexed.name, indexed.version)).entry
+        entry = described(client.describe(indexed.name, indexed.version)).entry
+        return replace(entry, reason=indexed.reason)
     except NoAnswer:
         raise
     except ClientError:

@@ -33,8 +33,7 @@ ENV_PREFIX = "KANSERVE_"
 class Settings(BaseSettings):
     """Immutable settings of one server process. Build them with `sources.load`, or directly in tests.
 
-    All limits that an operator may set are here. A limit that the protocol fixes is a constant next to its
-    use.
+    All limits that an operator may set are here. A limit that the protocol fixes is a constant next to its use.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
@@ -263,6 +262,14 @@ class Settings(BaseSettings):
         group=Group.MODELS,
         metavar="POLICY",
         pattern=r"all|latest:[1-9]\d{0,8}|specific:[1-9]\d{0,17}(,[1-9]\d{0,17})*",
+    )
+    ready_requires: str = setting(
+        "serving",
+        "versions that readiness waits for; serving: each load was attempted and one version serves; all: each version "
+        "found at the start serves; names separated by commas: these models serve",
+        group=Group.MODELS,
+        metavar="serving|all|NAMES",
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(,[A-Za-z0-9][A-Za-z0-9._-]{0,127})*",
     )
 
     batching: bool = setting(True, "dynamic batching of the waiting requests of one model", group=Group.MODELS)
@@ -581,18 +588,11 @@ class Settings(BaseSettings):
         return self
 
 
+FIELDS = {name: field.json_schema_extra for name, field in Settings.model_fields.items()}
+SHOWN = {name: shown for name, shown in FIELDS.items() if isinstance(shown, dict)}
+LIVE = tuple(name for name, shown in SHOWN.items() if shown["live"])
+
+
 def flags() -> dict[str, FlagForm]:
     """Every setting that has a flag, in the order of `Settings`; switches have no metavar."""
-    table = {}
-    for name, field in Settings.model_fields.items():
-        shown = field.json_schema_extra
-        if isinstance(shown, dict):
-            table[name] = FlagForm(str(shown["group"]), str(shown["metavar"]))
-    return table
-
-
-LIVE = tuple(
-    name
-    for name, field in Settings.model_fields.items()
-    if isinstance(field.json_schema_extra, dict) and field.json_schema_extra["live"]
-)
+    return {name: FlagForm(str(shown["group"]), str(shown["metavar"])) for name, shown in SHOWN.items()}

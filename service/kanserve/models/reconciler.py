@@ -105,10 +105,6 @@ class Reconciler:
             return
         self._registry.complete()
         self._begun = True
-        if not self._registry.ready:
-            log.error(
-                "server_not_ready", reason="a version failed to load" if scan.prints else "the repository is empty"
-            )
 
     async def watch(self, rescan: asyncio.Event) -> None:
         """Scan at the interval of the settings and whenever `rescan` is set, until cancelled."""

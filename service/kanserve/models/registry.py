@@ -73,18 +73,22 @@ class Choice:
     previous_version: int
 
 
+SERVING, ALL = "serving", "all"  # values of the setting ready_requires; others are names of models
+
+
 class Registry:
     """Registry of versions, for use from the event loop only."""
 
-    def __init__(self, *, by_hand: bool = False) -> None:
-        """`by_hand`: explicit model control. The server is ready without any loaded model."""
-        self._by_hand = by_hand
+    def __init__(self, *, by_hand: bool = False, required: str = SERVING) -> None:
+        """`by_hand`: explicit model control; the server is ready without any loaded model. `required`: the setting
+        `ready_requires`."""
+        self._by_hand, self._required = by_hand, required
         self._entries: dict[str, dict[int, Entry]] = {}
         self._chosen: dict[str, Choice] = {}
-        self._complete = False
+        self.completed = False  # whether the load of every version was attempted
         self._subscribers: list[Callable[[], None]] = []
         self.generation = 0  # changes with any of them
-        self._ready = (-1, False), False  # the generation that it holds for, and the result
+        self._not_ready: tuple[int, str] = -1, ""  # the generation that it holds for, and the reason
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call this after every change of a version's state or model."""
@@ -125,7 +129,7 @@ class Registry:
             self._step(name, version, Event.FOUND)
             return
         state = TRANSITIONS[None, Event.FOUND]
-        self._entries.setdefault(name, {})[version] = Entry(name, version, state, late=self._complete)
+        self._entries.setdefault(name, {})[version] = Entry(name, version, state, late=self.completed)
         self._changed()
 
     def swap_in(self, model: Model) -> Model | None:
@@ -162,23 +166,38 @@ class Registry:
 
     def complete(self) -> None:
         """Register that the load of every version was attempted."""
-        self._complete = True
+        self.completed = True
+        self._changed()
 
     @property
     def ready(self) -> bool:
-        """Triton's strict readiness for the versions at the start: the server has loaded all of them, and none failed.
-        The server stays ready if a later version fails. Probes are frequent and there may be a thousand versions, so
-        the registry computes this once after each change."""
-        now = self.generation, self._complete
-        if self._ready[0] != now:
-            self._ready = now, self._all_ready()
-        return self._ready[1]
+        """Whether the server has attempted the load of each version, one serves, and `ready_requires` holds."""
+        return not self.not_ready_reason
 
-    def _all_ready(self) -> bool:
-        states = {entry.state for entry in self.entries()}
-        start = {entry.state for entry in self.entries() if not entry.late}
-        serves = State.READY in states or self._by_hand
-        return self._complete and serves and start <= {State.READY, State.UNLOADING}
+    @property
+    def not_ready_reason(self) -> str:
+        """The reason why `ready` is false, or "". Probes are frequent and there may be a thousand versions, so the
+        registry computes it once after each change."""
+        if self._not_ready[0] != self.generation:
+            self._not_ready = self.generation, self._missing()
+        return self._not_ready[1]
+
+    def _missing(self) -> str:
+        if not self.completed:
+            return "the server loads the versions of the repository"
+        if not (self._by_hand or self.models()):
+            return "no version serves" if self._entries else "the repository is empty"
+        needed = self._needed() if self._required != SERVING else []
+        return f"ready_requires is {self._required}, and {', '.join(needed[:10])} does not serve" if needed else ""
+
+    def _needed(self) -> list[str]:
+        """The models or versions of `ready_requires` that do not serve. A version that arrives after the start does not
+        count as one of all."""
+        if self._required != ALL:
+            return [name for name in self._required.split(",") if not self.ready_versions(name)]
+        passing = (State.READY, State.UNLOADING)
+        failed = [entry for entry in self.entries() if entry.state not in passing and not entry.late]
+        return [f"{entry.name} version {entry.version}" for entry in failed]
 
     def known(self, name: str) -> bool:
         """Whether the server found a model of that name, in any state."""
@@ -250,7 +269,7 @@ class Registry:
         number = parse_version(version)
         versions = self._entries.get(name)
         if versions is None:
-            raise unknown_model(name) if self._complete else _not_ready(name)
+            raise unknown_model(name) if self.completed else _not_ready(name)
         if number is not None:
             if number not in versions:
                 raise NotFound(
@@ -262,7 +281,7 @@ class Registry:
         default = self.default(name)
         if default is not None:
             return versions[default]
-        if not self._complete or any(entry.state is State.LOADING for entry in versions.values()):
+        if not self.completed or any(entry.state is State.LOADING for entry in versions.values()):
             raise _not_ready(name)
         raise NotFound(
             f"Request for unknown model: '{name}' has no available versions",

@@ -72,7 +72,7 @@ EVENTS = {
     "run_stalled": LogEvent("error", "A graph execution is hung; the server shuts down."),
     "runtime_selected": LogEvent("info", "The runtime, the device and the threads are selected."),
     "server_listening": LogEvent("info", "The ports are open; the server is not ready yet."),
-    "server_not_ready": LogEvent("error", "The server is not ready after the start."),
+    "server_not_ready": LogEvent("error", "The server is not ready after its first loads, or no longer."),
     "server_ready": LogEvent("info", "The server is ready."),
     "server_starting": LogEvent("info", "The server process started."),
     "server_stopped": LogEvent("info", "The server stopped."),

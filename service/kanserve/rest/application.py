@@ -219,7 +219,7 @@ class Probes:
         return _state(self._catalogue.live())
 
     async def ready(self, request: HttpRequest, call: Call) -> Answer:
-        """200 once every version is loaded, until the server begins to shut down."""
+        """200 once the versions that readiness needs serve, until the server begins to shut down."""
         return _state(self._catalogue.ready())
 
     async def metrics(self, request: HttpRequest, call: Call) -> Answer:

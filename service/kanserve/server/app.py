@@ -91,6 +91,7 @@ class WorkerContext:
     late      whether the other workers serve already; then the worker loads its models before it opens its ports
     metrics   address of the metrics of all workers
     relay     channel to the other workers
+    announce  reports that the worker becomes ready, with "", or no longer is, with the reason
     number    number of the worker
     workers   number of all workers
     """
@@ -99,6 +100,7 @@ class WorkerContext:
     late: bool
     metrics: str
     relay: WorkerBus
+    announce: Callable[[str], None]
     number: int = 0
     workers: int = 1
 
@@ -124,12 +126,16 @@ class App:
         resources.separate(loop, budget + WAITING, settings.compute_nice)
         self.lifecycle = Lifecycle()
         self.rescan_requested = asyncio.Event()
-        self.registry = Registry(by_hand=settings.model_control == "explicit")
+        self.registry = Registry(by_hand=settings.model_control == "explicit", required=settings.ready_requires)
         self._tracing, kind = _traced(enabled=settings.traces)
         self.metrics = Metrics(kind)
         runtime, store = base.load(settings.backend), _keeping(settings, place)
         self._reconciler = Reconciler(settings, runtime, budget, self.registry, self.metrics, self._changed, store)
-        catalogue = Catalogue(self.registry, self.lifecycle)
+        catalogue = self._catalogue = Catalogue(self.registry, self.lifecycle)
+        self._announced: str | None = None  # why the server is not ready, as last reported; "" if it is
+        self._report = self._log_state if place is None else place.announce
+        self._addresses: dict[str, str] = {}
+        self.registry.subscribe(self._announce)
         bounds = (settings.max_edge_query_rows, settings.max_edge_query_evaluations, settings.max_response_bytes)
         kan = Kan(self.registry, *bounds)
         self._watches = Watches(kan, self.lifecycle.closing, settings.max_watch_streams)
@@ -141,12 +147,11 @@ class App:
         gate = authenticator.build(settings)
         guard = self.guard = self._guard(gate)
         self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
-        facts = (settings.max_typed_contents_bytes, request_cache.native_calls() if settings.kernel else None)
-        service = InferenceService(inference, catalogue, self._control, *facts)
+        native = request_cache.native_calls() if settings.kernel else None
+        service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes, native)
         views = KanService(kan, self._control, self.metrics, self._watches, Editor(settings, self.registry))
-        mirror = Reflection(services.NAMES) if settings.reflection else None
+        mirror, most = Reflection(services.NAMES) if settings.reflection else None, settings.max_stream_requests
         page = self.metrics if place is None else RemoteMetrics(place.metrics, self.metrics)
-        most = settings.max_stream_requests
         methods = services.guarded(guard, service, views, self._health, mirror, max_stream_requests=most)
         parts = (settings, guard, self.metrics, page, service, views, catalogue, self._control, insights)
         self._transport = (build or factory.build)(settings, methods, functools.partial(_http_application, *parts))
@@ -180,7 +185,21 @@ class App:
         self._beside = [asyncio.create_task(work) for work in (self._renewal.run(), resources.give_back())]
         port_numbers = {"grpc": ports.grpc, "http": ports.http}
         addresses = {name: f"{settings.host}:{port}" for name, port in port_numbers.items() if port is not None}
-        return addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
+        self._addresses = addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
+        self._announce()
+        return self._addresses
+
+    def _announce(self) -> None:
+        """Report each change of readiness, from the end of the first loads to the shutdown, when probes see it."""
+        if not (self._addresses and self.registry.completed) or self.lifecycle.waiting or self.lifecycle.draining:
+            return
+        reason = self.registry.not_ready_reason
+        if self._announced is None or bool(reason) != bool(self._announced):
+            self._announced = reason
+            self._report(reason)
+
+    def _log_state(self, reason: str) -> None:
+        log_state(reason, **self._addresses)
 
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version in the repository, until `stop`. The failure of one version does not affect others. Raises
@@ -215,6 +234,7 @@ class App:
         for waiting in both:
             waiting.cancel()
         self.lifecycle.waiting = False
+        self._announce()
         await self._health.changed()
 
     def change(self, change: Change) -> None:
@@ -362,15 +382,21 @@ async def serve(
         signals.hurry.set()
         await app.drain(signals.hurry)
         raise
-    if not signals.stop.is_set():
-        log.info("server_ready", **addresses)
-        if ready is not None:
-            ready(addresses)
+    if not signals.stop.is_set() and ready is not None:
+        ready(addresses)
     if place is not None:
         await app.join(place.all_ready, signals.stop)
     async with app.watching():
         await signals.stop.wait()
     return await _leave(app, signals, watch)
+
+
+def log_state(reason: str, **facts: object) -> None:
+    """Log that the server becomes ready, or is not ready for a reason."""
+    if reason:
+        log.error("server_not_ready", reason=reason)
+    else:
+        log.info("server_ready", **facts)
 
 
 async def _leave(app: App, signals: Signals, watch: Watchdog) -> int:

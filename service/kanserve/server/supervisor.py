@@ -39,7 +39,7 @@ LINE = 2**20  # bytes of a line of a worker at most
 
 # Kind of each order; of the orders of one kind, only the last one is kept.
 KINDS = {"load": "load", "unload": "load", "choose": "choose", "shadow": "shadow", "reset": "reset"}
-Passed = Callable[[int, dict[str, Any]], None]  # by the worker of this number
+Heard = Callable[[int, dict[str, Any]], None]  # a message, by the worker of this number
 
 log = logs.get_logger("workers")
 
@@ -70,7 +70,7 @@ async def serve(
             addresses = await supervisor.begin(signals.stop)
             if addresses:
                 addresses["metrics"] = f"{settings.metrics_host}:{metrics.port}"
-                log.info("server_ready", workers=settings.workers, **addresses)
+                supervisor.addresses.update(addresses)
                 (ready or _nobody)(addresses)
             await signals.stop.wait()
         except ConfigError:
@@ -134,7 +134,10 @@ class Supervisor:
             "orders": self._orders,
             "of": settings.workers,
         }
-        self._workers = [WorkerProcess(number, start_message, page, self.passed) for number in range(settings.workers)]
+        self._workers = [WorkerProcess(number, start_message, page, self.heard) for number in range(settings.workers)]
+        self.addresses: dict[str, str] = {}  # of all workers
+        self._states: dict[int, str] = {}  # why a worker is not ready, by number; "" if it is
+        self._announced: str | None = None
         self._keeping: list[asyncio.Task[bool]] = []
 
     def change(self, change: Change) -> None:
@@ -143,6 +146,21 @@ class Supervisor:
         self._settings.update(change.live)
         for child in self._workers:
             child.apply_change(change)
+
+    def heard(self, number: int, message: dict[str, Any]) -> None:
+        """Act on a message of a worker."""
+        if "order" in message:
+            self.passed(number, message["order"])
+        else:
+            self._announce(number, message["not_ready"])
+
+    def _announce(self, number: int, reason: str) -> None:
+        """Log that all workers are ready, or that one is not, if that changes."""
+        self._states[number] = reason
+        if len(self._states) == len(self._workers):
+            before, self._announced = self._announced, next(filter(None, self._states.values()), "")
+            if before is None or bool(before) != bool(self._announced):
+                app.log_state(self._announced, workers=len(self._workers), **self.addresses)
 
     def passed(self, number: int, order: dict[str, Any]) -> None:
         """Pass an order about a model, which one worker received, to all others and to later ones."""
@@ -210,10 +228,8 @@ async def _before(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
 class WorkerProcess:
     """Worker whose process is replaced when it exits."""
 
-    def __init__(
-        self, number: int, start_message: Mapping[str, Any], page: MultiprocessMetrics, passed: Passed
-    ) -> None:
-        self._number, self._start_message, self._page, self._passed = number, start_message, page, passed
+    def __init__(self, number: int, start_message: Mapping[str, Any], page: MultiprocessMetrics, heard: Heard) -> None:
+        self._number, self._start_message, self._page, self._heard = number, start_message, page, heard
         self._process: asyncio.subprocess.Process | None = None
         self._leaving = False
         self._change: Change | None = None
@@ -265,7 +281,7 @@ class WorkerProcess:
                     return
                 silent = 0.0
                 if line.strip():
-                    self._passed(self._number, json.loads(line)["order"])
+                    self._heard(self._number, json.loads(line))
         log.error("worker_stalled", worker=self._number, seconds=silent)
         with contextlib.suppress(ProcessLookupError):
             process.kill()

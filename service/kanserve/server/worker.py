@@ -53,7 +53,13 @@ async def _serve(settings: Settings, start_message: Mapping[str, Any]) -> int:
     for order in start_message["orders"]:
         relay.orders.put_nowait(order)
     place = app.WorkerContext(
-        all_ready, start_message["late"], start_message["metrics"], relay, start_message["number"], start_message["of"]
+        all_ready,
+        start_message["late"],
+        start_message["metrics"],
+        relay,
+        lambda reason: _send_or_drop({"not_ready": reason}),
+        start_message["number"],
+        start_message["of"],
     )
     tasks = [asyncio.create_task(_listen(place, changes))]
 

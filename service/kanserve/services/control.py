@@ -30,7 +30,7 @@ class Catalogue:
         return not (self.lifecycle.closed or self.lifecycle.stuck)
 
     def ready(self) -> bool:
-        """True if all versions are loaded, and the server is not shutting down."""
+        """True if the versions that readiness needs serve, and the server is not shutting down."""
         return self.registry.ready and self.lifecycle.accepting
 
     def model_ready(self, name: str, version: str) -> bool:

@@ -14,6 +14,7 @@ from kanexport.contract import manifest as contract
 from kanserve.repository import snapshot
 from tests.support import reload_tools, toy_model
 from tests.support.bad_requests import refused
+from tests.support.command_line import document, kanserve
 from tests.support.reload_tools import events, factor, index, ready, sample, shown, swap, truncate, write
 from tests.support.server_process import Server, serving
 from tests.support.wait import until
@@ -74,6 +75,9 @@ def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
         assert state == "READY"
         assert "the files in the repository were rejected: model.onnx has 40 bytes" in reason
         assert str(tmp_path) not in reason
+        listed = document(kanserve("models", "--url", server.address, "--json"))["models"]
+        assert [(entry["state"], entry["reason"]) for entry in listed] == [("READY", reason)]
+        assert f"toy version 1 is READY: {reason}" in kanserve("doctor", "--url", server.address, "--json").stdout
         assert (factor(server), ready(server)) == (1, True)
         rejected = 'kanserve_model_rejected{model="toy",version="1"}'
         until(lambda: shown(server, rejected) == 1)

@@ -176,7 +176,7 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
         x = np.ones((1, 3), np.float32)
         np.testing.assert_allclose(server.infer(x), toy_model.outputs(x), rtol=1e-5)
         ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
-        assert not ready.ready
+        assert ready.ready, "a bad version keeps nobody from becoming ready"
         index = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
         states = {(m.name, m.version): (m.state, m.reason) for m in index.models}
         assert states["toy", "1"] == ("READY", "")
@@ -203,11 +203,19 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
         np.testing.assert_allclose(values, toy_model.edges(x, 1), rtol=1e-5)
 
 
-def test_an_empty_repository_is_served_but_never_ready(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_empty_repository_is_ready_with_its_first_version(tmp_path: Path, workers: int) -> None:
+    """The log has `server_ready` when probes see it, and each change once."""
+    with serving(tmp_path, repository_poll_seconds=0.1, workers=workers, threads=2) as server:
         ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
         live = pb.ServerLiveResponse.FromString(server.call(f"{INFERENCE}ServerLive", b""))
         assert (ready.ready, live.live) == (False, True)
+        (line,) = server.logged("server_not_ready")
+        assert line["reason"] == "the repository is empty"
+        toy_model.write(tmp_path)
+        (line,) = server.logged("server_ready")
+        assert pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b"")).ready
+        assert line["grpc"] == server.address
 
 
 def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from kanserve.errors import NotFound, Unavailable
@@ -41,3 +44,27 @@ def test_only_what_the_table_says_can_happen() -> None:
         registry.mark_failed("m", 1, "again")
     assert {state for state in TRANSITIONS.values()} == set(State)
     assert {event for _, event in TRANSITIONS} == set(Event)
+
+
+@pytest.mark.parametrize(
+    ("required", "reason"),
+    [
+        ("serving", ""),
+        ("all", "ready_requires is all, and bad version 2 does not serve"),
+        ("good", ""),
+        ("good,bad", "ready_requires is good,bad, and bad does not serve"),
+    ],
+)
+def test_readiness_waits_for_the_versions_that_the_setting_names(required: str, reason: str) -> None:
+    registry = Registry(required=required)
+    registry.begin_load("good", 1)
+    registry.begin_load("bad", 2)
+    registry.mark_failed("bad", 2, "a flipped byte")
+    assert not registry.ready
+    registry.complete()
+    assert registry.not_ready_reason == "no version serves"
+    registry.swap_in(cast(Any, SimpleNamespace(info=SimpleNamespace(name="good", version=1, manifest=None))))
+    assert registry.not_ready_reason == reason
+    registry.begin_load("later", 1)
+    registry.mark_failed("later", 1, "another")
+    assert registry.not_ready_reason == reason

@@ -134,9 +134,9 @@ def check_server(client: Client, metrics: Sequence[Source]) -> Iterator[Finding]
 def _version(entry: IndexEntry, *, others: bool) -> Finding:
     """`others`: whether another version of the model serves, if this one does not."""
     named = f"{entry.name} version {entry.version or 'none'}"
-    if entry.state == READY:
+    if entry.state == READY and not entry.reason:
         return ok(ABOUT, f"{named} is ready")
-    finding = warning if others else problem
+    finding = warning if others else problem  # also if files were rejected while the version before keeps serving
     return finding(
         ABOUT,
         f"{named} is {entry.state}: {entry.reason or 'no reason reported'}",

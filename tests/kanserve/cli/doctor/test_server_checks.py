@@ -31,9 +31,7 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def test_the_doctor_looks_at_a_server(alive: Any) -> None:
     code, result = doctor("--url", alive.url, "--metrics", alive.metrics)
-    assert code == 1  # not ready, as long as one version is not
-    (problem,) = told(result, Level.PROBLEM)
-    assert problem == f"server: {alive.url} is NOT_SERVING"
+    assert (code, told(result, Level.PROBLEM)) == (0, [])
     lines = told(result, Level.WARNING)
     assert any(line.startswith("server: toy version 2 is UNAVAILABLE: ") for line in lines), lines
     assert "metrics: 1 loads of versions failed" in lines
