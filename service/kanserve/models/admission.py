@@ -161,14 +161,14 @@ class VersionSandbox:
 
     def _job(self, bundle: Bundle | None, files: Mapping[str, bytes]) -> Job:
         settings, manifest = self._settings, None if bundle is None else bundle.manifest
-        library = "" if bundle is None else loader.library_for(bundle, settings)
+        library, free = "" if bundle is None else loader.library_for(bundle, settings), resources.available()
         return Job(
             backend=settings.backend,
             options=loader.session_options(settings, THREADS, library),
             strict=settings.graph_allowlist == "strict",
             rows=tuning.tried_rows(manifest, settings.plain_onnx_max_batch_size, settings.micro_batch_bytes),
             seconds=settings.load_timeout + sum(map(len, files.values())) / PACE,
-            memory=settings.load_memory_bytes,
+            memory=min(settings.load_memory_bytes, settings.load_memory_bytes if free is None else free),
             files={name: len(data) for name, data in files.items()},
             manifest=None if manifest is None or self._parsed else job.strip_for_sandbox(manifest),
             parsed=self._parsed,

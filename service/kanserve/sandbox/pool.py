@@ -265,7 +265,7 @@ def _judge(job: Job, words: Mapping[str, str | int]) -> None:
             LoadReason.MEMORY,
             f"{cause}; the load check may use {job.most} bytes of memory",
             code="load-check-memory",
-            hint="raise load_memory_bytes",
+            hint="give the server more memory, or raise load_memory_bytes if it has more",
         )
     if "ended" in words:
         raise LoadError(

@@ -87,7 +87,7 @@ def check_reference(manifest: Manifest, session: Session) -> None:
             LoadReason.MEMORY,
             "there is not enough memory to run the reference rows",
             code="load-check-memory",
-            hint="raise load_memory_bytes",
+            hint="give the server more memory, or raise load_memory_bytes if it has more",
         ) from error
     except KanserveError as error:
         raise LoadError(

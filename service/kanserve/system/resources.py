@@ -116,9 +116,10 @@ def check(size: int, cgroup: Path = CGROUP, proc: Path = PROC) -> None:
 
 
 def available(cgroup: Path = CGROUP, proc: Path = PROC) -> int | None:
-    """Bytes of memory that this process may still take, of the machine and of its cgroup, whose file cache counts as
-    free. None if unknown."""
-    known = [free for free in (_machine(proc), _group(cgroup)) if free is not None]
+    """Bytes of memory that this process may still take, of the machine, of its cgroup and of the parents of that. Their
+    file cache counts as free. None if unknown."""
+    groups = (free(folder) for folder in _groups("memory", cgroup, proc) for free in (_unified_free, _v1_free))
+    known = [free for free in (_machine(proc), *groups) if free is not None]
     return max(0, min(known)) if known else None
 
 
@@ -127,11 +128,32 @@ def _machine(proc: Path) -> int | None:
     return None if kilobytes is None else kilobytes * 1024
 
 
-def _group(cgroup: Path) -> int | None:
-    most, used = _number(cgroup / "memory.max"), _number(cgroup / "memory.current")
+def _groups(controller: str, cgroup: Path, proc: Path) -> list[Path]:
+    """Folders of the cgroup of this process and of its parents, in v2 and in v1; a limit of each of them applies. In a
+    container, the path may be one of the host. Then only the root exists, which is the cgroup of the container."""
+    lines = [line.split(":", 2) for line in _words(proc / "self" / "cgroup") if line.count(":") >= 2]
+    roots = [(cgroup, path) for _, controllers, path in lines if not controllers]
+    roots += [(cgroup / names, path) for _, names, path in lines if controller in names.split(",")]
+    roots += [(cgroup, ""), (cgroup / controller, ""), (cgroup / "cpu,cpuacct", "")]
+    folders = []
+    for root, path in roots:
+        steps = [] if ".." in path else [step for step in path.split("/") if step]
+        folders += [root.joinpath(*steps[:count]) for count in range(len(steps), -1, -1)]
+    return list(dict.fromkeys(folders))
+
+
+def _unified_free(folder: Path) -> int | None:
+    most, used = _number(folder / "memory.max"), _number(folder / "memory.current")
     if most is None or used is None:
         return None
-    return most - used + _table(cgroup / "memory.stat").get("inactive_file", 0)
+    return most - used + _table(folder / "memory.stat").get("inactive_file", 0)
+
+
+def _v1_free(folder: Path) -> int | None:
+    most, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
+    if most is None or used is None:
+        return None
+    return most - used + _table(folder / "memory.stat").get("total_inactive_file", 0)
 
 
 def _number(path: Path) -> int | None:
@@ -258,24 +280,20 @@ def _stand_back(nice: int) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + nice)
 
 
-def budget(cgroup: Path = CGROUP) -> int:
-    """Usable CPUs: min(affinity, ceil(cgroup quota)), at least 1."""
+def budget(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
+    """Usable CPUs: min(affinity, ceil(cgroup quota)), at least 1. A quota of a parent of the cgroup applies too."""
     allowed = len(os.sched_getaffinity(0))
-    quota = _quota(cgroup)
-    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+    quotas = (_quota(folder) for folder in _groups("cpu", cgroup, proc))
+    return max(1, min(allowed, *(math.ceil(quota) for quota in quotas if quota is not None), allowed))
 
 
-def _quota(cgroup: Path) -> float | None:
-    """CPUs granted by cgroup v2 or v1; None without a limit or a cgroup."""
-    unified = _words(cgroup / "cpu.max")
+def _quota(folder: Path) -> float | None:
+    """CPUs granted by a cgroup of v2 or v1; None without a limit."""
+    unified = _words(folder / "cpu.max")
     if len(unified) == 2 and unified[0] != "max":
         return _ratio(unified[0], unified[1])
-    for controller in ("cpu", "cpu,cpuacct"):
-        quota = _words(cgroup / controller / "cpu.cfs_quota_us")
-        period = _words(cgroup / controller / "cpu.cfs_period_us")
-        if quota and period:
-            return _ratio(quota[0], period[0])
-    return None
+    quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
+    return _ratio(quota[0], period[0]) if quota and period else None
 
 
 def _words(path: Path) -> list[str]:

@@ -25,14 +25,21 @@ from tests.support.server_process import limited
         ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 10**6),
         ({"cpu.max": "nonsense here"}, 10**6),
+        ({"a/b/cpu.max": "max 100000", "a/cpu.max": "100000 100000", "proc/self/cgroup": "0::/a/b\n"}, 1),
+        (
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "1", "cpu,cpuacct/a/cpu.cfs_period_us": "1"}
+            | {"proc/self/cgroup": "3:memory:/x\n2:cpu,cpuacct:/a\n"},
+            1,
+        ),
+        ({"cpu.max": "100000 100000", "proc/self/cgroup": "0::/../of/the/host\n"}, 1),
         ({}, 10**6),
     ],
 )
 def test_the_thread_budget_follows_the_cgroup(tmp_path: Path, files: dict[str, str], quota: int) -> None:
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert budget(tmp_path) == min(quota, len(os.sched_getaffinity(0)))
+    assert budget(tmp_path, tmp_path / "proc") == min(quota, len(os.sched_getaffinity(0)))
 
 
 def test_the_process_takes_what_it_may() -> None:
@@ -54,11 +61,26 @@ def machine(folder: Path, available: int) -> Path:
     return folder
 
 
-def group(folder: Path, most: str, current: int, cache: int) -> Path:
-    (folder / "memory.max").write_text(f"{most}\n")
-    (folder / "memory.current").write_text(f"{current * MIB}\n")
-    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cache * MIB}\nslab 3\n")
-    return folder
+UNIFIED = ("memory.max", "memory.current", "inactive_file")
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+PLACES = {  # of the group with the limit, in the folder of all groups, with the process's line about it
+    "root": (".", "", UNIFIED),
+    "own": ("system.slice/kanserve.service", "0::/system.slice/kanserve.service", UNIFIED),
+    "parent": ("pods", "0::/pods/a/b", UNIFIED),
+    "v1": ("memory/docker/a", "7:pids:/x\n4:memory:/docker/a", V1),
+    "v1 in a container": ("memory", "4:memory:/docker/a", V1),
+}
+
+
+def group(folder: Path, place: str, most: str, current: int, cache: int) -> None:
+    path, line, names = PLACES[place]
+    inside = folder / path
+    inside.mkdir(parents=True, exist_ok=True)
+    (folder / "self").mkdir()
+    (folder / "self" / "cgroup").write_text(f"{line}\n")
+    (inside / names[0]).write_text(f"{most}\n")
+    (inside / names[1]).write_text(f"{current * MIB}\n")
+    (inside / "memory.stat").write_text(f"anon 1\n{names[2]} {cache * MIB}\nslab 3\n")
 
 
 @pytest.mark.parametrize(
@@ -71,9 +93,10 @@ def group(folder: Path, most: str, current: int, cache: int) -> Path:
         ("max", 10, 0, 1000),
     ],
 )
-def test_what_is_free(tmp_path: Path, most: str, current: int, cache: int, free: int) -> None:
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_free(tmp_path: Path, place: str, most: str, current: int, cache: int, free: int) -> None:
     machine(tmp_path, 1000)
-    group(tmp_path, most, current, cache)
+    group(tmp_path, place, most, current, cache)
     assert resources.available(tmp_path, tmp_path) == free * MIB
     resources.check(free * MIB // resources.FACTOR, tmp_path, tmp_path)
     with not_loaded(LoadReason.MEMORY, "times as much memory"):
