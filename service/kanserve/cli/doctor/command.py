@@ -11,13 +11,14 @@ from kanexport.contract.cli.console import Exit, exit_codes_of, print_json
 from kanexport.contract.coded import CodedError
 from kanserve.cli import session
 from kanserve.cli.doctor import check_results, machine_checks, server_checks
-from kanserve.cli.doctor.check_results import Finding, problem, well
+from kanserve.cli.doctor.check_results import Finding, ok, problem, well
 from kanserve.cli.doctor.config_checks import ahead
 from kanserve.cli.doctor.server_checks import Source, Trust
 from kanserve.cli.options import CommandError, add_client_options, token
 from kanserve.client import base, targets
 from kanserve.client.base import Tls
 from kanserve.config import sources
+from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 
 TEXT = """Diagnose the host, models and settings, and print what to do about each problem.
@@ -70,9 +71,21 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     except ConfigError as error:
         yield problem("settings", str(error), error.hint or "correct the settings")
     else:
-        yield from ahead(loaded, running=bool(args.url))
+        here = not args.url and _runs_here(loaded.settings)
+        if here:
+            yield ok("server", "a server on this machine has these ports; pass --url to check it")
+        yield from ahead(loaded, running=bool(args.url) or here)
     if args.url:
         yield from _running(args)
+
+
+def _runs_here(settings: Settings) -> bool:
+    """Whether a server of this machine already has the metrics port of the settings, as in its own container."""
+    host = "127.0.0.1" if settings.metrics_host in ("0.0.0.0", "[::]", "::") else settings.metrics_host
+    try:
+        return bool(settings.metrics_port and Source(f"{host}:{settings.metrics_port}").read())
+    except (OSError, ValueError):
+        return False
 
 
 def _running(args: argparse.Namespace) -> Iterator[Finding]:

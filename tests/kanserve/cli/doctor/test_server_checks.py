@@ -48,6 +48,13 @@ def test_the_doctor_finds_the_metrics_on_the_shared_port(alive: Any) -> None:
     assert not [line for line in told(result, Level.WARNING) if "/metrics" in line]
 
 
+def test_the_doctor_of_a_container_leaves_the_ports_to_its_server(alive: Any) -> None:
+    grpc, metrics = (address.rsplit(":", 1)[1] for address in (alive.url, alive.metrics))
+    code, result = doctor(KANSERVE_GRPC_PORT=grpc, KANSERVE_METRICS_PORT=metrics, KANSERVE_METRICS_HOST="0.0.0.0")
+    assert (code, told(result, Level.PROBLEM)) == (0, [])
+    assert "server: a server on this machine has these ports; pass --url to check it" in told(result, Level.OK)
+
+
 @full("combination")
 def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> None:
     """The doctor uses TLS and a token, and the certificate has another name than the host."""
