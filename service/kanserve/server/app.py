@@ -196,7 +196,13 @@ class App:
         reason = self.registry.not_ready_reason
         if self._announced is None or bool(reason) != bool(self._announced):
             self._announced = reason
+            self._probed(live=True, ready=not reason)
             self._report(reason)
+
+    def _probed(self, *, live: bool, ready: bool) -> None:
+        """Set the state that the probes of the metrics port report."""
+        if self._metrics_server is not None:
+            self._metrics_server.live, self._metrics_server.ready = live, ready
 
     def _log_state(self, reason: str) -> None:
         log_state(reason, **self._addresses)
@@ -256,6 +262,7 @@ class App:
 
         def stuck() -> None:
             self.lifecycle.stuck = True
+            self._probed(live=False, ready=False)
             stop.set()
 
         return Watchdog(asyncio.get_running_loop(), patience, self.metrics, stuck)
@@ -267,6 +274,7 @@ class App:
         delay, refuse = (settings.drain_delay_seconds, settings.drain_reject_seconds) if patient else (0.0, 0.0)
         log.info("shutdown_started", delay=delay, grace=settings.drain_grace_seconds)
         self.lifecycle.draining = True
+        self._probed(live=not self.lifecycle.stuck, ready=False)
         for task in self._beside:
             task.cancel()
         await self._health.changed()
@@ -301,6 +309,7 @@ class App:
     async def _close(self) -> None:
         """Reject new requests, and end the watches."""
         self.lifecycle.close()
+        self._probed(live=False, ready=False)
         await self._health.changed(end=True)
 
     async def _stop(self, hurry: asyncio.Event) -> None:

@@ -29,6 +29,7 @@ from kanserve.observability.multiprocess import MultiprocessMetrics
 from kanserve.server import app, worker
 from kanserve.system import resources
 from kanserve.transport import endpoints, factory
+from kanserve.transport.metrics_server import MetricsServer
 
 WORKER = (sys.executable, "-m", "kanserve.server.worker")
 STEADY = 10.0  # seconds after which the exit of a worker is not part of a crash loop
@@ -61,7 +62,7 @@ async def serve(
         contextlib.closing(app.metrics_server(page, settings)) as metrics,
     ):
         listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
-        supervisor = Supervisor(settings, listeners, page, metrics.port)
+        supervisor = Supervisor(settings, listeners, page, metrics)
         signals.on_hangup.append(supervisor.rescan)
         if changes is not None:
             changes.subscribe(supervisor.change)
@@ -118,7 +119,11 @@ class Supervisor:
     """Supervisor of all workers. Call `begin` once, then `leave`."""
 
     def __init__(
-        self, settings: Settings, listeners: Mapping[str, socket.socket], page: MultiprocessMetrics, metrics: int
+        self,
+        settings: Settings,
+        listeners: Mapping[str, socket.socket],
+        page: MultiprocessMetrics,
+        metrics: MetricsServer,
     ) -> None:
         ports = {name: int(listener.getsockname()[1]) for name, listener in listeners.items()}
         share = max(1, (settings.threads or resources.budget()) // settings.workers)
@@ -130,7 +135,7 @@ class Supervisor:
         start_message: dict[str, Any] = {
             "settings": self._settings,
             "sockets": sockets,
-            "metrics": f"{here}:{metrics}",
+            "metrics": f"{here}:{metrics.port}",
             "orders": self._orders,
             "of": settings.workers,
         }
@@ -138,6 +143,7 @@ class Supervisor:
         self.addresses: dict[str, str] = {}  # of all workers
         self._states: dict[int, str] = {}  # why a worker is not ready, by number; "" if it is
         self._announced: str | None = None
+        self._metrics = metrics
         self._keeping: list[asyncio.Task[bool]] = []
 
     def change(self, change: Change) -> None:
@@ -159,6 +165,7 @@ class Supervisor:
         self._states[number] = reason
         if len(self._states) == len(self._workers):
             before, self._announced = self._announced, next(filter(None, self._states.values()), "")
+            self._metrics.ready = not self._announced
             if before is None or bool(before) != bool(self._announced):
                 app.log_state(self._announced, workers=len(self._workers), **self.addresses)
 
@@ -192,6 +199,7 @@ class Supervisor:
 
     async def leave(self, hurry: asyncio.Event, number: signal.Signals) -> bool:
         """Have all workers drain; with `hurry`, stop them immediately. Returns whether all exited with 0."""
+        self._metrics.ready = False
         for child in self._workers:
             child.leave(number)
         ends = asyncio.gather(*(child.ended() for child in self._workers))

@@ -1,10 +1,11 @@
-"""HTTP server of the metrics port: GET and HEAD on /metrics, on its own thread, compressed if the client accepts
-that."""
+"""HTTP server of the metrics port, on its own thread: /metrics, compressed if the client accepts that, and the probes
+/healthz and /readyz, which need neither TLS nor a certificate here, and speak HTTP/1.0 too."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,12 +25,19 @@ log = logs.get_logger("metrics")
 
 
 class MetricsServer:
-    """HTTP server for /metrics on its own thread, so that load on the event loop does not delay it."""
+    """HTTP server for /metrics and probes on its own thread, so that load on the event loop does not delay it. The
+    server process sets `live` and `ready`, which the probes report."""
 
     def __init__(self, metrics: MetricsPage, host: str, port: int, scrape_timeout: float, sites: Sites) -> None:
         """Bind the port. A silent client is disconnected after `scrape_timeout` seconds. Raises OSError if the address
         is taken."""
-        self._server = _Server((host, port), _handler(metrics, scrape_timeout, sites))
+        self.live, self.ready = True, False
+        pages: dict[str, Callable[[], tuple[bool, bytes]]] = {
+            "/metrics": lambda: (True, metrics.text()),
+            "/healthz": lambda: _state(self.live),
+            "/readyz": lambda: _state(self.ready),
+        }
+        self._server = _Server((host, port), _handler(pages, scrape_timeout, sites))
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
 
@@ -85,7 +93,13 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
 
-def _handler(metrics: MetricsPage, scrape_timeout: float, sites: Sites) -> type[BaseHTTPRequestHandler]:
+def _state(good: bool) -> tuple[bool, bytes]:
+    return good, b"ok\n" if good else b"not ready\n"
+
+
+def _handler(
+    pages: Mapping[str, Callable[[], tuple[bool, bytes]]], scrape_timeout: float, sites: Sites
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = scrape_timeout
 
@@ -93,13 +107,15 @@ def _handler(metrics: MetricsPage, scrape_timeout: float, sites: Sites) -> type[
             if fault := sites.fault(self.command, {name.lower(): value for name, value in self.headers.items()}):
                 self.send_error(HTTPStatus.FORBIDDEN, explain=f"{fault}; {fault.hint}")
                 return
-            body = metrics.text() if self.path.split("?")[0] == "/metrics" else b"not found, expected /metrics\n"
-            known = self.path.split("?")[0] == "/metrics"
-            encoding = compression.chosen(self.headers.get("Accept-Encoding", "")) if known else ""
-            if encoding:
+            path, status, encoding = self.path.split("?")[0], HTTPStatus.NOT_FOUND, ""
+            body = b"not found, expected /metrics, /healthz or /readyz\n"
+            if page := pages.get(path):
+                good, body = page()
+                status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+            if path == "/metrics" and (encoding := compression.chosen(self.headers.get("Accept-Encoding", ""))):
                 body = compression.packed(body, encoding)
-            self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
-            self.send_header("Content-Type", CONTENT_TYPE if known else "text/plain")
+            self.send_response(status)
+            self.send_header("Content-Type", CONTENT_TYPE if path == "/metrics" else "text/plain")
             self.send_header("Content-Length", str(len(body)))
             if encoding:
                 self.send_header("Content-Encoding", encoding)

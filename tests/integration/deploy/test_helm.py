@@ -112,10 +112,6 @@ def test_each_pair_of_values_renders_valid_objects(values: str) -> None:
         ("{insecure: true, models: {pvc: {claimName: m}}, settings: {thread: 3}}", "'thread' not allowed"),
         ("{insecure: true, models: {pvc: {claimName: m}}, settings: {repository: x}}", "'repository' not allowed"),
         ("{insecure: true, models: {pvc: {claimName: m}}, settings: {threads: -1}}", "/settings/threads"),
-        (
-            "{tls: {secretName: t, clientCA: {secretName: c}}, models: {pvc: {claimName: m}}}",
-            "probeSecretName: not set",
-        ),
         ("{insecure: true, models: {pvc: {claimName: m}}, tls: {clientCA: {secretName: c}}}", "without tls.secretName"),
         (CLIENTS[:-1] + ", probes: {type: https}}", "probes.type: https"),
         (INSECURE[:-1] + ", autoscaling: {type: keda, maxReplicas: 1}}", "autoscaling.maxReplicas: 1"),
@@ -188,22 +184,22 @@ def test_the_server_accepts_the_variables_of_the_chart(monkeypatch: pytest.Monke
         (INSECURE, OLDEST, "grpc", "h2c"),
         (SECURE, OLDEST, "httpGet", "https"),
         (SECURE[:-1] + ", probes: {type: grpc}}", NEWEST, "grpc", "https"),
-        (SECURE[:-1] + ", settings: {transport: grpcio}}", OLDEST, "exec", "https"),
-        (CLIENTS, OLDEST, "exec", "https"),
+        (SECURE[:-1] + ", settings: {transport: grpcio}}", OLDEST, "metrics", "https"),
+        (CLIENTS, OLDEST, "metrics", "https"),
     ],
 )
 def test_the_probe_fits_the_transport(values: str, version: str, kind: str, port: str) -> None:
     documents = render(values, version)
     container = server(documents)
-    assert {kind} == {key for key in container["livenessProbe"] if not key.endswith(("Seconds", "Threshold"))}
+    fields = {key for key in container["livenessProbe"] if not key.endswith(("Seconds", "Threshold"))}
+    assert fields == {"grpc" if kind == "grpc" else "httpGet"}
     if kind == "grpc":
         assert container["livenessProbe"]["grpc"]["service"] == "liveness"
         assert container["readinessProbe"]["grpc"].get("mode") == ("TLS" if port == "https" else None)
     if kind == "httpGet":
         assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "https", "scheme": "HTTPS"}
-    if kind == "exec":
-        assert environment(container)["KANSERVE_URL"] == "grpcs://127.0.0.1:8001"
-        assert container["readinessProbe"]["exec"]["command"][1:] == ["health", "--timeout=4"]
+    if kind == "metrics":
+        assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics", "scheme": "HTTP"}
     assert [entry["name"] for entry in container["ports"]] == [port, "metrics"]
     protocols = {p["name"]: p["appProtocol"] for p in only(documents, "Service", "r-kanserve")["spec"]["ports"]}
     assert protocols == {port: "https" if port == "https" else "kubernetes.io/h2c"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from kanserve.runtime import base
 from tests.kanserve.analysis.test_drift import seen
 from tests.support import hostile_bundles, toy_model
 from tests.support.bad_requests import not_loaded, refused
-from tests.support.server_process import INFERENCE, KAN, serving
+from tests.support.server_process import INFERENCE, KAN, Server, serving
 from tests.support.toy_model import reference
 
 
@@ -203,6 +204,13 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
         np.testing.assert_allclose(values, toy_model.edges(x, 1), rtol=1e-5)
 
 
+def probe(server: Server, path: str) -> int:
+    """The status of a probe on the metrics port, by HTTP/1.0 as HAProxy's check sends it."""
+    with socket.create_connection(("127.0.0.1", server.metrics_port), timeout=60) as peer:
+        peer.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        return int(peer.makefile("rb").readline().split()[1])
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_empty_repository_is_ready_with_its_first_version(tmp_path: Path, workers: int) -> None:
     """The log has `server_ready` when probes see it, and each change once."""
@@ -212,8 +220,10 @@ def test_an_empty_repository_is_ready_with_its_first_version(tmp_path: Path, wor
         assert (ready.ready, live.live) == (False, True)
         (line,) = server.logged("server_not_ready")
         assert line["reason"] == "the repository is empty"
+        assert (probe(server, "/healthz"), probe(server, "/readyz")) == (200, 503)
         toy_model.write(tmp_path)
         (line,) = server.logged("server_ready")
+        assert (probe(server, "/healthz"), probe(server, "/readyz")) == (200, 200)
         assert pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b"")).ready
         assert line["grpc"] == server.address
 

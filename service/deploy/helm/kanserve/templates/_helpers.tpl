@@ -89,9 +89,9 @@ labels: {{- include "kanserve.labels" . | nindent 2 }}
 {{- define "kanserve.probeType" -}}
 {{- if ne .Values.probes.type "auto" -}}
 {{- .Values.probes.type -}}
-{{- else if .Values.tls.clientCA.secretName -}}exec
+{{- else if .Values.tls.clientCA.secretName -}}metrics
 {{- else if not .Values.tls.secretName -}}grpc
-{{- else if eq (.Values.settings.transport | default "auto") "grpcio" -}}exec
+{{- else if eq (.Values.settings.transport | default "auto") "grpcio" -}}metrics
 {{- else -}}https
 {{- end -}}
 {{- end -}}
@@ -114,14 +114,10 @@ httpGet:
   port: {{ include "kanserve.port" .root }}
   scheme: {{ if .root.Values.tls.secretName }}HTTPS{{ else }}HTTP{{ end }}
 {{- else -}}
-exec:
-  command:
-    - /opt/kanserve/bin/kanserve
-    - health
-    {{- if .service }}
-    - --service={{ .service }}
-    {{- end }}
-    - --timeout={{ max 1 (sub .root.Values.probes.timeoutSeconds 1) }}
+httpGet:
+  path: {{ .path }}
+  port: metrics
+  scheme: HTTP
 {{- end }}
 timeoutSeconds: {{ .root.Values.probes.timeoutSeconds }}
 {{- end -}}
@@ -160,11 +156,8 @@ timeoutSeconds: {{ .root.Values.probes.timeoutSeconds }}
 {{- if and $values.tls.clientCA.secretName (not $values.tls.secretName) -}}
 {{- fail "tls.clientCA.secretName: set without tls.secretName, expected both. Set tls.secretName" -}}
 {{- end -}}
-{{- if and $values.tls.clientCA.secretName (not $values.tls.clientCA.probeSecretName) -}}
-{{- fail "tls.clientCA.probeSecretName: not set, expected a Secret with a client certificate for the probes. Set it" -}}
-{{- end -}}
-{{- if and $values.tls.clientCA.secretName (ne (include "kanserve.probeType" .) "exec") -}}
-{{- fail (printf "probes.type: %s, expected exec or auto, because the kubelet has no client certificate. Set probes.type=auto" $values.probes.type) -}}
+{{- if and $values.tls.clientCA.secretName (ne (include "kanserve.probeType" .) "metrics") -}}
+{{- fail (printf "probes.type: %s, expected metrics or auto, because the kubelet has no client certificate. Set probes.type=auto" $values.probes.type) -}}
 {{- end -}}
 {{- if and (eq $values.probes.type "grpc") $values.tls.secretName (semverCompare "<1.37.0-0" $kube) -}}
 {{- fail (printf "probes.type: grpc with TLS on Kubernetes %s, expected 1.37 or later. Set probes.type=auto" $kube) -}}

@@ -29,9 +29,6 @@
 - name: KANSERVE_{{ upper $name }}
   value: {{ include "kanserve.text" $value | quote }}
 {{- end }}
-{{- if eq (include "kanserve.probeType" .) "exec" }}
-{{ include "kanserve.clientEnv" (dict "root" . "url" "127.0.0.1:8001") }}
-{{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
@@ -55,9 +52,6 @@
 {{- if .Values.tls.clientCA.secretName }}
 - name: client-ca
   mountPath: /credentials/client-ca
-  readOnly: true
-- name: probe
-  mountPath: /credentials/probe
   readOnly: true
 {{- end }}
 {{- if .Values.tokens.secretName }}
@@ -120,7 +114,6 @@
 {{- end }}
 {{- if .Values.tls.clientCA.secretName }}
 {{ include "kanserve.secretVolume" (dict "name" "client-ca" "secret" .Values.tls.clientCA.secretName) }}
-{{ include "kanserve.secretVolume" (dict "name" "probe" "secret" .Values.tls.clientCA.probeSecretName) }}
 {{- end }}
 {{- if .Values.tokens.secretName }}
 {{ include "kanserve.secretVolume" (dict "name" "tokens" "secret" .Values.tokens.secretName) }}
