@@ -10,6 +10,7 @@
     │   └── MissingFunctions     symbolic edges without known functions
     ├── InvalidKan               weights, knots or shapes that do not describe a KAN
     │   ├── LayerSkipped         a submodule that is not replaced by a KAN layer
+    │   ├── ModuleRefused        a PyTorch module that cannot be run, traced or served row by row
     │   └── UnknownFunction      a function name that is not in the table
     ├── RepositoryError          the model repository cannot accept the result
     ├── LimitExceeded            a file of a folder needed more time or memory than its limit
@@ -32,6 +33,7 @@ LISTED = 24  # values that an open question names
 
 # Hints of several errors.
 USE_MODULE = "export the PyTorch module instead: --module PKG.MOD:FACTORY"
+SAVE_AGAIN = "save the complete state dict again"
 CHECK_FAMILY = "check that --family names the library of the checkpoint, and that the file is complete"
 REPAIR = "export an earlier checkpoint, from before the weights became NaN or infinite"
 REPORT = "nothing was written; report this bug with the file, or with the code that made it"
@@ -127,6 +129,10 @@ class LayerSkipped(InvalidKan):
 
     code = "layer-not-recognized"
     hint = "leave the submodule to torch.onnx with --option keep=NAME"
+
+
+class ModuleRefused(InvalidKan):
+    """PyTorch module that cannot be run on the example rows, traced, or served row by row."""
 
 
 class UnknownFunction(InvalidKan):

@@ -31,9 +31,9 @@ from kanexport.contract.naming import Names
 from kanexport.contract.sections import CLAMP, EXACT, Approximation
 from kanexport.detection import architecture_file, detect
 from kanexport.detection.registry import Reader
-from kanexport.errors import CheckpointError, DamagedCheckpoint, OptionError, VerificationFailed
+from kanexport.errors import CheckpointError, DamagedCheckpoint, ExportError, OptionError, VerificationFailed
 from kanexport.export_request import Request as Request
-from kanexport.formats import checkpoint
+from kanexport.formats import checkpoint, keras
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.graph import builder, precision
 from kanexport.ir import archive, norms, scaling
@@ -275,7 +275,18 @@ def _read(
     loaded: Checkpoint, request: Request, recorded: RecordedOutputs | None, advance: Callable[[int, int], None]
 ) -> _Interpreted:
     """The network, by the interpretation that the recorded outputs select, or by the single reader that accepts the
-    file."""
+    file. Raises ExportError, with a hint that fits the format of the file."""
+    try:
+        return _interpreted(loaded, request, recorded, advance)
+    except ExportError as error:
+        if keras.layers(loaded.beside):
+            keras.advise(error)
+        raise
+
+
+def _interpreted(
+    loaded: Checkpoint, request: Request, recorded: RecordedOutputs | None, advance: Callable[[int, int], None]
+) -> _Interpreted:
     interpretations = _interpretations(loaded, request, several=recorded is not None)
     if recorded is not None:
         decision = InterpretationSearch(interpretations, recorded, request.facts, request.tolerance, advance).decide()

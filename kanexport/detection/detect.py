@@ -11,6 +11,7 @@ from kanexport.contract.cli.suggest import advice
 from kanexport.detection import registry
 from kanexport.detection.registry import LayerReader, Reader, layer_readers, readers, without_warnings
 from kanexport.errors import ExportError, FamilyError, OptionError
+from kanexport.formats import keras
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import Kan
 from kanexport.options import Options
@@ -81,6 +82,13 @@ def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
 def _unknown(checkpoint: Checkpoint) -> FamilyError:
     """The error for an unknown checkpoint: its tensors, the nearest libraries, and a hint."""
     tensors = checkpoint.tensors
+    if classes := dict.fromkeys(map(keras.class_name, keras.layers(checkpoint.beside))):
+        return FamilyError(
+            f"{checkpoint.path}: the Keras model has no layer of class KANLinear (keras-efficient-kan), found "
+            f"{', '.join([name[:80] for name in classes][:CLASSES])}",
+            code="library-not-identified",
+            hint=keras.OTHER_WAYS,
+        )
     named = reason(tensors)
     fact = named or "unknown library: the tensors do not fit a supported KAN library"
     near = nearest(tensors)
@@ -181,6 +189,7 @@ def reason(tensors: Tensors) -> str:
 
 Shapes = Mapping[str, tuple[int, ...]]  # of one module, by the tensor's own name
 
+CLASSES = 12  # of layers of a Keras model, which an error lists
 LISTED = 3  # of each kind, with its shape
 NEAREST = 3  # families
 ALIKE = 0.75  # of two names, as difflib counts

@@ -36,6 +36,12 @@ HEAD_BYTES = 2048  # enough to recognise each format
 ENDINGS = (*CHECKPOINTS, *MORE_CHECKPOINTS)
 SHARD = re.compile(rf"(.+)-\d+-of-0*([1-9]\d*)({'|'.join(map(re.escape, ENDINGS))})", re.IGNORECASE)
 INDEX = re.compile(rf"(.+({'|'.join(map(re.escape, ENDINGS))}))\.index\.json", re.IGNORECASE)
+SUPPORTED = ".pt, .pth, .safetensors, .keras, pykan prefix"
+NUMPY_MAGIC = b"\x93NUMPY"
+NUMPY = (
+    "write weights with safetensors.numpy.save_file(dict(numpy.load(FILE)), 'model.safetensors'); pass rows with "
+    "--baseline or --calibration, and recorded outputs with --expected-outputs"
+)
 SHOWN = 8  # checkpoints that an error names
 LOOKED_AT = 1000  # files of a folder that an error looks at
 
@@ -229,8 +235,9 @@ def _parse(data: bytes) -> StateDict:
     """The tensors of a file, and the other data in it."""
     if data.startswith(torch_archive.MAGIC) and keras.looks_like(data):
         arrays, config = keras.read(data)
-        _check(arrays)
+        _check(arrays, keras.SAVE_WITH_KERAS)
         return StateDict((), arrays, config)
+    _refuse_other_formats(data)
     if data.startswith(torch_archive.MAGIC):
         state_dict = find(torch_archive.read(data))
         _check(state_dict.tensors)
@@ -246,25 +253,40 @@ def _parse(data: bytes) -> StateDict:
         _check(tensors)
         return StateDict((), tensors, {})
     raise CheckpointError(
-        f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors; supported: .pt, .pth, "
-        ".safetensors, .keras, pykan prefix",
+        f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors; supported: {SUPPORTED}",
         code="checkpoint-format-unknown",
         hint=f"{SAVE_STATE_DICT}; if it was such a file, copy it again",
     )
 
 
-def _check(tensors: dict[str, Array]) -> None:
+def _refuse_other_formats(data: bytes) -> None:
+    """Raises CheckpointError for a file of NumPy or Keras that is not a checkpoint."""
+    entry = data[30 : 30 + int.from_bytes(data[26:28], "little")] if data.startswith(torch_archive.MAGIC) else b""
+    if entry.endswith(b".npy") or data.startswith(NUMPY_MAGIC):
+        kind, hint = f"a NumPy file ({'.npz' if entry else '.npy'})", NUMPY
+    elif data.startswith(keras.MAGIC):
+        kind, hint = "an HDF5 file (.h5), which has no description of the layers", keras.SAVE_WITH_KERAS
+    elif entry and keras.begins_like(data[:HEAD_BYTES]):
+        kind, hint = f"a .keras file without {keras.CONFIG} or {keras.WEIGHTS}", keras.SAVE_WITH_KERAS
+    else:
+        return
+    raise CheckpointError(
+        f"the file is {kind}, expected a checkpoint: {SUPPORTED}", code="checkpoint-format-unknown", hint=hint
+    )
+
+
+def _check(tensors: dict[str, Array], hint: str = SAVE_STATE_DICT) -> None:
     if len(tensors) > safetensors.TENSOR_LIMIT:
         raise CheckpointError(
             f"the file has {len(tensors)} tensors, expected at most {safetensors.TENSOR_LIMIT}",
             code="checkpoint-too-large",
-            hint=SAVE_STATE_DICT,
+            hint=hint,
         )
     if any(len(key) > MAX_KEY_CHARACTERS for key in tensors):
         raise CheckpointError(
             f"a tensor has a name of more than {MAX_KEY_CHARACTERS} characters",
             code="checkpoint-too-large",
-            hint="rename the tensors of the state dict",
+            hint=f"rename the tensors; {hint}",
         )
 
 

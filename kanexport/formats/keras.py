@@ -11,20 +11,28 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import CheckpointError, DamagedCheckpoint
+from kanexport.errors import CHECK_FAMILY, SAVE_AGAIN, USE_MODULE, CheckpointError, DamagedCheckpoint, ExportError
 from kanexport.formats.torch_archive import DAMAGE, MAX_UNPACKED_RATIO, MIN_PACKED_BYTES
 
 Array = npt.NDArray[Any]
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 SAVE_WITH_KERAS = "save the model again with model.save('model.keras') of Keras 3"
+OTHER_WAYS = "rebuild the model in PyTorch, and export it with --module"
+# Hints for PyTorch files, and those for a file of Keras.
+HINTS = {
+    f"{USE_MODULE} --checkpoint FILE": OTHER_WAYS,
+    USE_MODULE: OTHER_WAYS,
+    CHECK_FAMILY: SAVE_WITH_KERAS,
+    SAVE_AGAIN: SAVE_WITH_KERAS,
+}
 BESIDE = "keras"  # what the config is called beside the tensors
 MAX_CONFIG_BYTES = 16 * 2**20
 
@@ -32,6 +40,25 @@ MAX_CONFIG_BYTES = 16 * 2**20
 def begins_like(head: bytes) -> bool:
     """Whether the first bytes of a zip archive are those of a `.keras` file."""
     return head[30:].startswith(b"metadata.json") and b'"keras_version"' in head
+
+
+def advise(error: ExportError) -> None:
+    """Replace advice for PyTorch files in the hint of an error by advice for a `.keras` file."""
+    for text, other in HINTS.items():
+        error.hint = error.hint.replace(text, other)
+
+
+def layers(beside: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The layers in the config of a file; empty if it is not one of a Keras model."""
+    model = beside.get(BESIDE)
+    config = model.get("config") if isinstance(model, dict) else None
+    described = config.get("layers") if isinstance(config, dict) else None
+    return [layer for layer in described if isinstance(layer, dict)] if isinstance(described, list) else []
+
+
+def class_name(layer: Mapping[str, Any]) -> str:
+    """The class of a layer or a model in a config."""
+    return str(layer.get("class_name", ""))
 
 
 def looks_like(data: bytes) -> bool:

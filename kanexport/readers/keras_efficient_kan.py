@@ -28,6 +28,7 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import REPAIR, FamilyError, InvalidKan
 from kanexport.formats.checkpoint import Checkpoint
+from kanexport.formats.keras import BESIDE, OTHER_WAYS, class_name, layers
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.ir.norms import LayerNorm
@@ -37,12 +38,10 @@ from kanexport.readers.common import chain, layer_tensors
 from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
 
 FAMILY = "keras-efficient-kan"
-BESIDE = "keras"  # where formats/keras.py puts the config
 LAYER_EPSILON = "1e-3"  # of Keras' LayerNormalization
 IDLE = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Flatten")
 OPS = {"gelu": "gelu_tanh", "swish": "silu"}  # keras.ops' names, where ours differ
 ACTIVATIONS = {"linear": "identity", "swish": "silu"}  # keras.activations' names
-OTHER_WAYS = "rebuild the model in PyTorch, and export it with --module"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,31 +70,19 @@ class _Module:
 
 def matches(checkpoint: Checkpoint) -> str:
     """The reason why the checkpoint belongs to this family, or an empty text."""
-    count = sum(_class(layer) == "KANLinear" for layer in _layers(checkpoint.beside))
+    count = sum(class_name(layer) == "KANLinear" for layer in layers(checkpoint.beside))
     return f"{count} layers of class KANLinear in config.json" if count else ""
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """The layers in the order of the config. Raises FamilyError, InvalidKan or OptionError."""
-    described = _layers(checkpoint.beside)
+    described = layers(checkpoint.beside)
     if not described:
         raise FamilyError("the file has no config of a Keras model", code="config-missing", hint="pass a .keras file")
     _refuse_no_chain(checkpoint.beside[BESIDE], described)
     modules = _modules(described, checkpoint.tensors)
     links = [link for module in modules for link in _links(module, options)]
     return chain.chain(links, storage_dtype(list(checkpoint.tensors.values())))
-
-
-def _layers(extras: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The layers of a Keras config; empty if it is not one."""
-    model = extras.get(BESIDE)
-    config = model.get("config") if isinstance(model, dict) else None
-    layers = config.get("layers") if isinstance(config, dict) else None
-    return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
-
-
-def _class(layer: Mapping[str, Any]) -> str:
-    return str(layer.get("class_name", ""))
 
 
 def _config(layer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -105,12 +92,12 @@ def _config(layer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _refuse_no_chain(model: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> None:
     """Check that each layer takes the output of the layer before it. A Sequential is a chain by definition."""
-    if _class(model) == "Sequential":
+    if class_name(model) == "Sequential":
         return
     last = _config(layers[-1]).get("name")
     if _names(_config(model).get("output_layers")) != [last]:
         raise FamilyError(
-            f"the output of the {_class(model) or 'model'} is not the output of its last layer",
+            f"the output of the {class_name(model) or 'model'} is not the output of its last layer",
             code="layers-not-a-chain",
             hint=OTHER_WAYS,
         )
@@ -118,7 +105,7 @@ def _refuse_no_chain(model: Mapping[str, Any], layers: Sequence[Mapping[str, Any
         expected = [] if before is None else [_config(before).get("name", before.get("name"))]
         if _sources(layer.get("inbound_nodes")) != expected:
             raise FamilyError(
-                f"the layers of the {_class(model) or 'model'} are not a chain: "
+                f"the layers of the {class_name(model) or 'model'} are not a chain: "
                 f"{str(_config(layer).get('name', '?'))[:80]} does not take exactly the output of the layer before it",
                 code="layers-not-a-chain",
                 hint=OTHER_WAYS,
@@ -151,7 +138,7 @@ def _modules(layers: Sequence[Mapping[str, Any]], tensors: Tensors) -> list[_Mod
     counts: dict[str, int] = {}
     modules = []
     for layer in layers:
-        kind = _class(layer)
+        kind = class_name(layer)
         name = _snake(kind)
         at = counts.get(name, 0)
         counts[name] = at + 1

@@ -29,7 +29,7 @@ import numpy as np
 from kanexport.bases import polynomial
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.errors import FamilyError, InvalidKan
+from kanexport.errors import SAVE_AGAIN, FamilyError, InvalidKan
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.functions.domain_maps import frozen
 from kanexport.functions.elementwise import Unary
@@ -66,9 +66,7 @@ class Lists:
         own = [root + key.format(at) for at in range(count) for key in self.keys]
         missing = [key for key in own if key not in tensors]
         if missing:
-            raise InvalidKan(
-                f"tensor {missing[0]!r} is missing", code="tensor-missing", hint="save the complete state dict again"
-            )
+            raise InvalidKan(f"tensor {missing[0]!r} is missing", code="tensor-missing", hint=SAVE_AGAIN)
         self._refuse_others(tensors, start, own, count)
         layers = [self.layer(Part(tensors, root), at, count, options) for at in range(count)]
         return chain.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)

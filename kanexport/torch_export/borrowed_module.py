@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kanexport.errors import ExportError, InvalidKan
+from kanexport.errors import ExportError, ModuleRefused
 
 TYPES = {"float64": torch.float64, "float32": torch.float32}
 TABLES = ("_parameters", "_buffers", "_modules")
@@ -59,7 +59,7 @@ def lent(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 def _require_python(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
-            raise InvalidKan(
+            raise ModuleRefused(
                 f"{name.removeprefix('body').removeprefix('.') or 'the module'} is TorchScript, "
                 "which torch.export does not support",
                 code="module-is-torchscript",
@@ -70,7 +70,7 @@ def _require_python(module: nn.Module) -> None:
 def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     for name, parameter in module.named_parameters():
         if parameter.is_meta or isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise InvalidKan(
+            raise ModuleRefused(
                 f"parameter {name.removeprefix('body.')} has no values",
                 code="parameter-without-values",
                 hint="run the module once, or load its weights: lazy modules get their sizes from their first rows",

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from kanexport.errors import InvalidKan, LayerSkipped
+from kanexport.errors import InvalidKan, LayerSkipped, ModuleRefused
 from kanexport.torch_export.borrowed_module import (
     ForeignError,
     first_line,
@@ -137,7 +137,7 @@ class ReferenceModule:
         except ForeignError as foreign:
             where = user_line(foreign.error)
             count = "1 row" if len(x) == 1 else f"{len(x)} rows"
-            raise InvalidKan(
+            raise ModuleRefused(
                 f"the module does not run on {count} of {_wiring(self.module).shown(x)}: {first_line(foreign.error)}"
                 + (f" ({where})" if where else ""),
                 code="module-does-not-run",
@@ -237,7 +237,7 @@ def _wiring(module: nn.Module) -> Wiring:
 def _one_tensor(y: object, rows: int) -> torch.Tensor:
     """The output of a whole module: one floating-point tensor [B, ...]."""
     if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:
-        raise InvalidKan(
+        raise ModuleRefused(
             why_not(y, rows),
             code="outputs-not-per-row",
             hint="wrap it in a module that returns the tensors to be served",

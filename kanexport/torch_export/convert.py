@@ -19,7 +19,7 @@ from kanexport.bundle.description import Signature
 from kanexport.bundle.publish import Result, Target, VerificationBasis, VerifiedModel, publish
 from kanexport.contract.manifest import BASIC, HYBRID, MODULE, LayerInfo, Source, SourceFile
 from kanexport.contract.sections import CLAMP
-from kanexport.errors import InvalidKan, OptionError, VerificationFailed
+from kanexport.errors import InvalidKan, ModuleRefused, OptionError, VerificationFailed
 from kanexport.graph import compose
 from kanexport.graph.external_data import Weights, share
 from kanexport.ir.model import Kan, Layer
@@ -113,7 +113,7 @@ def _answers(oracle: ReferenceModule, x: Array) -> bool:
     """Whether some of the example rows have only finite outputs. Raises InvalidKan if no output is finite."""
     finite = np.isfinite(oracle.run(x)[0].reshape(len(x), -1))
     if not finite.any():
-        raise InvalidKan(
+        raise ModuleRefused(
             "no output of the module is finite on the example rows, so the graph cannot be compared",
             code="outputs-not-finite",
             hint="pass rows like the training data with --example rows.npy",
@@ -221,7 +221,7 @@ def optimiser(failure: str) -> str:
 def _require_at_most(sizes: Sequence[int], most: int) -> None:
     """Reject graphs for batches of other sizes if these cannot be run for the verification."""
     if max(sizes, default=0) > max(most, PROOF_ROWS):
-        raise InvalidKan(
+        raise ModuleRefused(
             f"the module computes differently for batches of {max(sizes)} rows, which are too large to be tested",
             code="module-depends-on-batch-size",
             hint="remove branches on the number of rows from the forward",

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from kanexport.bundle.publish import Result, Target
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import ModuleRefused, OptionError
 from kanexport.options import Options
 from kanexport.parity.data import load as load_recorded
 from kanexport.torch_export import inputs, match, state_dict
@@ -206,7 +206,7 @@ def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
         return
     names = _different_names(_constants(first), _constants(second))
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-    raise InvalidKan(
+    raise ModuleRefused(
         "modules of the factory with the same weights give different outputs: "
         + (f"{shown} is random and not in the state dict" if names else "a value that is not an attribute is random"),
         code="module-not-reproducible",

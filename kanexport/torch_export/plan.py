@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from kanexport.contract.cli.suggest import advice
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import InvalidKan, ModuleRefused, OptionError
 from kanexport.ir.model import Kan, Layer
 from kanexport.torch_export import capture, kan_candidates
 from kanexport.torch_export.capture import Call, ReferenceModule, differentiable
@@ -230,7 +230,7 @@ def _layer_calls(
         for rows in (repeat(x, 2), repeat(x, 3), repeat(x, 2)[1:])
     )
     if not [call.name for call in one_row] == [call.name for call in two_rows] == [call.name for call in three_rows]:
-        raise InvalidKan(
+        raise ModuleRefused(
             "the module runs different layers for different batch sizes, which a graph cannot represent",
             code="module-depends-on-batch-size",
             hint="remove loops over the rows of a batch: layers take all rows at once",
@@ -324,13 +324,13 @@ def require_fixed(oracle: ReferenceModule, x: Array) -> None:
     """Check that each of x gives one row of output, and the same in a second run. Raises InvalidKan."""
     first, second = (oracle.run(x)[0] for _ in range(2))
     if len(first) != len(x):
-        raise InvalidKan(
+        raise ModuleRefused(
             f"the module returns {len(first)} rows for {len(x)}, expected one output per row",
             code="outputs-not-per-row",
             hint="make the first axis of inputs and outputs the batch",
         )
     if first.shape != second.shape or not _close(second, first, LIMITS[oracle.dtype]):
-        raise InvalidKan(
+        raise ModuleRefused(
             "the module returns different outputs for the same rows: a part of it is random at inference",
             code="module-is-random",
             hint="pass training=self.training to functional.dropout and similar functions",
@@ -345,11 +345,11 @@ def require_independent(whole: Whole, oracle: ReferenceModule, x: Array) -> None
     try:
         rows = [oracle.run(row)[0] for row in _singly(x)]
     except InvalidKan as error:
-        raise InvalidKan(
+        raise ModuleRefused(
             f"{error.message}; single rows cannot be served", code="module-depends-on-batch", hint=FREEZE
         ) from error
     if any(row.shape != (1, *together.shape[1:]) for row in rows):
-        raise InvalidKan(
+        raise ModuleRefused(
             f"a row gives {list(rows[0].shape[1:])} by itself and {list(together.shape[1:])} in a batch",
             code="module-depends-on-batch",
             hint="return an output of the same shape for every row",
@@ -357,7 +357,7 @@ def require_independent(whole: Whole, oracle: ReferenceModule, x: Array) -> None
     if not _close(np.concatenate(rows), together, limit):
         culprit = _culprit(whole, oracle, x, limit)
         because = f", because of {culprit}" if culprit not in ("", shown("body")) else ""
-        raise InvalidKan(
+        raise ModuleRefused(
             f"the output of a row depends on the other rows of its batch (edge class C){because}; it cannot be served",
             code="module-depends-on-batch",
             hint=FREEZE,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from kanexport.errors import REPORT, InvalidKan, LayerSkipped
+from kanexport.errors import REPORT, LayerSkipped, ModuleRefused
 from kanexport.graph.external_data import check
 from kanexport.lowering.lower import INPUT, OUTPUT
 from kanexport.torch_export.borrowed_module import ForeignError, first_line, foreign_code
@@ -99,7 +99,7 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
             continue
         index = onnx.helper.get_attribute_value(node.attribute[0])
         if not waiting.get(index):
-            raise InvalidKan(
+            raise ModuleRefused(
                 "the traced graph runs a KAN layer more often than the module",
                 code="internal-check-failed",
                 hint=REPORT,
@@ -107,7 +107,7 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
         writer.write(node, waiting[index].pop(0))
     lacking = sum(map(len, waiting.values()))
     if lacking:
-        raise InvalidKan(
+        raise ModuleRefused(
             f"the traced graph lacks {lacking} KAN layers that the module runs",
             code="internal-check-failed",
             hint=REPORT,
@@ -121,7 +121,7 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
         with foreign_code():
             check(model)
     except ForeignError as foreign:
-        raise InvalidKan(
+        raise ModuleRefused(
             f"the graph of torch.onnx is not valid: {first_line(foreign.error)}",
             code="trace-invalid",
             hint=TRACEABLE,
@@ -152,7 +152,7 @@ def passing(width: int, dtype: str) -> bytes:
 def _rename(graph: Any, ports: Ports) -> None:
     """Set the names of inputs and outputs; other tensors with these names are renamed."""
     if (len(graph.input), len(graph.output)) != (len(ports.inputs), len(ports.outputs)):
-        raise InvalidKan(
+        raise ModuleRefused(
             "the traced graph has other inputs or outputs than the module",
             code="internal-check-failed",
             hint=REPORT,

@@ -23,7 +23,7 @@ from onnxscript.function_libs.torch_lib.ops import nn as torch_lib
 from torch import nn
 from torch.onnx._internal.exporter import _registration
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import ModuleRefused
 from kanexport.torch_export import capture, control_flow
 from kanexport.torch_export.borrowed_module import (
     ForeignError,
@@ -344,7 +344,7 @@ def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(np.resize(part, (size, *part.shape[1:]))) for part in rows)
 
 
-def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan:
+def _refusal(failures: Sequence[BaseException], module: nn.Module) -> ModuleRefused:
     """The error for the user: the kind of failure, the first words of torch, and the line."""
     words = (
         OF_SIZES
@@ -353,7 +353,7 @@ def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan
     )
     where = next(filter(None, map(user_line, failures)), "")
     kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
-    return InvalidKan(
+    return ModuleRefused(
         f"torch.export cannot trace the module: {kind}{words.partition(' (unhinted')[0]}"
         + (f" ({where})" if where else ""),
         code="module-not-traceable",

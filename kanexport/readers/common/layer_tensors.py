@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases.activation import Activation
-from kanexport.errors import CHECK_FAMILY, USE_MODULE, InvalidKan
+from kanexport.errors import CHECK_FAMILY, SAVE_AGAIN, USE_MODULE, InvalidKan
 from kanexport.formats import torch_archive
 from kanexport.formats.checkpoint import MODULE
 from kanexport.functions import elementwise
@@ -71,7 +71,7 @@ class Part:
                 raise InvalidKan(
                     f"tensor {self.prefix + name!r} is missing, expected {ndim} axes, none of length 0",
                     code="tensor-missing",
-                    hint="save the complete state dict again",
+                    hint=SAVE_AGAIN,
                 )
             if len(shape) != ndim or 0 in shape:
                 raise InvalidKan(
@@ -102,7 +102,7 @@ def tensor(tensors: Tensors, key: str, shape: tuple[int | None, ...]) -> Array:
     """A tensor of that shape (None: any length except zero), as float64. Raises InvalidKan, which names the key."""
     value = tensors.get(key)
     if value is None:
-        raise InvalidKan(f"tensor {key!r} is missing", code="tensor-missing", hint="save the complete state dict again")
+        raise InvalidKan(f"tensor {key!r} is missing", code="tensor-missing", hint=SAVE_AGAIN)
     fits = len(value.shape) == len(shape) and all(
         have == want if want is not None else have > 0 for have, want in zip(value.shape, shape, strict=True)
     )

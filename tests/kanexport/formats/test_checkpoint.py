@@ -10,6 +10,7 @@ import enum
 import functools
 import pathlib
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from kanexport.errors import CheckpointError, InvalidKan, OptionError, UnsafeCheckpoint
-from kanexport.formats import checkpoint
+from kanexport.formats import checkpoint, keras
 from tests.support.small_checkpoints import exported, read, reading, save
 
 
@@ -111,6 +112,20 @@ def test_any_number_of_dictionaries_around_it(torch: Any, tmp_path: Path) -> Non
     # A usual name without tensors is passed by.
     torch.save({"model": {"width": [2, 3]}, "best": {"weight": torch.ones(3, 2)}}, tmp_path / "model.pt")
     assert checkpoint.load(tmp_path / "model.pt").place == "best"
+
+
+def test_files_of_numpy_and_keras_get_their_own_advice(tmp_path: Path) -> None:
+    row, hdf5 = np.eye(2), keras.MAGIC + bytes(99)
+    np.save(tmp_path / "w.npy", row)
+    np.savez(tmp_path / "w.npz", row=row)
+    (tmp_path / "w.h5").write_bytes(hdf5)
+    with zipfile.ZipFile(tmp_path / "w.keras", "w") as archive:
+        archive.writestr("metadata.json", '{"keras_version": "3.0"}')
+    for name, hint in {"w.npy": "numpy", "w.npz": "numpy", "w.h5": "Keras", "w.keras": "Keras"}.items():
+        with pytest.raises(CheckpointError, match=f"the file is a.*{name[1:]}") as caught:
+            checkpoint.load(tmp_path / name)
+        assert hint in caught.value.hint
+        assert "state_dict" not in caught.value.hint
 
 
 def test_a_choice_and_a_lack_are_named(torch: Any, tmp_path: Path) -> None:

@@ -62,6 +62,28 @@ def test_a_model_that_is_no_chain_is_refused_with_what_to_do(tmp_path: Path) -> 
     refused(changed(tmp_path, reverse, "functional"), said="last layer")
 
 
+def test_advice_is_for_keras(tmp_path: Path) -> None:
+    def rename(model: Any) -> None:
+        for layer in model["config"]["layers"]:
+            layer["class_name"] = layer["class_name"].replace("KANLinear", "DenseKAN")
+
+    def double(model: Any) -> None:
+        model["config"]["layers"].insert(1, {"class_name": "KANLinear", "config": {}})
+
+    def append(model: Any) -> None:
+        model["config"]["layers"] += [{"class_name": "KANLinear"}]
+
+    other = tmp_path / "outputs.npz"
+    np.savez(other, x=np.eye(3, dtype=np.float32), y=np.arange(6, dtype=np.float32).reshape(3, 2))
+    errors = {
+        refused(changed(tmp_path, rename), said="DenseKAN").hint: keras.OTHER_WAYS,
+        refused(changed(tmp_path, double), said="has shape").hint: keras.SAVE_WITH_KERAS,
+        refused(changed(tmp_path, append), said="is missing").hint: keras.SAVE_WITH_KERAS,
+        refused(changed(tmp_path, len), expected_outputs=(other,)).hint: keras.OTHER_WAYS,
+    }
+    assert all(hint.endswith(expected) for hint, expected in errors.items()), errors
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [({"class_name": "Conv1D"}, "Conv1D"), ({"class_name": "ReLU", "config": {"max_value": 6.0}}, "max_value")],

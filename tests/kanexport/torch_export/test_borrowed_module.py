@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import ModuleRefused
 from tests.support import modules_unusual as odd
 from tests.support.torch_modules import draw, plan
 
@@ -34,7 +34,7 @@ def test_a_module_is_given_back_as_it_was(make: Any) -> None:
     module = make()
     before = everything(module)
     plan(module, draw(5, 4) if make is odd.encoder else draw(4))
-    with pytest.raises(InvalidKan):
+    with pytest.raises(ModuleRefused):
         plan(module, draw(7))
     after = everything(module)
     assert len(after) == len(before)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import ModuleRefused
 from tests.support.torch_modules import draw, export, require_alike
 
 
@@ -45,5 +45,5 @@ def test_what_is_asked_of_weights_is_part_of_the_model(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_of_inputs_stops_a_trace(tmp_path: Path) -> None:
-    with pytest.raises(InvalidKan, match="a branch or a size depends on the values of a tensor"):
+    with pytest.raises(ModuleRefused, match="a branch or a size depends on the values of a tensor"):
         export(Basis(of_input=True), draw(4), tmp_path)

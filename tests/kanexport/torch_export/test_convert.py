@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from kanexport.bundle.publish import Result
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import ModuleRefused, OptionError
 from tests.support import torch_modules as modules
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN, relative_error, run
 from tests.support.tiers import full
@@ -105,10 +105,10 @@ def test_a_layer_that_runs_twice_and_a_batch_of_any_size_that_comes_second(turne
 @pytest.mark.parametrize(
     ("module", "rows", "kind", "message"),
     [
-        (modules.TwoInputs(), draw(3), InvalidKan, r"does not run on \d rows of shape"),
+        (modules.TwoInputs(), draw(3), ModuleRefused, r"does not run on \d rows of shape"),
         (modules.KANLinear(4, 3), np.array([["a"]]), OptionError, "of floating-point or whole numbers"),
         (modules.KANLinear(4, 3), np.full((3, 4), np.nan, np.float32), OptionError, "not finite"),
-        (nn.Sequential(nn.Linear(4, 3), nn.Flatten(0)), draw(4), InvalidKan, r"returns 24 rows for 8"),
+        (nn.Sequential(nn.Linear(4, 3), nn.Flatten(0)), draw(4), ModuleRefused, r"returns 24 rows for 8"),
     ],
 )
 def test_what_cannot_be_served_is_refused(module: Any, rows: Any, kind: type, message: str, tmp_path: Path) -> None:

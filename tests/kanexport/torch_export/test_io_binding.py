@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kanexport.contract import manifest as contract
-from kanexport.errors import ExportError, InvalidKan, OptionError
+from kanexport.errors import ExportError, ModuleRefused, OptionError
 from kanexport.torch_export import inputs
 from tests.support import torch_modules as several
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
@@ -97,8 +97,8 @@ def test_ids_of_tokens_stay_among_those_that_were_seen(tmp_path: Path) -> None:
         ({"z": np.zeros((3, 4), np.float32)}, OptionError, "has no parameter 'z'"),
         ((np.zeros((3, 4), np.float32), "text"), OptionError, "input x1 of the example is str"),
         (np.full((3, 4), 2**40), OptionError, "above 2000000"),
-        (np.zeros((3, 4), np.int64), InvalidKan, "does not run on 3 rows"),
-        ((np.zeros((3, 4), np.float32), np.zeros((3, 1), np.int64)), InvalidKan, r"shapes x \[4\], x1 \[1\]"),
+        (np.zeros((3, 4), np.int64), ModuleRefused, "does not run on 3 rows"),
+        ((np.zeros((3, 4), np.float32), np.zeros((3, 1), np.int64)), ModuleRefused, r"shapes x \[4\], x1 \[1\]"),
     ],
 )
 def test_examples_that_cannot_be_are_refused(example: Any, kind: type, words: str, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_complex_weights_are_exported_or_called_so(tmp_path: Path) -> None:
     x = draw(4, seed=0)
     torch.manual_seed(1)  # with other signs, torch returns infinity where the operators of ONNX return NaN
     export(waves(torch.abs), x, tmp_path / "abs")
-    with pytest.raises(InvalidKan, match="weight is complex64; ONNX graphs of kanserve have real numbers"):
+    with pytest.raises(ModuleRefused, match="weight is complex64; ONNX graphs of kanserve have real numbers"):
         export(waves(lambda z: torch.exp(z).real), x, tmp_path / "exp")
-    with pytest.raises(InvalidKan, match="depends on the values of a tensor"):
+    with pytest.raises(ModuleRefused, match="depends on the values of a tensor"):
         export(waves(lambda z: z.real if z.abs().sum() >= 0 else z.imag), x, tmp_path / "branch")

@@ -14,7 +14,7 @@ import torch
 
 from kanexport.bundle.publish import Target
 from kanexport.contract import manifest
-from kanexport.errors import CheckpointError, InvalidKan, OptionError
+from kanexport.errors import CheckpointError, ModuleRefused, OptionError
 from kanexport.options import Options
 from kanexport.torch_export import inputs, module_command
 from tests.support import torch_modules as modules
@@ -165,7 +165,7 @@ def test_example_rows_may_have_a_header_and_are_refused_by_their_place(tmp_path:
     ],
 )
 def test_what_a_factory_draws_and_nothing_keeps_is_refused(run: Run, factory: str, message: str) -> None:
-    with pytest.raises(InvalidKan, match="with the same weights give different outputs: .*" + message) as caught:
+    with pytest.raises(ModuleRefused, match="with the same weights give different outputs: .*" + message) as caught:
         run(factory, lone_layer())
     assert "register_buffer" in caught.value.hint
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import ModuleRefused, OptionError
 from tests.support import modules_unusual as odd
 from tests.support import torch_modules as modules
 from tests.support.torch_modules import draw, families, plan
@@ -125,7 +125,7 @@ REFUSED = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Lazy modules")
 def test_a_module_that_cannot_be_served_is_refused(why: str) -> None:
     make, message = REFUSED[why]
-    with pytest.raises(InvalidKan, match=message):
+    with pytest.raises(ModuleRefused, match=message):
         plan(make(), draw(4))
 
 
@@ -138,6 +138,6 @@ def test_another_number_of_layers_for_another_number_of_rows() -> None:
         def forward(self, x: Any) -> Any:
             return torch.cat([self.kan(row[None]) for row in x])
 
-    with pytest.raises(InvalidKan, match="different layers for different batch sizes") as caught:
+    with pytest.raises(ModuleRefused, match="different layers for different batch sizes") as caught:
         plan(Looping(), draw(4))
     assert "loops over the rows" in caught.value.hint

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import ModuleRefused
 from kanexport.lowering import lower
 from tests.support import modules_unusual as odd
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
@@ -58,7 +58,7 @@ def test_weights_of_half_precision_are_kept_exactly(tmp_path: Path) -> None:
 
 def test_the_line_that_cannot_be_followed_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     module = odd.Doing(lambda y, x: y if x.max() < 1e9 else -y)
-    with pytest.raises(InvalidKan, match=r"torch\.export cannot trace the module") as caught:
+    with pytest.raises(ModuleRefused, match=r"torch\.export cannot trace the module") as caught:
         export(module, draw(4), tmp_path)
     assert "depends on the values of a tensor" in caught.value.message
     assert "(test_trace.py, line " in caught.value.message
