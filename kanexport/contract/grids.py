@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
 
-SPLINE, BUMPS = "bspline", "relu-bumps"
+SPLINE, BUMPS = "bspline", frozenset({"relu-bumps", "activated-bumps"})
 PIECES = frozenset({"piecewise-linear", "piecewise-polynomial"})  # their knots are the ends of cells, and not extended
 SAME = 16  # rows of knots whose values are kept, since the sources of a layer often have equal ones
 WIDTHS = 3  # cells beyond the outermost centre that a bell reaches
@@ -39,7 +39,7 @@ def of_knots(kind: str, functions: int, knots: Sequence[float]) -> Grid | None:
     """The grid of a basis with so many functions, in the words of the manifest. None without two different knots.
 
     bspline       T knots are extended by the degree on either side, which is T - functions - 1
-    relu-bumps    the ends of all bumps; the grid is the middle half, as for the proof of an export
+    *-bumps       the ends of all bumps; the grid is the middle half, as for the proof of an export
     piecewise-*   the grid, which nothing extends
     others        centres of bells, each about a cell wide
     """
@@ -52,7 +52,7 @@ def of_knots(kind: str, functions: int, knots: Sequence[float]) -> Grid | None:
         low, high = ordered[degree], ordered[-1 - degree]
         wide = (high - low) / max(1, cells - 2 * degree)
         return Grid(first, low, high, last, wide or (last - first) / cells)
-    if kind == BUMPS:
+    if kind in BUMPS:
         quarter = (last - first) / 4
         return Grid(first, first + quarter, last - quarter, last, (last - first) / max(1, functions))
     cell = (last - first) / cells

@@ -77,8 +77,8 @@ class LayerReader:
         options.single = len(self.keys.required) == 1
         tensors, root = checkpoint.tensors, options.optional("prefix") or ""
         prefixes = self._prefixes(tensors, root)
-        layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in prefixes}
         modules = chain.other_modules(tensors, self.keys, prefixes, root)
+        layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in prefixes}
         others = {other.prefix: other for other in module_kinds.decide_kinds(modules, prefixes, options)}
         sides = {prefix: (layer.sources, layer.destinations) for prefix, layer in layers.items()}
         names = chain.arrange(sides, list(others.values()), options)

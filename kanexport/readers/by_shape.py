@@ -102,7 +102,8 @@ def matches(checkpoint: Checkpoint) -> str:
 
 def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
     """The kind of layers in this checkpoint, and how to read them. Raises InvalidKan and OptionError."""
-    layer_roles = roles.find(checkpoint.tensors)
+    root = options.optional("prefix") or ""
+    layer_roles = roles.find({key: value for key, value in checkpoint.tensors.items() if key.startswith(root)})
     if layer_roles is None:
         raise InvalidKan(
             "no tensor has the shape of the coefficients of a KAN layer", code="layers-not-found", hint=USE_MODULE

@@ -18,7 +18,7 @@ else, which no file tells; each is a value of the option `forward`:
 and those of `readers/common/grid_steps.py`. Copies with trained `tanh_scale` and `tanh_bias`, one number
 each, take tanh(tanh_scale x + tanh_bias), and copies with a `bias` [m] add it; these the file tells. So it does
 where a copy normalises inside (`layer_norm`): it gives silu(ChebyKAN's layer of LayerNorm(x)), with SiLU the option
-output_activation.
+output_activation; some keep tanh(x) no nearer to -1 and 1 than cheby_epsilon.
 
 Options: forward, cheby_epsilon, cheby_scale, squash_eps, output_activation, layernorm_eps
 Edge classes: A, B
@@ -53,7 +53,7 @@ RIVALS = {
     "mean": "copies that take the mean over the sources",
     "second-kind": "copies with polynomials of the second kind",
 }
-EPSILONS = ("1e-6", "1e-7", "1e-5", "1e-4", "1e-3")
+EPSILONS = ("1e-6", "1e-7", "1e-5", "1e-4", "1e-3", "1e-2")
 SCALES = ("2", "5", "10", "100", "0.5")  # with 1 it is ChebyKAN's own
 
 
@@ -86,9 +86,9 @@ def normed_layer(part: Part, options: Options) -> Layer:
     coef = part.tensor("cheby_coeffs", None, None, None)
     norm = chain.norm(Part(part.tensors, part.prefix + "layer_norm."), options, "layernorm", coef.shape[0])
     activation = layer_tensors.activation(options, "silu", "output_activation")
-    return grid_steps.layer(
-        polynomial.chebyshev(coef.shape[2] - 1), coef, pre_steps=(norm,), post_steps=(Elementwise(activation),)
-    )
+    short = options.number("cheby_epsilon", "0.0", among=EPSILONS)
+    basis = polynomial.squashed(polynomial.chebyshev(coef.shape[2] - 1), Tanh(short=short))
+    return grid_steps.layer(basis, coef, pre_steps=(norm,), post_steps=(Elementwise(activation),))
 
 
 def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float]:

@@ -15,17 +15,25 @@ Higher-order ReLU-KANs have the same tensors (forward=hrkan): their functions go
 `grid_min` to `grid_max`, have another `power` p and another `rate` r. With the initial width of a function,
 w = (k + 1) (max - min) / G, published code has ((x - l)+ (h - x)+ r)^p with r = 2 / w, or 4 / w^2.
 
-Options: forward, grid, k, power, rate, grid_min, grid_max
+Other copies keep the tensors too: forward=activated has the base activation for the ramp, (act(x - l) act(h - x) r)^2,
+and forward=times-x has x (x - l)+ (h - x)+ r.
+
+Options: forward, grid, k, power, rate, grid_min, grid_max, base_activation
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from kanexport.bases.activated_bumps import ActivatedBumps
 from kanexport.bases.relu_bumps import ReluBumps
 from kanexport.errors import REPAIR, InvalidKan, OptionError
+from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
+from kanexport.readers.common import layer_tensors
 from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 FAMILY = "relu-kan"
@@ -34,7 +42,11 @@ KEYS = Keys(
     optional={"phase_height": 2, "phase_high": 2, "equal_size_conv.bias": 1},
 )
 TRANSPOSED = {"transposed": "copies that transpose the functions before the convolution"}
-HIGHER = {"hrkan": "higher-order ReLU-KANs, with another power, rate and range"}
+HIGHER = {
+    "hrkan": "higher-order ReLU-KANs, with another power, rate and range",
+    "activated": "copies with another base_activation, such as SiLU or GELU, in place of ReLU",
+    "times-x": "copies with x times the two ramps, without a square",
+}
 
 # How far, in cells, the ends may have moved on average for k to be told by them, and
 # how much nearer than any other k has to be.
@@ -69,11 +81,16 @@ def layer(part: Part, options: Options) -> Layer:
     )
 
 
-def _basis(low: Array, high: Array, forward: str, options: Options) -> ReluBumps:
+def _basis(low: Array, high: Array, forward: str, options: Options) -> ReluBumps | ActivatedBumps:
     """The functions with ends [n, C]. Raises OptionError."""
     if forward != "hrkan":
         grid, k = _sizes(low, high, options)
-        return ReluBumps(low, high, 4 * grid**2 / (k + 1) ** 2)
+        bumps = ReluBumps(low, high, 4 * grid**2 / (k + 1) ** 2)
+        if forward == "activated":
+            return ActivatedBumps(bumps, layer_tensors.activation(options, "silu"))
+        if forward == "times-x":
+            return ActivatedBumps(replace(bumps, power=1), elementwise.activation("relu"), times_x=True)
+        return bumps
     lowest, highest = options.number("grid_min", "0.0", among=("-1.0",)), options.number("grid_max", "1.0")
     if not lowest < highest:
         raise OptionError(

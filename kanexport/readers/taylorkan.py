@@ -14,6 +14,7 @@ Options: output_activation
 from __future__ import annotations
 
 from kanexport.bases import recurrence
+from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import Layer
 from kanexport.ir.steps import Elementwise
 from kanexport.options import Options
@@ -34,6 +35,13 @@ def layer(part: Part, options: Options) -> Layer:
     """One TaylorLayer. Raises InvalidKan or OptionError."""
     coef = part.tensor("coeffs", None, None, None).transpose(1, 0, 2)
     _, m, functions = coef.shape
+    if part.has("bias") and part.shape("bias") != (1, m):
+        raise InvalidKan(
+            f"tensor {part.prefix + 'bias'!r} has shape {part.shape('bias')}, expected {(1, m)} of TaylorKAN; "
+            "other layers have the name coeffs too",
+            code="tensor-wrong-shape",
+            hint=f"pass --family by-shape --option forward=chebyshev-of-tanh, legendre-of-x and so on; or {USE_MODULE}",
+        )
     activation = layer_tensors.activation(options, "identity", "output_activation")
     return grid_steps.layer(
         recurrence.monomials(functions - 1),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,8 +38,10 @@ THEN_NORM = "-then-norm"  # the function stands before the norm, not after it
 SKIPS = ("residual", "residual-inside")
 REPEATS = {"repeat:2": 2, "repeat:3": 3}
 FLOWS = (CHAIN, *SKIPS, "parallel", "reversed", *REPEATS)
-REST = f"for other flows, such as branches, gates and concatenations, {GIVE_MODULE}"
-OTHERWISE = "or with branches, gates or concatenations, which need --module"
+REST = f"for other flows, such as branches, gates, concatenations and recurrence, {GIVE_MODULE}"
+OTHERWISE = "or with branches, gates, concatenations or recurrence over time, which need --module"
+# Parts of names of the modules of a recurrent cell.
+RECURRENT = re.compile(r"(^|[._])(rnn|lstm|gru|\w*cell|h2h|hh|recurrent)(?=[._\d]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,14 @@ def _flow(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Op
 
 def _chosen_flow(links: Sequence[Link], fitting: tuple[str, ...], options: Options) -> str:
     """The flow of the user, or a chain if the layers make one. Raises OpenQuestion."""
-    if CHAIN in fitting or not fitting or options.optional("flow") is not None:
+    decided = not fitting or options.optional("flow") is not None
+    recurrent = [link.name for link in links if RECURRENT.search(link.name)]
+    if recurrent and not decided:
+        words = (
+            f"{', '.join(recurrent[:4])} have names of a recurrent cell, which the exporter reads only with --module"
+        )
+        return must(options, "flow", fitting, words, GIVE_MODULE)
+    if decided or CHAIN in fitting:
         return options.text("flow", CHAIN, among=fitting).lower()
     sides = ", ".join(
         f"{link.shown} ({link.item.sources} to {link.item.destinations})"

@@ -136,7 +136,7 @@ COPIES = {
     "sigmoid": "copies with 2 sigmoid(x) - 1",
     "oid": "copies with coefficients [outputs, inputs, degree + 1]",
 }
-SHORT = ("1e-6", "1e-7", "1e-5", "1e-4", "1e-3")  # values of the option squash_eps
+SHORT = ("1e-6", "1e-7", "1e-5", "1e-4", "1e-3", "1e-2")  # values of the option squash_eps
 SQUASHES: dict[str, Callable[[Options], Squash]] = {
     "tanh": lambda options: Tanh(),
     "raw": lambda options: Raw(),

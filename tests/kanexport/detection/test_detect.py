@@ -9,7 +9,7 @@ import numpy as np
 
 from kanexport.detection import detect, registry
 from kanexport.errors import FamilyError
-from tests.support.small_checkpoints import refuse
+from tests.support.small_checkpoints import exported, refuse, save
 
 FOUND = {
     "1 convolution (conv.weight (8, 1, 3, 3))": {"conv.weight": (8, 1, 3, 3), "conv.bias": (8,)},
@@ -49,6 +49,16 @@ def test_the_nearest_families_are_those_with_such_names() -> None:
         own = {f"layers.0.{name}": (2,) * axes for name, axes in reader.keys.required.items()}
         if any(name not in ("weight", "bias") for name in reader.keys.required):
             assert f"{family} has " in detect.nearest(tensors(own)) or detect.nearest(tensors(own)).count(";") == 2
+
+
+def test_other_modules_are_named_before_the_shapes_of_a_layer(tmp_path: Path) -> None:
+    """A layer with the names of TaylorKAN and another bias: the advice leads to an export."""
+    file = tensors({"kan.coeffs": (3, 4, 5), "kan.bias": (4,), "enc.weight": (9, 6)})
+    error = refuse(tmp_path, file, kind=FamilyError, said="other modules, such as 'enc.weight' (9, 6)")
+    assert "prefix=KEY_PREFIX" in error.hint
+    assert "--family by-shape" in refuse(tmp_path, file, "prefix=kan", said="kan.bias").hint
+    facts = ("prefix=kan", "roles=coeffs:iok, bias:bias", "forward=chebyshev-of-tanh")
+    assert exported(save(tmp_path, file), *facts, family="by-shape").source.family == "by-shape"
 
 
 def test_an_unknown_checkpoint_is_told_the_command_first(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ CHEBY: dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
     "chebykan": ((), np.tanh),
     "timekan": ((), lambda x: np.tanh(np.tanh(x))),
     "x-kanerf": ((), lambda x: np.clip(np.tanh(x), -1 + 1e-6, 1 - 1e-6)),
+    "x-kanerf, 1e-2": (("cheby_epsilon=1e-2",), lambda x: np.clip(np.tanh(x), -0.99, 0.99)),
     "x-kanerf, 1e-3": (("cheby_epsilon=1e-3",), lambda x: np.clip(np.tanh(x), -0.999, 0.999)),
     "clip": ((), lambda x: np.clip(x, -1, 1)),
     "raw": ((), lambda x: x),
@@ -101,7 +102,11 @@ def test_a_copy_that_normalises_inside_is_not_taken_for_chebykan(tmp_path: Path)
     assert read(path)[1] == "chebykan-norm"
     close(output(path), sums * special.expit(sums))
     close(output(path, "output_activation=identity"), sums)
-    exported(path)
+    clamped = series(chebyshev(np.clip(np.tanh(even), -0.99, 0.99), 4), tensors["cheby_coeffs"])
+    close(output(path, "output_activation=identity", "cheby_epsilon=1e-2"), clamped)
+    opened = (reading(path), reading(save(tmp_path, {"cheby_coeffs": tensors["cheby_coeffs"]}), "forward=x-kanerf"))
+    assert all("1e-2" in result.options.open["cheby_epsilon"] for result in opened)
+    exported(save(tmp_path, tensors))
     rms = {"a.cheby_coeffs": tensors["cheby_coeffs"], "a.norm.weight": norm["layer_norm.weight"]}
     refuse(tmp_path, rms, "vector=rmsnorm", kind=FamilyError)
 

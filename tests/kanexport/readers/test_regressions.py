@@ -39,6 +39,12 @@ def centred(n: int, m: int) -> Tensors:
     }
 
 
+def bumps(n: int, m: int) -> Tensors:
+    low = np.tile(np.arange(-3, 5) / 5, (n, 1))
+    ends = {"phase_low": low, "phase_high": low + 0.8}
+    return {**ends, "equal_size_conv.weight": normal(n, m, 1, 8, n), "equal_size_conv.bias": normal(m, m)}
+
+
 def waves(n: int, m: int) -> Tensors:
     rng = np.random.default_rng(n)
     return {
@@ -59,6 +65,8 @@ RIVALS: dict[str, tuple[Callable[[int, int], Tensors], str, str]] = {
     "Laguerre layers of X-KANeRF": (coefficients("laguerre_coeffs"), "laguerre_alpha", "-0.5"),
     **{f"Wav-KAN with {wave}": (waves, "wavelet_type", wave) for wave in ("morlet", "dog", "shannon")},
     "the first FasterKAN": (centred, "forward", "fasterkan"),
+    "ReLU-KAN with SiLU": (bumps, "forward", "activated"),
+    "ReLU-KAN times x": (bumps, "forward", "times-x"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,19 @@ def relu_kan(n: int, m: int, grid: int = 5, k: int = 3, *, moved: float = 0.1, h
     )
 
 
-def bumps(rate: float, power: int = 2, *, transposed: bool = False) -> Edges:
+def relu(u: Any) -> Any:
+    return np.maximum(u, 0)
+
+
+def bumps(
+    rate: float, power: int = 2, *, transposed: bool = False, act: Callable[[Any], Any] = relu, times_x: bool = False
+) -> Edges:
     """Its kernel is [n, C] laid over [C, n] without transposing, unless a copy transposes."""
 
     def edges(part: Tensors, row: list[float]) -> Any:
         low, high = part["phase_low"], part.get("phase_height", part.get("phase_high"))
         x = np.array(row)[:, None]
-        values = (np.maximum(x - low, 0) * np.maximum(high - x, 0) * rate) ** power
+        values = (act(x - low) * act(high - x) * rate) ** power * (x if times_x else 1)
         kernel = part["equal_size_conv.weight"][:, 0]
         kernel = kernel.swapaxes(1, 2) if transposed else kernel.reshape(len(kernel), *low.shape)
         return np.einsum("ic,oic->io", values, kernel)
@@ -131,8 +138,13 @@ def test_relu_kans_copies(tmp_path: Path) -> None:
     path = save(tmp_path, tensors)
     check(path, tensors, bumps(rate(5, 3)), bias=BIAS)
     check(path, tensors, bumps(rate(5, 3), transposed=True), "forward=transposed", bias=BIAS)
-    assert reading(path).options.open["forward"] == ("transposed", "hrkan")
-    assert reading(save(tmp_path, relu_kan(1, 2))).options.open["forward"] == ("hrkan",)
+    check(path, tensors, bumps(6.25, act=lambda u: u / (1 + np.exp(-u))), "forward=activated", bias=BIAS)
+    check(path, tensors, bumps(6.25, act=np.tanh), "forward=activated", "base_activation=tanh", bias=BIAS)
+    check(path, tensors, bumps(6.25, 1, times_x=True), "forward=times-x", bias=BIAS)
+    exported(path, "forward=times-x")
+    exported(path, "forward=activated", "base_activation=gelu")
+    assert reading(path).options.open["forward"] == ("transposed", "hrkan", "activated", "times-x")
+    assert reading(save(tmp_path, relu_kan(1, 2))).options.open["forward"] == ("hrkan", "activated", "times-x")
 
 
 def test_higher_order_relu_kans(tmp_path: Path) -> None:

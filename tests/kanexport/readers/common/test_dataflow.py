@@ -96,7 +96,18 @@ def test_what_is_not_told_is_listed(tmp_path: Path) -> None:
     assert [requested.assumed[key] for key in ("flow", "between", "before", "after")] == ["chain", *["nothing"] * 3]
     assert {"residual", "parallel", "reversed", "repeat:2"} <= set(requested.open["flow"])
     assert {"tanh", "silu", "layernorm"} <= set(requested.open["between"])
-    assert "--module" in requested.alternatives()["architecture"]
+    assert all(word in requested.alternatives()["architecture"] for word in ("--module", "recurrence"))
+
+
+def test_layers_with_names_of_a_recurrent_cell_are_not_taken_for_a_chain(tmp_path: Path) -> None:
+    layers = cheby(3, 4, 4)
+    for names in (("x2h", "h2h"), ("cell.inner", "cell.outer"), ("lstm.0", "lstm.1"), ("KANCell.0", "KANCell.1")):
+        tensors = {f"{name}.{key}": v for name, layer in zip(names, layers, strict=True) for key, v in layer.items()}
+        error = refuse(tmp_path, tensors, kind=OpenQuestion, said="names of a recurrent cell")
+        assert (error.key, "--module" in error.hint) == ("flow", True)
+        read(tmp_path / "model.safetensors", "flow=chain")
+    for name in ("excellent", "through", "cells_of_excel"):
+        read(save(tmp_path, stacked(layers, name)))
 
 
 def test_what_cannot_be_is_not_offered_and_not_done(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Bumps of any activation: (act(x - l) act(h - x) r)^p, or x times that, with separate ends for every source.
+
+Source: copies of ReLU-KAN's ReLUKANLayer with another activation, and those that multiply by x and do not square.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.bases.relu_bumps import ReluBumps
+from kanexport.functions.elementwise import Unary, activation
+
+if TYPE_CHECKING:
+    from kanexport.graph.builder import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActivatedBumps:
+    """Basis of K bumps per source, which may reach beyond their ends.
+
+    bumps     ends, rate and power, as for the ReLU
+    function  act
+    times_x   whether each function is multiplied by x
+    """
+
+    bumps: ReluBumps
+    function: Unary
+    times_x: bool = False
+
+    kind = "activated-bumps"
+    compact = False
+
+    @property
+    def functions(self) -> int:
+        """K of each source."""
+        return self.bumps.functions
+
+    @property
+    def sources(self) -> int | None:
+        """I: every source has separate ends."""
+        return self.bumps.sources
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64."""
+        u = x[:, None, :]
+        with np.errstate(over="ignore", invalid="ignore"):
+            sides = self.function.evaluate(u - self.bumps.low.T), self.function.evaluate(self.bumps.high.T - u)
+            value = np.asarray((sides[0] * sides[1] * self.bumps.rate) ** self.bumps.power)
+            return value * u if self.times_x else value
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, K, I], or [B, I] if K is 1."""
+        x = g.reshape(x, 0, 1, sources)
+        small, g.small_values = g.small_values, True  # a small side is multiplied by a large one
+        rising = self.function.emit(g, g.sub(x, g.const(self.bumps.low.T[None])))
+        falling = self.function.emit(g, g.sub(g.const(self.bumps.high.T[None]), x))
+        g.small_values = small
+        value = bump = g.mul(g.mul(rising, falling), g.const(self.bumps.rate))
+        for _ in range(self.bumps.power - 1):
+            value = g.mul(value, bump)
+        if self.times_x:
+            value = g.mul(value, x)
+        return g.reshape(value, *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
+
+    def emitted_scale(self, g: Graph) -> float:
+        """1: `emit` gives the functions as they are."""
+        return 1.0
+
+    def support(self, sources: int) -> Support:
+        """The range of the ends, as for the ReLU."""
+        return self.bumps.support(sources)
+
+    def parameters(self) -> dict[str, str]:
+        """The function, the rate and the power, and whether x multiplies them."""
+        times = {"times_x": "true"} if self.times_x else {}
+        return {"function": self.function.name, **self.bumps.parameters(), **times}
+
+    def knots(self) -> Array:
+        """[I, 2 K]: all ends, in order."""
+        return self.bumps.knots()
+
+
+def examples() -> list[Basis]:
+    """Bumps of smooth activations and of the ReLU, for the conformance test."""
+    low = np.tile(np.arange(-3, 5) / 5, (3, 1)) + np.random.default_rng(0).normal(0, 0.03, size=(3, 8))
+    square, plain = (ReluBumps(low, low + 0.8, 6.25, power) for power in (2, 1))
+    smooth = [ActivatedBumps(square, activation(name)) for name in ("silu", "gelu", "tanh", "softplus")]
+    return [ActivatedBumps(plain, activation("relu"), times_x=True), *smooth, ActivatedBumps(plain, activation("silu"))]
