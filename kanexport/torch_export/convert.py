@@ -27,7 +27,7 @@ from kanexport.lowering import lower
 from kanexport.lowering.lower import INPUT, Lowered, edge_graph, serving_graph, term_tensors
 from kanexport.parity import compare
 from kanexport.parity.data import RecordedOutputs
-from kanexport.torch_export import conv_graphs, inputs, match, nonfinite, splice, state_dict, trace
+from kanexport.torch_export import conv_graphs, inputs, kan_candidates, match, nonfinite, splice, state_dict, trace
 from kanexport.torch_export import plan as planning
 from kanexport.torch_export.borrowed_module import TYPES, lent, unwrapped
 from kanexport.torch_export.capture import ReferenceModule
@@ -73,7 +73,10 @@ def convert(
     stored = _stored(whole)
     oracle = ReferenceModule.of(whole, x[:FEW])
     with lent(whole, oracle.dtype):
-        phase("searching for KAN layers")
+        with trace.Operations(part.module for part in kan_candidates.candidates(whole).values()) as operations:
+            oracle.run(x[:FEW])
+        operations.require_few()
+        phase(f"searching for KAN layers; the module runs {operations.count} operations outside of likely ones")
         state_dict.require_finite(whole, lambda: _answers(oracle, x[:FEW]))
         most = planning.affordable(whole, oracle, x, MOST_ROWS)
         plan = planning.make(whole, oracle, x, options, few=min(FEW, most))

@@ -8,9 +8,9 @@ import io
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from onnxscript import optimizer
 from onnxscript.function_libs.torch_lib.ops import nn as torch_lib
 from torch import nn
 from torch.onnx._internal.exporter import _registration
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kanexport.errors import ModuleRefused
 from kanexport.torch_export import capture, control_flow
@@ -45,6 +46,11 @@ PLACEHOLDER, TAPPED = "Layer", "Tap"  # in place of a layer; what goes into one,
 OPSET = 18  # the oldest that the exporter writes without converting
 CAUSES = 8  # causes of a failure that the exporter reads, at most
 RANGES = 8  # of batches that a module may tell from each other
+OPERATIONS = 20_000  # of one run; torch traces about 150 of them in a second of processor time
+VECTORIZED = (
+    "compute all edges and basis functions at once with tensor operations, in place of loops in Python; or "
+    "export the state dict without --module if a reader knows the layers"
+)
 TRACEABLE = "remove branches on values and fixed batch sizes from the forward, use x.shape, and keep only tensor code"
 ONE_SIZE = "it works for batches of one size only"
 GUARD = "satisfy the generated guard"  # torch's words where a branch on the number of rows was met
@@ -258,6 +264,13 @@ def traces(
 
     Raises InvalidKan where there is no other, with the exporter's first words and the line of the module's code.
     """
+    operations = Operations()
+    stand_ins = replaced((part, _forward(part, placeholder)) for part, placeholder in placeholders)
+    untouched = plain(dtype, compile_too=False)
+    # The trace reports an error of the module, in better words.
+    with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad(), untouched, stand_ins, operations:
+        module(*_batch(rows, FIRST.rows))
+    operations.require_few()
     failures: list[BaseException] = []
     ways = [WRITTEN if derives else FIRST]
     while ways:
@@ -273,6 +286,44 @@ def traces(
             if not way.free:
                 return
     raise _refusal(failures, module)
+
+
+class Operations(TorchDispatchMode):
+    """A context that counts the operations of torch, which become nodes of a graph, outside some modules."""
+
+    def __init__(self, outside: Iterable[nn.Module] = ()) -> None:
+        super().__init__()
+        self.count, self._depth, self._outside = 0, 0, tuple(outside)
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Self:
+        for part in self._outside:
+            self._hooks.append(part.register_forward_pre_hook(lambda *_: self._move(1)))
+            self._hooks.append(part.register_forward_hook(lambda *_: self._move(-1)))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for hook in self._hooks:
+            hook.remove()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += self._depth == 0
+        return function(*args, **(kwargs or {}))
+
+    def _move(self, by: int) -> None:
+        self._depth += by
+
+    def require_few(self) -> None:
+        """Raises ModuleRefused for more operations than torch traces in minutes."""
+        if self.count > OPERATIONS:
+            raise ModuleRefused(
+                f"the module runs {self.count} operations outside of its KAN layers, expected at most {OPERATIONS}: a "
+                "trace would take many minutes and GiB",
+                code="module-too-large",
+                hint=VECTORIZED,
+            )
 
 
 def opened(module: nn.Module, rows: Rows, constants: tuple[torch.Tensor, ...], dtype: torch.dtype) -> bytes:

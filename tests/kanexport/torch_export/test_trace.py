@@ -13,6 +13,7 @@ from torch import nn
 
 from kanexport.errors import ModuleRefused
 from kanexport.lowering import lower
+from kanexport.torch_export import trace
 from tests.support import modules_unusual as odd
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
 from tests.support.tiers import full
@@ -54,6 +55,30 @@ def test_weights_of_half_precision_are_kept_exactly(tmp_path: Path) -> None:
     assert result.manifest.source.dtype == "float16"
     assert any("weights of the module are float16" in note for note in result.manifest.notes)
     require_alike(result, module)
+
+
+class Loops(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(trace.OPERATIONS + 1):
+            x = x + self.weight
+        return x
+
+
+def test_a_module_with_too_many_operations_is_refused_before_its_trace(tmp_path: Path) -> None:
+    rows, model = [draw(2)[:3].astype(np.float32)], nn.Sequential(Loops(), nn.Tanh())
+    with pytest.raises(ModuleRefused, match=r"runs 2000\d operations") as caught:
+        next(trace.traces(model, rows, [], torch.float32, most=8, derives=False))
+    assert "tensor operations" in caught.value.hint
+    x = torch.ones(3, 2)
+    with trace.Operations([model[0]]) as outside:
+        model(x)
+    assert 0 < outside.count < 5  # tanh, and copies for its derivative
+    with pytest.raises(ModuleRefused, match="operations outside of its KAN layers"):
+        export(model, rows[0], tmp_path)
 
 
 def test_the_line_that_cannot_be_followed_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
