@@ -46,6 +46,7 @@ from kanexport.parity.data import RecordedOutputs
 from kanexport.parity.resolve import Interpretation, InterpretationSearch
 from kanexport.quantization import quantize
 from kanexport.verify import prover, verify
+from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 from kanexport.verify.verify import Proof
 
 # Settings of an export that its network file keeps; those that the manifest has are not among them.
@@ -100,7 +101,13 @@ def export_network(
         proof=graphs.proof,
         claim=VerificationBasis(EDITED if target.edit else READING)
         if recorded is None
-        else compare.network(recorded, kan, graphs.plain, graphs.requirements),
+        else compare.network(
+            recorded,
+            kan,
+            graphs.plain,
+            graphs.requirements,
+            graphs.requirements.tolerance if graphs.approximation.quantize else OUTPUT_TOLERANCE,
+        ),
         layers=graphs.layers,
         edge_class=kan.edge_class,
         opset=builder.OPSET,

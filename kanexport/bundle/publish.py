@@ -149,7 +149,9 @@ class VerificationBasis:
 
     def __post_init__(self) -> None:
         recorded = bool(self.expected_outputs)
-        if self.basis not in manifest.VERIFICATION_BASES or recorded != (self.basis == manifest.EXPECTED_OUTPUTS):
+        if self.basis not in manifest.VERIFICATION_BASES or recorded != (
+            self.basis in (manifest.EXPECTED_OUTPUTS, manifest.CHOSEN_TOLERANCE)
+        ):
             raise OptionError(
                 f"a model verified against {self.basis!r} with {len(self.expected_outputs)} files of expected outputs",
                 code="internal-check-failed",

@@ -69,10 +69,12 @@ ANY, BASIC = "", "basic"
 NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
 READING, EXPECTED_OUTPUTS, MODULE, EDITED = "reading", "expected-outputs", "module", "edited"
+CHOSEN_TOLERANCE = "chosen-tolerance"  # recorded outputs of the trained model, which the usual tolerance rejects
 # Bases of a verification, and their descriptions.
 VERIFICATION_BASES = {
     READING: "verified against kanserve's interpretation of the checkpoint; not compared with the trained model",
     EXPECTED_OUTPUTS: "verified against the trained model",
+    CHOSEN_TOLERANCE: "compared with the trained model, within a tolerance you chose",
     MODULE: "verified against the PyTorch module, as PyTorch runs it",
     EDITED: "verified against the edited network; not compared with the trained model",
 }

@@ -23,7 +23,6 @@ from kanexport.options import FORWARD, Options
 from kanexport.parity import compare
 from kanexport.parity.compare import Match
 from kanexport.parity.data import RecordedOutputs
-from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
 FEW_ROWS = 48  # of the recorded rows, that every reading is tried on
 JOINING = 16  # rows that join the few: those at which a reading that fits the few has its largest errors
@@ -36,7 +35,6 @@ MISSING = 3  # readings without functions of symbolic edges, for which the searc
 BESIDE = 1.01  # times a number that fits: whether the recorded outputs would notice
 DISTINCT = 3  # numbers among the recorded outputs; with fewer, only the reading that would be assumed may fit
 CHANGES = 3  # from what would be assumed
-INEXACT = 1e-3  # relative; a published library may be off by so much in float32, and what is off by more is another
 NEARER = 3.0  # factor by which a less likely reading must be nearer for the search to take it
 
 Facts = Mapping[str, str]
@@ -341,24 +339,16 @@ class InterpretationSearch:
         nearest = min(readings, key=_unlike)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
         result, count = nearest.match, max(1, len(self._readings()))
-        close = result.max_rel <= INEXACT
-        enough = (
-            f"set --tolerance {self.enough(result.max_rel):.0e} if the library itself is not more exact; otherwise "
-        )
         few = (
             "" if self.telling else "record outputs with more different values, which distinguish interpretations; or "
         )
         return OutputsDiffer(
             f"none of {count} known interpretations of the file reproduces the recorded outputs; the nearest is "
-            f"{nearest.family} ({facts or 'nothing assumed'}): off by {result.max_rel:.2e} relative at "
+            f"{nearest.family} ({facts or 'nothing assumed'}): off by {result.error:.2e} relative at "
             f"{result.where}; rounding explains {compare.EXPLAINED * result.explained:.1e}",
             code="expected-outputs-not-reproduced",
-            hint=f"nothing was written; {enough if close else few}{USE_MODULE} --checkpoint FILE",
+            hint=f"nothing was written; {few}{USE_MODULE} --checkpoint FILE",
         )
-
-    def enough(self, error: float) -> float:
-        """The `--tolerance` that would accept an error; it is larger than the default."""
-        return max(1.5 * error / compare.ALLOWED[self.recorded.dtype], 2.0) * OUTPUT_TOLERANCE
 
 
 def _unlike(reading: Reading) -> tuple[float, float]:

@@ -6,17 +6,25 @@ and nothing of what emits operators. The formula is that of `ir/model.py`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.bases import Basis
+from kanexport.bases.polynomial import Polynomial
+from kanexport.bases.recurrence import Recurrence
+from kanexport.functions.domain_maps import Squash
 from kanexport.ir import scaling
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
+from kanexport.ir.steps import Step
 
 Array = npt.NDArray[np.float64]
 
+CANCEL = ("gelu", "gelu_tanh")  # activations of the form x (1 + f(x)); f has an error of 1.5e-7 in torch
 CHUNK_NUMBERS = 4_000_000  # edge values held at a time, and coefficients that are changed for a run
 
 
@@ -57,12 +65,35 @@ class Jitter:
         change *= x
         return change
 
-    def shake_functions(self, values: Array, *, compact: bool) -> Array:
-        """Values of a basis [B, K, I], changed by parts of the largest value of their source. Values that are zero
-        because a `compact` basis ends stay zero."""
+    def shake_argument(self, basis: Basis) -> Basis:
+        """The basis with another rounding of what its polynomials are taken of, between -1 and 1. It is that of a
+        library that computes T_n(u) as cos(n acos(u)), or tanh in another way; -1 and 1 themselves are exact."""
+        if not isinstance(basis, Polynomial | Recurrence) or basis.squash.open:
+            return basis
+        return dataclasses.replace(basis, squash=cast(Squash, _Shaken(basis.squash, self)))
+
+    def shake_functions(self, basis: Basis, values: Array, x: Array) -> Array:
+        """Values of a basis [B, K, I], changed by parts of the largest value of their source x [B, I]. Values that are
+        zero because a compact basis ends stay zero. The rounding of x times a sum that cancels is a part of x."""
         largest = np.where(np.isfinite(values), np.abs(values), 0).max(axis=1, keepdims=True)
+        if basis.kind in CANCEL:
+            largest = np.where(np.isfinite(x), np.abs(x), 0)[:, None]
         change = np.random.default_rng((self.seed, 1)).uniform(-2, 2, size=values.shape) * self.size * largest
-        return np.where(values == 0, values, values + change) if compact else values + change
+        return np.where(values == 0, values, values + change) if basis.compact else values + change
+
+
+@dataclass(frozen=True, slots=True)
+class _Shaken:
+    """A domain map with the rounding of an implementation."""
+
+    squash: Squash
+    jitter: Jitter
+    open = False
+
+    def evaluate(self, x: Array) -> Array:
+        u, end = self.squash.evaluate(x), 1 - getattr(self.squash, "short", 0.0)
+        change = np.random.default_rng((self.jitter.seed, 2)).uniform(-2, 2, size=u.shape) * self.jitter.size
+        return np.where(np.abs(u) < end, u + change, u)
 
 
 def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
@@ -78,9 +109,20 @@ def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
             for step in layer.post_steps:
                 if step.mixes:  # a normalisation squares
                     peaks.append(peak(x) ** 2)
-                x = step.evaluate(x)
+                x = _stepped(step, x, jitter)
                 peaks.append(peak(x))
     return Trace(x, tuple(inputs), np.max(peaks, axis=0))
+
+
+def _stepped(step: Step, x: Array, jitter: Jitter | None) -> Array:
+    """A step of nodes [B, n]. torch computes a norm as x / s - m / s: its rounding is that of the largest x."""
+    y = step.evaluate(x)
+    if jitter is None or not jitter.functions or not step.mixes:
+        return y
+    slope = np.ptp(y, axis=1) / np.ptp(x, axis=1)
+    change = np.random.default_rng((jitter.seed, 3)).uniform(-2, 2, size=y.shape) * jitter.size
+    largest = np.nan_to_num(slope * peak(x), posinf=0.0)
+    return np.asarray(y + change * largest[:, None])
 
 
 def shaken_nodes(layer: Layer, x: Array, jitter: Jitter) -> Array:
@@ -106,7 +148,7 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
     """[B, O]: the sums of the edges, plus the bias, without storing the edges; and per row a bound of the
     magnitudes, [B]."""
     for step in layer.pre_steps:
-        x = step.evaluate(x)
+        x = _stepped(step, x, jitter)
     total = np.zeros((len(x), layer.destinations), x.dtype)
     bound = np.zeros(len(x)) if scaling.standardize(layer) is None else peak(x)
     for term in layer.terms:
@@ -154,12 +196,13 @@ def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]
 def _basis(term: BasisTerm, x: Array, jitter: Jitter | None) -> Array:
     """[B, I] -> [B, K, I]"""
     for step in term.pre_steps:
-        x = step.evaluate(x)
+        x = _stepped(step, x, jitter)
     if jitter is not None and jitter.functions and term.pre_steps:
         x = jitter.shake(x)
-    values = term.basis.evaluate(x).astype(x.dtype, copy=False)
+    basis = jitter.shake_argument(term.basis) if jitter is not None and jitter.functions else term.basis
+    values = basis.evaluate(x).astype(x.dtype, copy=False)
     if jitter is not None and jitter.functions:
-        values = jitter.shake_functions(values, compact=term.basis.compact)
+        values = jitter.shake_functions(term.basis, values, x)
     return values
 
 

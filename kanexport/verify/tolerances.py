@@ -161,7 +161,9 @@ def magnitude(a: Array) -> float:
 
 T = TypeVar("T")
 
-CONSTANTS = "steps"  # the field of bases that holds a recurrence's constants
+# Fields of bases: constants of recurrences and rational functions.
+CONSTANTS = ("steps", "numerator", "denominator")
+KNOTS = "extended"  # the field of bases that holds knots; libraries compute those that no float32 file holds
 ORDERS = 4  # computations in float32, the first without random constants
 ROUNDING_DRAWS = 8  # draws of random last digits
 LAST = 2.0  # units of the largest output of a row: its own rounding
@@ -188,9 +190,12 @@ def _narrowed(part: Any, name: str, seed: int) -> Any:
 def _array(values: npt.NDArray[Any], name: str, seed: int) -> npt.NDArray[Any]:
     if values.dtype != np.float64:
         return values
-    if name == CONSTANTS and seed:
+    if seed and name in CONSTANTS:
         moved = Jitter(precision.rounding("float32"), seed).shake(values)
         values = np.where(values == np.rint(values), values, moved)
+    if seed and name == KNOTS and (values != values.astype(np.float32)).any():
+        change = np.random.default_rng(seed).uniform(-2, 2, size=values.shape)
+        values = values + change * precision.rounding("float32") * np.abs(values).max()
     return values.astype(np.float32)
 
 

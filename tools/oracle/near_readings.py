@@ -7,7 +7,7 @@ Each case has a file, the function of its model, and an interpretation of the fi
 interpretations have clamps with an epsilon, another tanh, another epsilon in a norm, weights in float16, variants of
 silu and gelu, or widths and scales that are a little off. The model computes in float32, in the natural order of its
 operations. The program compares an accepted interpretation with the model in float64, on new rows, relative to each
-row's own largest output. The interpretation is wrong if its error exceeds 4 times the change by float32 in the model or
+row's own largest output. The interpretation is wrong if its error exceeds 6 times the change by float32 in the model or
 in the interpretation. The program prints the error as a multiple of the change in the model. The export must accept the
 model's own interpretation. For each `--search`-th case the program searches all interpretations of the file, as
 `--expected-outputs` does.
@@ -46,7 +46,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Tensors = dict[str, Array]
 Forward = Callable[[Array], Array]  # in the type of its rows
 
-TIMES = 4.0  # times the change by rounding in the model
+TIMES = 6.0  # times the change by rounding in the model; the export accepts 5 times what it measures
 FEW, NEW = 160, 1500  # recorded rows, and new rows of the comparison
 AGREE = 1e-5  # relative error of a right export without recorded outputs
 

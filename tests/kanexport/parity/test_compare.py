@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.contract.manifest import EXPECTED_OUTPUTS
+from kanexport.contract.manifest import CHOSEN_TOLERANCE, EXPECTED_OUTPUTS
 from kanexport.errors import OutputsDiffer
 from kanexport.parity import compare, data
 from kanexport.verify.float64_reference import Trace
 from tests.support.small_checkpoints import decided, save
-from tests.support.tiers import full
-from tools.oracle import near_readings
+from tests.support.tiers import full, spread
+from tools.oracle import near_readings, recorded_limits
 
 Array = np.ndarray
 
@@ -67,6 +67,12 @@ def test_rows_that_fit_and_rows_that_are_left_out(tmp_path: Path) -> None:
         result = compare.match(recorded, rows + np.array([errors]).T, _exact(rows), "float32", tolerance)
         assert (result.fits, result.left_out) == expected
     assert (result.max_rel, result.worst) == (pytest.approx(5e-3), (0,))
+    rows = np.array([[1.0], [1.0], [1e-3]])
+    recorded = _recorded(tmp_path, rows)
+    result = compare.match(recorded, rows + np.array([[1e-4], [0], [1e-6]]), _exact(rows), "float32", 5e-5)
+    assert (result.max_rel, result.error) == (pytest.approx(1e-3), pytest.approx(1e-4)), "the error of the worst row"
+    with pytest.raises(OutputsDiffer, match=r"1\.00e-04 relative, row 0,"):
+        compare.require(result, recorded, "the graph")
     recorded = _recorded(tmp_path, np.array([[1.0], [2.0], [4.0]]))
     assert compare.relaxation(recorded, 0.01) == compare.LOOSE, "an interpretation has no more than this"
 
@@ -80,19 +86,32 @@ def test_a_clamp_at_one_is_taken(clamped: Any, tmp_path: Path) -> None:
 
 def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(clamped: Any, tmp_path: Path) -> None:
     tensors, x, outputs = clamped
-    y = outputs(0.0) * (1 + np.float32(2e-5))
+    y = outputs(0.0) * (1 + np.float32(1e-4))
     with pytest.raises(OutputsDiffer, match=r"the nearest is chebykan \(.*\): off by") as error:
         decided(save(tmp_path, tensors), x, y, "forward=clip")
     assert error.value.exit_code == 3
     assert "rounding explains" in error.value.message
     assert not (tmp_path / "models").exists()
-    tolerance = float(error.value.hint.partition("--tolerance ")[2].split(";")[0].split()[0])
-    notes = decided(save(tmp_path, tensors), x, y, "forward=clip", tolerance=tolerance).manifest.notes
+    assert "--tolerance" not in error.value.hint
+    document = decided(save(tmp_path, tensors), x, y, "forward=clip", tolerance=3e-5).manifest
+    assert document.verification_basis == CHOSEN_TOLERANCE
+    assert document.claim.startswith("compared with the trained model, within a tolerance you chose (")
     reported = (
-        r"off by up to 2\.\de-05 of the largest output of a row; without the relaxed tolerance, "
-        r"\d\.\de-0[67] is accepted"
+        r"off by up to \d\.\de-0[45] of the largest output of a row; without the relaxed tolerance, "
+        r"\d\.\de-0[567] is accepted"
     )
-    assert any(re.search(reported, note) for note in notes)
+    assert any(re.search(reported, note) for note in document.notes)
+    document = decided(save(tmp_path, tensors), x, outputs(0.0), "forward=clip", tolerance=3e-5).manifest
+    assert document.verification_basis == EXPECTED_OUTPUTS, "the usual tolerance accepts it"
+
+
+# Right readings that earlier limits rejected.
+HARD = [("chebykan", 2), ("chebykan, LayerNorm", 5), ("torch-conv-kan, spline", 3), ("gr-kan", 0)]
+
+
+@spread("cases", [HARD, *([(name, seed) for seed in range(8)] for name in recorded_limits.FAMILIES)], 1, "rare")
+def test_rounding_of_libraries_is_explained_and_near_readings_are_not(cases: Any, tmp_path: Path) -> None:
+    assert recorded_limits.run(tmp_path, cases).failures == []
 
 
 @full("rare")
