@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis
+from kanexport.bases.activated_bumps import ActivatedBumps
 from kanexport.bases.activation import Activation
 from kanexport.bases.fermat import Fermat
 from kanexport.bases.fourier import SINGLE_PRODUCT_HARMONICS, Fourier
@@ -45,7 +46,20 @@ LOGISTIC = 1e-6  # float32 error of a function by exp
 MAPPED = 3e-6  # of tanh in the form of domain maps: twice the error of exp, and of the quotient
 ANGLES = 5e4  # up to which a domain of a wave is reduced exactly
 SAME = 1e-11  # relative: constants of two forms of a polynomial, in float64
-KNOWN = (Gaussian, Fourier, Sine, Sech2, Cubic, ReluBumps, Hats, LocalPowers, Rational, Fermat, Activation)
+KNOWN = (
+    ActivatedBumps,
+    Gaussian,
+    Fourier,
+    Sine,
+    Sech2,
+    Cubic,
+    ReluBumps,
+    Hats,
+    LocalPowers,
+    Rational,
+    Fermat,
+    Activation,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +153,24 @@ def enclosed(basis: Basis, x: Taylor) -> Taylor:
         # A function whose ends have crossed is zero.
         product = (u - basis.low.T) * (np.maximum(basis.high, basis.low).T - u) * basis.rate
         return taylor.relu_power(product, basis.power)
+    if isinstance(basis, ActivatedBumps):
+        return _activated_bumps(basis, x, unary, np.asarray)
     if isinstance(basis, LocalPowers):
         return _local_powers(basis, x)
     return _run(lambda: basis.evaluate(cast(Any, x)))
+
+
+def _activated_bumps(
+    basis: ActivatedBumps, x: Taylor, of: Callable[[Unary, Taylor], Taylor], const: Callable[[Any], Any]
+) -> Taylor:
+    """The bumps of an activation, which `of` encloses. `const`: a constant, with its error in a graph."""
+    u, ends = x[:, None, :], basis.bumps
+    rising = of(basis.function, _number(u - const(ends.low.T[None])))
+    falling = of(basis.function, _number(const(ends.high.T[None]) - u))
+    value = bump = _number(rising * falling * const(ends.rate))
+    for _ in range(ends.power - 1):
+        value = _number(value * bump)
+    return _number(value * u) if basis.times_x else value
 
 
 def _cubic(v: Taylor) -> Taylor:
@@ -199,6 +228,8 @@ def served(basis: Basis, low: Array, high: Array) -> Taylor:
         return _served_waves(basis, low, high)
     if isinstance(basis, Activation):
         return emitted(basis.function, x)[:, None, :]
+    if isinstance(basis, ActivatedBumps):
+        return _activated_bumps(basis, x, emitted, Bounds.const)
     limit = basis.limit(np.dtype(np.float32)) if isinstance(basis, Rational) else None
     if limit is not None and max(np.abs(low).max(), np.abs(high).max()) > limit:
         raise UnboundedError("a rational function beyond the limit of its graph")
