@@ -75,5 +75,6 @@ def how_to_install(extra: str) -> str:
     the first `pip` of a shell may belong to another environment. It is editable, because an environment of
     `make setup` has to stay editable.
     """
-    kernel = " ./kernel" if extra in ("export", "serve") else ""  # the custom operator, which they need
-    return f"in a checkout of kanserve, run {sys.executable} -m pip install -e '.[{extra}]'{kernel}"
+    kernel = " ./kernel" if extra in ("export", "serve", "ray") else ""  # the custom operator, which they need
+    extras = "serve,ray" if extra == "ray" else extra  # a fleet consists of servers
+    return f"in a checkout of kanserve, run {sys.executable} -m pip install -e '.[{extras}]'{kernel}"

@@ -165,7 +165,8 @@ class Replica(Keeper):
         import ray
 
         self._node = ray.get_runtime_context().get_node_id()
-        super().__init__({**settings, "host": ray.util.get_node_ip_address()}, drain_seconds)
+        node = ray.util.get_node_ip_address()
+        super().__init__({"metrics_host": node, **settings, "host": node}, drain_seconds)
 
     def report(self) -> tuple[str, State]:
         """The id of the node, and the state of the server."""

@@ -2,11 +2,13 @@
 
 HAProxy forwards bytes of TCP connections, so gRPC, REST and TLS pass unchanged. Each connection goes to the server with
 the fewest connections. The table has a fixed number of slots; a command on HAProxy's own socket fills or empties a
-slot, without a reload.
+slot, without a reload. HAProxy ends with the process that starts it, also if that is killed. Two of them cannot share a
+port, so that none takes connections of the other.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shutil
 import signal
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanexport.contract.cli.suggest import how_to_install
+from kanserve.ray.child import LIBC, PR_SET_PDEATHSIG
 from kanserve.ray.errors import FleetError
 
 BACKEND = "servers"
@@ -73,6 +76,7 @@ def configuration(front: Front, control: str) -> str:
     maxconn {front.connections}
     nbthread {front.threads}
     hard-stop-after 60s
+    noreuseport
 defaults
     mode tcp
     maxconn {front.connections}
@@ -124,7 +128,12 @@ class Haproxy:
         text = configuration(front, self._control)
         command = [find_program(), "-db", "-f", "/dev/stdin"]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=functools.partial(LIBC.prctl, PR_SET_PDEATHSIG, signal.SIGTERM),
         )
         assert self.process.stdin is not None
         self.process.stdin.write(text)

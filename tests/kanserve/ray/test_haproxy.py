@@ -53,7 +53,7 @@ def test_haproxy_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(FleetError, match="HAProxy is not installed") as caught:
         haproxy.find_program()
-    assert "[ray]" in caught.value.hint
+    assert "[serve,ray]" in caught.value.hint
 
 
 @pytest.fixture
@@ -123,12 +123,34 @@ def test_a_port_that_is_taken_is_named(program: str) -> None:
     assert caught.value.code == "haproxy-not-started"
 
 
+def test_haproxy_ends_with_a_command_that_is_killed(program: str) -> None:
+    """An orphan would keep the port, and get a part of the connections of the next fleet."""
+    port = free_port()
+    script = f"""
+from kanserve.ray.haproxy import Front, Haproxy
+print(Haproxy(Front("127.0.0.1", {port}, 1, readiness=False, connections=100)).process.pid, flush=True)
+input()"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        assert int(command.stdout.readline()) > 0
+        with pytest.raises(FleetError, match=rf"did not start on 127\.0\.0\.1:{port}"):
+            Haproxy(Front("127.0.0.1", port, 1, connections=100))
+        command.kill()
+
+    def is_free() -> bool:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return True
+        return False
+
+    until(is_free)
+
+
 def test_ray_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # its import fails
     assert fleet.main(["x"]) == 1
     error = capsys.readouterr().err
     assert "error[package-not-installed]: kanserve.ray.fleet needs the Python package that provides 'ray'" in error
-    assert "pip install -e '.[ray]'" in error
+    assert "pip install -e '.[serve,ray]' ./kernel" in error
     with pytest.raises(MissingPackage, match=r"kanserve\.ray:build needs"):
         kanserve_ray.build({"repository": "models"})
 
