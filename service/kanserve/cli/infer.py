@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(slots=True)
 class _Run:
-    """Versions that computed the rows, in the order of the rows, the total time, and notes on optional outputs."""
+    """Version that computed the rows, the total time, and notes on optional outputs."""
 
-    versions: list[str]
+    version: str
     seconds: float
     notes: list[str]
 
@@ -104,13 +104,12 @@ def _infer(
     outputs: tuple[str, ...],
 ) -> _Run:
     """Send the rows to the server, and write their outputs to the sink."""
-    ran, begun = _Run([], 0.0, []), time.monotonic()
+    ran, begun = _Run("", 0.0, []), time.monotonic()
     with tables.bar("infer", unit="rows", at_once=False) as report:
         for answer in chunking.stream(client, model, rows.parts, version=args.model_version, outputs=outputs):
             sink.add(answer)
             ran.add_notes(answer)
-            if answer.version not in ran.versions:
-                ran.versions.append(answer.version)
+            ran.version = answer.version
             report(sink.rows, rows.total, rows.share())
     ran.seconds = time.monotonic() - begun
     return ran
@@ -122,10 +121,6 @@ def _print(args: argparse.Namespace, ran: _Run, sink: output_results.Shapes, kep
         note(output_results.written(args.output, sink.shapes))
     for text in ran.notes:
         note(text)
-    if len(ran.versions) > 1:
-        note(
-            f"warning: the default version changed: versions {', '.join(ran.versions)} computed the rows, in this order"
-        )
     if ran.seconds >= REPORTED:
         note(f"{sink.rows} rows in {ran.seconds:.1f} s, {ran.rate(sink.rows):.0f} rows per second")
     if args.json:
@@ -135,7 +130,7 @@ def _print(args: argparse.Namespace, ran: _Run, sink: output_results.Shapes, kep
             else {"outputs": {name: output.tolist() for name, output in kept.items()}}
         )
         speed = {"seconds": round(ran.seconds, 3), "rows_per_second": round(ran.rate(sink.rows), 1)}
-        print_json({"model": args.name, "version": ran.versions[-1], "rows": sink.rows, **speed, **_notes(ran), **what})
+        print_json({"model": args.name, "version": ran.version, "rows": sink.rows, **speed, **_notes(ran), **what})
 
 
 def _notes(ran: _Run) -> dict[str, list[str]]:

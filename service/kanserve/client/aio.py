@@ -66,7 +66,7 @@ class AsyncClient(Peer[grpc.aio.Channel]):
             messages = self._send(call)(call.data, metadata=self._metadata)
             try:
                 async for message in messages:
-                    for update in call.result([message]):
+                    for update in self._result(call, [message]):
                         count += 1
                         yield update
             except grpc.RpcError as error:
@@ -109,9 +109,11 @@ class AsyncClient(Peer[grpc.aio.Channel]):
         while True:
             try:
                 got = send(data, timeout=attempts.left, metadata=self._metadata)
-                return call.result([message async for message in got] if call.stream else await got)
+                message = [part async for part in got] if call.stream else await got
             except grpc.RpcError as error:
                 pause = attempts.pause(error.code(), push_back(error))
                 if pause is None:
                     raise self._translated(call, error) from None
+            else:
+                return self._result(call, message)
             await asyncio.sleep(pause)

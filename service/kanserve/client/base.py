@@ -27,6 +27,7 @@ from kanserve.client.targets import PLAIN, SECURE, Target
 from kanserve.system import pem
 
 C = TypeVar("C")
+R = TypeVar("R")
 S = TypeVar("S", bound="Peer[Any]")
 M = TypeVar("M", bound=Callable[..., Any])
 SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
@@ -111,6 +112,11 @@ class Peer(ABC, Generic[C]):
     def _attempts(self, call: Call[Any]) -> Attempts:
         return Attempts(self.timeout, self.retries if call.again else 0)
 
+    def _result(self, call: Call[R], message: Any) -> R:
+        """Result of a call from its response. Raises ServerFailed for a malformed one."""
+        with errors.well_formed(f"the response of {self.url} to {call.path.rpartition('/')[2]}"):
+            return call.result(message)
+
     def _translated(self, call: Call[Any], error: grpc.RpcError) -> ClientError:
         """Client error for an error of gRPC."""
         code, details = error.code().name, error.details() or "the server gave no reason"
@@ -159,7 +165,7 @@ def push_back(error: grpc.RpcError) -> float | None:
     if value is None:
         return None
     # gRFC A6: a value that is not a number of milliseconds from 0 means that the client does not retry.
-    return int(value) / 1000 if isinstance(value, str) and value.isascii() and value.isdigit() else math.inf
+    return float(value) / 1000 if isinstance(value, str) and value.isascii() and value.isdigit() else math.inf
 
 
 def as_method(method: M, make: Callable[..., Request[Any]]) -> M:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 import numpy as np
 from google.protobuf.message import Message
 
-from kanexport.contract.naming import UNNAMED, Names
+from kanexport.contract.naming import UNNAMED
 from kanexport.contract.sections import CertificateInfo
 from kanserve.client import encoding as params
 from kanserve.client import errors
@@ -30,7 +30,7 @@ from kanserve.client.encoding import index_of, of_frame, packed, pairs
 from kanserve.client.explanation import Coverage, Explanation
 from kanserve.client.model_info import certificates as certificates_of
 from kanserve.client.model_info import from_pb, in_words, names_of
-from kanserve.client.results import Answer, IndexEntry, LayerValues, ServedModel
+from kanserve.client.results import Answer, IndexEntry, LayerValues, ServedModel, answer_of, expected_of
 from kanserve.client.statistics import Statistics, Update
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
@@ -164,9 +164,9 @@ def inference(
     parameters: Mapping[str, ParameterValue] = NONE,
 ) -> Call[Answer]:
     """Inference call for known inputs, with the arguments of `infer`."""
-    names, called = UNNAMED, index_of(rows)
+    names, called, served = UNNAMED, index_of(rows), None
     if isinstance(tensors, ServedModel):
-        names = tensors.names
+        names, served = tensors.names, tensors
         rows, model = of_frame(rows, tensors.names), model or tensors.name
         tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
     request = oip.ModelInferRequest(model_name=model, model_version=version)
@@ -177,11 +177,12 @@ def inference(
     for name in outputs:
         request.outputs.add(name=name)
     params.write_parameters(request.parameters, parameters)
+    expected = expected_of(request, served)
     return Call(
         f"{INFERENCE}ModelInfer",
         request,
         oip.ModelInferResponse.FromString,
-        partial(_answer, names=names, index=called),
+        partial(answer_of, expected=expected, names=names, index=called),
     )
 
 
@@ -190,6 +191,9 @@ def _after_model(name: str, version: str, then: Callable[[ServedModel], Call[Ans
 
 
 def _served(meta: oip.ModelMetadataResponse, config: oip.ModelConfigResponse) -> ServedModel:
+    """The model. Raises ValueError for metadata without inputs or outputs."""
+    if not (meta.inputs and meta.outputs):
+        raise ValueError(f"model '{meta.name}' has {len(meta.inputs)} inputs and {len(meta.outputs)} outputs")
     return ServedModel(
         name=meta.name,
         versions=tuple(meta.versions),
@@ -209,21 +213,6 @@ def _as_it_is(message: Any) -> Any:
 def _health(answer: bytes) -> str:
     state = answer[1] if len(answer) == 2 else 0
     return HEALTH_STATES[state] if state < len(HEALTH_STATES) else "UNKNOWN"
-
-
-def _answer(answer: oip.ModelInferResponse, *, names: Names, index: Any) -> Answer:
-    """The result of an inference. Raises NotSupported for an output of a datatype that numpy does not have."""
-    arrays = {}
-    for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
-        if output.datatype not in DTYPES:
-            raise errors.from_status(
-                "UNIMPLEMENTED",
-                f"output {output.name} is {output.datatype}, which this client cannot read",
-                error_code="datatype-not-supported-by-client",
-                hint="use tritonclient for this model",
-            )
-        arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
-    return Answer(answer.model_version, arrays, params.read_parameters(answer.parameters), names, index)
 
 
 R = TypeVar("R")
@@ -287,7 +276,7 @@ def edges(
         f"{KAN}QueryEdges",
         request,
         kan.QueryEdgesResponse.FromString,
-        lambda answer: edges_.edges_of(described, answer),
+        lambda answer: edges_.edges_of(described, request, answer),
     )
 
 
@@ -355,7 +344,7 @@ def explain(
         f"{KAN}Explain",
         request,
         kan.ExplainResponse.FromString,
-        lambda answer: explain_.from_pb(answer, described, rows),
+        lambda answer: explain_.from_pb(answer, described, rows, request.row_count),
     )
 
 
@@ -370,7 +359,7 @@ def scores(described: Description, /, rows: Any = None, *, source: str = "") -> 
     "best"      the baseline if there is one, otherwise the reference rows
     """
     request = scores_.scores_request(described, rows, source)
-    return Call(f"{KAN}EdgeScores", request, kan.EdgeScoresResponse.FromString, scores_.scores_of)
+    return Call(f"{KAN}EdgeScores", request, kan.EdgeScoresResponse.FromString, partial(scores_.scores_of, described))
 
 
 @by_name
@@ -382,7 +371,7 @@ def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
         f"{KAN}GetStatistics",
         request,
         kan.GetStatisticsResponse.FromString,
-        lambda answer: statistics_.compared(statistics_.from_pb(answer), described.name),
+        lambda answer: statistics_.compared(statistics_.from_pb(answer), described),
     )
 
 
@@ -432,4 +421,7 @@ def coverage(described: Description, /, rows: Any) -> Call[Coverage]:
     tensors = described.inputs if isinstance(rows, Mapping) else described.input
     target = {"model": described.name, "version": described.version}
     call = inference(tensors, rows, **target, parameters={coverage_.PARAMETER: True})
-    return Call(call.path, call.request, call.parse, lambda answer: coverage_.coverage_of(call.result(answer)))
+    shape: Sequence[int] = cast(oip.ModelInferRequest, call.request).inputs[0].shape
+    return Call(
+        call.path, call.request, call.parse, lambda answer: coverage_.coverage_of(call.result(answer), *shape[:1])
+    )

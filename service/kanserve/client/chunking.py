@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,9 +23,9 @@ from kanserve.client import explanation as cover
 from kanserve.client import explanation as explanations
 from kanserve.client.calls import Call, inference
 from kanserve.client.encoding import index_of, of_frame
-from kanserve.client.errors import RateLimited, TooLarge
+from kanserve.client.errors import NotFound, RateLimited, TooLarge
 from kanserve.client.explanation import Explanation
-from kanserve.client.results import Answer, LayerValues, ServedModel
+from kanserve.client.results import Answer, LayerValues, ServedModel, check_rows
 from kanserve.client.sync import Client, Pending, begin
 from kanserve.errors import BadRequest
 from kanserve.types import DTYPES, Description, TensorInfo
@@ -49,8 +50,10 @@ def infer(
         done += rows_of(answer)
         if progress:
             progress(done, count(rows))
-    names = parts[0].outputs
-    outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in names}
+    if len(parts) == 1:
+        return dataclasses.replace(parts[0], index=called)
+    with _joins(client):
+        outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
     return Answer(parts[-1].version, outputs, parts[-1].parameters, model.names, called)
 
 
@@ -59,7 +62,8 @@ def stream(
 ) -> Iterator[Answer]:
     """Outputs for consecutive parts of rows, in order. Each part has the form that `infer` takes, and each result has
     the rows of one request. At most WINDOW requests are in flight. The client takes the next part after a response. If
-    there are no rows, the client sends one request. `outputs`: names; empty: all. Raises ClientError."""
+    there are no rows, the client sends one request. `outputs`: names; empty: all. Without a `version`, all rows use the
+    version of the first response, also if the default version changes. Raises ClientError."""
     return _Stream(client, model, version, outputs).answers(parts)
 
 
@@ -70,18 +74,22 @@ class _Stream:
         self._client, self._model, self._version, self._outputs = client, model, version, outputs
         self._window, self._most = WINDOW, 0  # most rows of a request, 0: no limit is known yet
         self._waiting: deque[tuple[Any, Pending[Answer]]] = deque()
+        self._first: str | None = None  # version of the first response
+        self._several = False
 
     def answers(self, parts: Iterable[Any]) -> Iterator[Answer]:
         rows, sent = None, False
         try:
             for rows in parts:
                 start, total = 0, count(rows)
+                self._several |= sent
                 while start < total:
                     piece = select_rows(rows, slice(start, start + self._fitting(rows)))
                     while len(self._waiting) >= self._window:
                         yield from self._next()
                     self._waiting.append((piece, self._begun(piece)))
                     start, sent = start + count(piece), True
+                    self._several |= start < total
             if rows is not None and not sent:
                 self._waiting.append((rows, self._begun(rows)))
             while self._waiting:
@@ -101,11 +109,31 @@ class _Stream:
     def _begun(self, rows: Any) -> Pending[Answer]:
         return begin(self._client, self._call(rows))
 
+    def _checked(self, rows: Any, pending: Pending[Answer]) -> Answer:
+        """The response for `rows` of the version of the first response. The client repeats the request with this
+        version if another version responded. Raises ClientError."""
+        try:
+            answer = pending.result()
+            if self._first is None:
+                self._first, self._version = answer.version, self._version or answer.version
+            if answer.version != self._first:
+                answer = self._begun(rows).result()
+        except NotFound as error:
+            if self._first:
+                error.hint = f"repeat the call, if the server removed version {self._first} during the call"
+            raise
+        with _joins(self._client):
+            if answer.version != self._first:
+                raise ValueError(f"it is of version '{answer.version}', expected version '{self._first}'")
+            for name, values in answer.outputs.items() if self._several else ():
+                check_rows(f"output '{name}'", values.shape, count(rows))
+        return answer
+
     def _next(self) -> Iterator[Answer]:
         """The results of the oldest request."""
         rows, pending = self._waiting.popleft()
         try:
-            answer = pending.result()
+            answer = self._checked(rows, pending)
         except RateLimited as error:
             self._window = 1
             _sleep(error, until=time.monotonic() + self._client.timeout)
@@ -117,8 +145,8 @@ class _Stream:
                 self._window = max(1, self._window // 2)
             yield answer
             return
-        size = min(self._most or count(rows), count(rows))
-        answers = split(self._client, rows, size, lambda piece: self._begun(piece).result(), None)
+        size, self._several = min(self._most or count(rows), count(rows)), True
+        answers = split(self._client, rows, size, lambda piece: self._checked(piece, self._begun(piece)), None)
         self._most = min(size, rows_of(answers[0]) or size)
         yield from answers
 
@@ -139,16 +167,15 @@ def explain(
     each = width * 8 * (len(outputs) or max(1, described.output.shape[-1]))
     most = max(1, min(described.max_rows, described.max_response_bytes // (2 * each)))
     most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, described.inputs)))
-    explanation = explanations.joined(
-        split(
-            client,
-            rows,
-            most,
-            lambda part: client.explain(described, part, reference=reference, outputs=outputs, method=method),
-            progress,
-        )
+    parts = split(
+        client,
+        rows,
+        most,
+        lambda part: client.explain(described, part, reference=reference, outputs=outputs, method=method),
+        progress,
     )
-    return dataclasses.replace(explanation, index=called)
+    with _joins(client):
+        return dataclasses.replace(explanations.joined(parts), index=called)
 
 
 def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> cover.Coverage:
@@ -156,7 +183,14 @@ def coverage(client: Client, described: Description, rows: Any, *, progress: Pro
     rows = of_frame(rows, described.names)
     fits = REQUEST_BYTES // max(1, row_bytes(rows, described.inputs))
     most = min(fits, described.max_rows, described.max_batch_size or fits)
-    return cover.joined_coverage(split(client, rows, most, lambda part: client.coverage(described, part), progress))
+    parts = split(client, rows, most, lambda part: client.coverage(described, part), progress)
+    with _joins(client):
+        return cover.joined_coverage(parts)
+
+
+def _joins(client: Client) -> AbstractContextManager[None]:
+    """Context that joins responses. Raises ServerFailed if they do not fit each other."""
+    return errors.well_formed(f"one of the responses of {client.url}")
 
 
 def split(client: Client, rows: Any, most: int, call: Callable[[Any], T], progress: Progress | None) -> list[T]:
@@ -201,7 +235,7 @@ def _sleep(error: RateLimited, *, until: float) -> None:
 
 def rows_of(answer: Answer) -> int:
     """Number of rows of a response."""
-    return max(map(len, answer.outputs.values()), default=0)
+    return max((len(values) for values in answer.outputs.values() if values.ndim), default=0)
 
 
 def count(rows: Any) -> int:
@@ -339,12 +373,10 @@ class _LayerQuery:
         ]
         if len(answers) == 1:
             return answers[0]
-        return LayerValues(
-            layer=self.index,
-            sources=answers[0].sources,
-            destinations=np.concatenate([answer.destinations for answer in answers]),
-            values=np.concatenate([answer.values for answer in answers], axis=-1),
-        )
+        with _joins(self.client):
+            values = np.concatenate([answer.values for answer in answers], axis=-1)
+        every = np.concatenate([answer.destinations for answer in answers])
+        return LayerValues(layer=self.index, sources=answers[0].sources, destinations=every, values=values)
 
     def _groups(self, sources: tuple[int, ...], destinations: tuple[int, ...]) -> list[tuple[int, ...]]:
         """The destinations in groups whose edges, for one row, fit a response; unchanged if one group has them all."""
@@ -360,7 +392,8 @@ class _LayerQuery:
         width = len(destinations) or self.layer.destinations
         fit = self._most_values(self._width(sources) + width) // (self._per_destination(sources) * width or 1)
         parts = self._query(rows, fit, sources, destinations, 0, progress)
-        values = np.concatenate([part.values for part in parts])
+        with _joins(self.client):
+            values = np.concatenate([part.values for part in parts])
         return LayerValues(self.index, parts[0].sources, parts[0].destinations, values)
 
     def _width(self, sources: tuple[int, ...]) -> int:

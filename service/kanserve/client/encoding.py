@@ -89,6 +89,18 @@ def _outside() -> int:
     return level
 
 
+def dtype_of(what: str, name: str, datatype: str) -> np.dtype[np.generic]:
+    """The type of an input or output (`what`). Raises NotSupported for a datatype that numpy does not have."""
+    if datatype not in DTYPES:
+        raise errors.from_status(
+            "UNIMPLEMENTED",
+            f"{what} {name} is {datatype}, which this client does not support",
+            error_code="datatype-not-supported-by-client",
+            hint="use tritonclient for this model",
+        )
+    return DTYPES[datatype]
+
+
 def packed(described: Description, rows: Any) -> dict[str, Any]:
     """The row fields of an edge query, from an array or a DataFrame. Raises InvalidInput if rows of an input are
     missing."""

@@ -12,7 +12,7 @@ ClientError             has the gRPC status name, the server's error code and it
 │   │   └── Unreachable the address has no server
 │   ├── RateLimited     the server limits the rate of calls, or their bytes
 │   └── DeadlineExceeded
-└── ServerFailed        any other failure in the server, or between server and client
+└── ServerFailed        any other failure in the server, or between server and client; a malformed response
 
 try:
     result = client.infer(...)
@@ -22,7 +22,9 @@ except kanserve.NoAnswer:
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 from kanexport.contract.coded import CodedError
 
@@ -130,3 +132,20 @@ def from_status(
         return limited
     kind = Unreachable if unreachable else BY_CODE.get(code, ServerFailed)
     return kind(text, code=code, error_code=error_code, hint=hint)
+
+
+@contextlib.contextmanager
+def well_formed(what: str) -> Iterator[None]:
+    """Context that reads or joins responses. `what`: subject of the message. Raises ServerFailed if they do not fit the
+    request, the metadata of the model, or each other."""
+    try:
+        yield
+    except ArgumentError:
+        raise
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise from_status(
+            "INTERNAL",
+            f"{what} is malformed: {error}",
+            error_code="response-malformed",
+            hint="check that the address is a kanserve server of this version, and that its replicas are alike",
+        ) from None

@@ -16,7 +16,7 @@ from kanserve.analysis.coverage import Zone
 from kanserve.client import encoding
 from kanserve.client.encoding import index_of, of_frame, packed
 from kanserve.client.errors import ArgumentError
-from kanserve.client.results import Answer
+from kanserve.client.results import Answer, check_rows, check_version
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description, LayerPath
 
@@ -48,11 +48,14 @@ class Coverage:
         return np.asarray(self.counts[:, :, 2] > 0)
 
 
-def coverage_of(answer: Answer) -> Coverage:
-    """Grid coverage that a response has in its parameters."""
+def coverage_of(answer: Answer, rows: int) -> Coverage:
+    """Grid coverage that the response for some rows has. Raises KeyError without one, ValueError for another number of
+    rows."""
     arrays: dict[str, Any] = {name: answer.outputs[f"{PARAMETER}.{name}"] for name in ("counts", "worst", "cells")}
     definitions = tuple(str(answer.parameters[f"{PARAMETER}.definition"]).split(","))
     zones = tuple(answer.outputs[f"{PARAMETER}.zones.{at}"] for at in range(len(definitions)))
+    for array in (*arrays.values(), *zones):
+        check_rows(PARAMETER, array.shape, rows)
     return Coverage(answer.version, definitions, **arrays, zones=zones)
 
 
@@ -231,8 +234,10 @@ def request(
     return message
 
 
-def from_pb(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explanation:
-    """The response for some rows as plain values."""
+def from_pb(answer: kan.ExplainResponse, described: Description, rows: Any, count: int) -> Explanation:
+    """The response for `count` rows as plain values. Raises ValueError if it does not fit them, or is of another
+    version."""
+    check_version(answer.model_version, described.version)
     outputs = len(answer.outputs)
     name = described.names.feature if answer.nodes_are_inputs else lambda at: f"layer {answer.layer}, node {at}"
 
@@ -246,50 +251,51 @@ def from_pb(answer: kan.ExplainResponse, described: Description, rows: Any) -> E
         layer=answer.layer,
         nodes_are_inputs=answer.nodes_are_inputs,
         outputs=tuple(answer.outputs),
-        contributions=array("contributions", -1, answer.nodes, outputs),
+        contributions=array("contributions", count, answer.nodes, outputs),
         base=array("base", outputs),
-        predictions=array("predictions", -1, outputs),
-        completeness_error=array("completeness_error", -1, outputs),
+        predictions=array("predictions", count, outputs),
+        completeness_error=array("completeness_error", count, outputs),
         notes=tuple(answer.notes),
         rows=_data(described, rows, answer.nodes) if answer.nodes_are_inputs else None,
         names=tuple(map(name, range(answer.nodes))),
         output_names=tuple(map(described.names.output, answer.outputs)),
         index=index_of(rows),
-        path=tuple(map(_layer_path, answer.path)),
-        intervals=_intervals(answer.intervals) if answer.HasField("intervals") else None,
-        error_bars=_error_bars(answer.error_bars) if answer.HasField("error_bars") else None,
+        path=tuple(_layer_path(path, count) for path in answer.path),
+        intervals=_intervals(answer.intervals, count) if answer.HasField("intervals") else None,
+        error_bars=_error_bars(answer.error_bars, count) if answer.HasField("error_bars") else None,
     )
 
 
-def _intervals(message: kan.RowIntervals) -> RowIntervals:
-    bounds = np.frombuffer(message.bounds, "<f8").reshape(-1, message.numbers, 2)
-    sets = np.frombuffer(message.sets, "<u1").reshape(-1, message.numbers).astype(bool)
+def _intervals(message: kan.RowIntervals, rows: int) -> RowIntervals:
+    shape = (rows, message.numbers)
+    bounds = None if message.sets else np.frombuffer(message.bounds, "<f8").reshape(*shape, 2)
+    sets = np.frombuffer(message.sets, "<u1").reshape(shape).astype(bool) if message.sets else None
     return RowIntervals(
         message.method,
         message.coverage,
-        None if message.sets else bounds,
-        sets if message.sets else None,
+        bounds,
+        sets,
         message.reliable if message.HasField("reliable") else None,
         message.note,
     )
 
 
-def _error_bars(message: kan.RowErrorBars) -> RowErrorBars:
-    bars = np.frombuffer(message.bars, "<f4").reshape(-1, message.numbers)
+def _error_bars(message: kan.RowErrorBars, rows: int) -> RowErrorBars:
+    bars = np.frombuffer(message.bars, "<f4").reshape(rows, message.numbers)
     return RowErrorBars(bars, message.assumption, message.contradicted, message.note)
 
 
-def _layer_path(path: kan.LayerPath) -> LayerPath:
+def _layer_path(path: kan.LayerPath, rows: int) -> LayerPath:
     def array(field: str, dtype: str, *shape: int) -> Any:
         return np.frombuffer(getattr(path, field), dtype).reshape(shape)
 
-    edges = (-1, path.outputs, path.edges)
+    edges = (rows, path.outputs, path.edges)
     return LayerPath(
         path.layer,
         array("sources", "<u4", *edges),
         array("destinations", "<u4", *edges),
         array("values", "<f8", *edges),
-        array("residual", "<f8", -1, path.outputs),
+        array("residual", "<f8", rows, path.outputs),
     )
 
 
@@ -311,8 +317,10 @@ def _joined_path(parts: Sequence[LayerPath]) -> LayerPath:
 def _joined_intervals(parts: Sequence[RowIntervals | None]) -> RowIntervals | None:
     """Intervals of consecutive rows as one: unreliable if those of a part are."""
     some = [part for part in parts if part is not None]
-    if len(some) != len(parts):  # another version without intervals computed some of the rows
+    if not some:
         return None
+    if len(some) != len(parts):
+        raise ValueError("some of the rows have no intervals")
     worst = min(some, key=lambda part: {False: 0, None: 1, True: 2}[part.reliable])
     bounds, sets = (
         [array for part in some if (array := getattr(part, name)) is not None] for name in ("bounds", "sets")
@@ -327,8 +335,10 @@ def _joined_intervals(parts: Sequence[RowIntervals | None]) -> RowIntervals | No
 def _joined_error_bars(parts: Sequence[RowErrorBars | None]) -> RowErrorBars | None:
     """Error bars of consecutive rows as one: contradicted if those of a part are."""
     some = [part for part in parts if part is not None]
-    if len(some) != len(parts):  # another version without error bars computed some of the rows
+    if not some:
         return None
+    if len(some) != len(parts):
+        raise ValueError("some of the rows have no error bars")
     worst = max(some, key=lambda part: part.contradicted)
     return dataclasses.replace(worst, bars=np.concatenate([part.bars for part in some]))
 

@@ -18,6 +18,7 @@ from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.client import encoding
 from kanserve.client.encoding import packed
 from kanserve.client.errors import ArgumentError
+from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import (
     CurveBlock,
@@ -112,6 +113,79 @@ class Answer:
         ends = ("",) if values.dtype.kind == "u" else (" lower", " upper")
         numbers = math.prod(values.shape[1:]) // len(ends)
         return {INTERVAL: tuple(f"{self.names.output(at)}{end}" for at in range(numbers) for end in ends)}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Properties that the response to an inference must have.
+
+    version  the requested version; "": any
+    outputs  by name, its metadata, None if the model's metadata does not have it
+    rows     number of rows of these outputs; None if the client does not know it
+    """
+
+    version: str
+    outputs: Mapping[str, TensorInfo | None]
+    rows: int | None
+
+
+def expected_of(request: oip.ModelInferRequest, model: ServedModel | None) -> Expected:
+    """The properties for a request to a model; None: its metadata is not known."""
+    known = {tensor.name: tensor for tensor in model.outputs} if model else {}
+    names = [output.name for output in request.outputs] or list(known)
+    rows = next(iter(request.inputs[0].shape), None) if model and model.max_batch_size else None
+    return Expected(request.model_version, {name: known.get(name) for name in names}, rows)
+
+
+def answer_of(message: oip.ModelInferResponse, *, expected: Expected, names: Names, index: Any) -> Answer:
+    """The result of an inference. Raises NotSupported for an output of a datatype that numpy does not have, ValueError
+    for a response without the expected properties."""
+    check_version(message.model_version, expected.version)
+    arrays: dict[str, Any] = {}
+    if len(message.outputs) != len(message.raw_output_contents):
+        raise ValueError(
+            f"it has {len(message.outputs)} outputs, but the contents of {len(message.raw_output_contents)}"
+        )
+    for output, raw in zip(message.outputs, message.raw_output_contents, strict=True):
+        if output.name in arrays:
+            raise ValueError(f"output '{output.name}' occurs twice")
+        arrays[output.name] = _array(output, raw, expected)
+    if missing := [name for name in expected.outputs if name not in arrays]:
+        raise ValueError(f"output '{missing[0]}' is missing")
+    return Answer(message.model_version, arrays, encoding.read_parameters(message.parameters), names, index)
+
+
+def _array(output: oip.ModelInferResponse.InferOutputTensor, raw: bytes, expected: Expected) -> Any:
+    """The values of an output. Raises the errors of `answer_of`."""
+    dtype, shape = encoding.dtype_of("output", output.name, output.datatype), tuple(output.shape)
+    known = expected.outputs.get(output.name)
+    if known is not None and output.datatype != known.datatype:
+        raise ValueError(f"output '{output.name}' is {output.datatype}, expected {known.datatype}")
+    if known is not None and not _fits(shape, known.shape):
+        raise ValueError(f"output '{output.name}' has shape {list(shape)}, expected {list(known.shape)}")
+    if output.name in expected.outputs and expected.rows is not None:
+        check_rows(f"output '{output.name}'", shape, expected.rows)
+    size = math.prod(shape) * dtype.itemsize
+    if any(extent < 0 for extent in shape) or size != len(raw):
+        raise ValueError(f"output '{output.name}' of shape {list(shape)} has {len(raw)} bytes, expected {size}")
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def _fits(shape: Sequence[int], known: Sequence[int]) -> bool:
+    """True if a shape is one of the metadata, in which -1 is any extent, and no axes are any shape."""
+    return not known or (len(shape) == len(known) and all(k in (-1, s) for k, s in zip(known, shape, strict=True)))
+
+
+def check_version(version: str, expected: str) -> None:
+    """Raises ValueError if another version than the requested one (such as "2") responded. "": any."""
+    if expected and version.lstrip("0") != expected.lstrip("0"):
+        raise ValueError(f"it is of version '{version}', expected version '{expected}'")
+
+
+def check_rows(what: str, shape: Sequence[int], rows: int) -> None:
+    """Raises ValueError if the first extent of a shape is not the number of rows of the request."""
+    if tuple(shape[:1]) != (rows,):
+        raise ValueError(f"{what} has shape {list(shape)}, expected {rows} rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +298,20 @@ def edges_request(
     return message
 
 
-def edges_of(described: Description, answer: kan.QueryEdgesResponse) -> tuple[LayerValues, ...]:
-    """The layers of a response."""
+def edges_of(
+    described: Description, request: kan.QueryEdgesRequest, answer: kan.QueryEdgesResponse
+) -> tuple[LayerValues, ...]:
+    """The layers of a response. Raises ValueError if they do not fit the request."""
+    check_version(answer.model_version, described.version)
+    if missing := set(request.layers) - {layer.layer for layer in answer.layers}:
+        raise ValueError(f"layer {min(missing)} is missing")
+    rows = 0 if request.reductions else request.row_count
+    for layer in answer.layers:
+        check_rows(f"layer {layer.layer}", layer.shape, rows)
+        nodes = (len(layer.sources), len(layer.destinations))
+        axes = () if request.per_row else nodes[:1] if request.top_k or request.min_magnitude else nodes
+        if tuple(layer.shape[len(layer.shape) - len(axes) :]) != axes:
+            raise ValueError(f"layer {layer.layer} has shape {list(layer.shape)}, expected the last axes {list(axes)}")
     return tuple(_layer_edges(described, layer) for layer in answer.layers)
 
 
@@ -268,8 +354,9 @@ def scores_request(described: Description, rows: Any, source: str) -> kan.EdgeSc
     return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, source=source, **fields)
 
 
-def scores_of(answer: kan.EdgeScoresResponse) -> Scores:
-    """The response as plain values."""
+def scores_of(described: Description, answer: kan.EdgeScoresResponse) -> Scores:
+    """The response as plain values. Raises ValueError if it is of another version."""
+    check_version(answer.model_version, described.version)
     return Scores(
         answer.model_version,
         answer.source,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kanexport.contract.manifest import HYBRID
 from kanserve.client import encoding, errors
 from kanserve.client.encoding import packed
+from kanserve.client.results import check_version
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description
 
@@ -128,12 +129,14 @@ def request(described: Description, rows: Any) -> kan.GetStatisticsRequest:
     return kan.GetStatisticsRequest(model_name=described.name, model_version=described.version, **fields)
 
 
-def compared(statistics: Statistics, name: str) -> Statistics:
-    """Statistics with a baseline, unchanged. Raises NotSupported if there is none."""
+def compared(statistics: Statistics, described: Description) -> Statistics:
+    """Statistics with a baseline, unchanged. Raises NotSupported if there is none, ValueError for those of another
+    version."""
+    check_version(statistics.version, described.version)
     if not statistics.baseline_rows:
         raise errors.from_status(
             "FAILED_PRECONDITION",
-            f"model '{name}' has no baseline to compare its rows with",
+            f"model '{described.name}' has no baseline to compare its rows with",
             error_code="baseline-missing",
             hint="export the model with --baseline FILE",
         )
@@ -160,8 +163,7 @@ def from_pb(answer: kan.GetStatisticsResponse) -> Statistics:
 
 def updates(messages: Iterable[kan.StatisticsUpdate]) -> Iterator[Update]:
     """The messages of a watch as plain values."""
-    for message in messages:
-        yield Update(from_pb(message.statistics), message.end_reason)
+    return iter([Update(from_pb(message.statistics), message.end_reason) for message in messages])
 
 
 def _nodes(part: kan.NodeStatistics) -> NodeStatistics:

@@ -16,7 +16,6 @@ import grpc
 from kanserve.client import base, calls
 from kanserve.client.base import Attempts, Peer, as_method, push_back
 from kanserve.client.calls import Call, Chained, Request
-from kanserve.client.errors import ClientError
 from kanserve.client.statistics import Update
 
 T = TypeVar("T")
@@ -68,9 +67,10 @@ class Client(Peer[grpc.Channel]):
             call = calls.watch_statistics(name, version, source=source, interval=interval, updates=left)
             messages = self._send(call)(call.data, metadata=self._metadata)
             try:
-                for update in call.result(messages):
-                    count += 1
-                    yield update
+                for message in messages:
+                    for update in self._result(call, [message]):
+                        count += 1
+                        yield update
             except grpc.RpcError as error:
                 if not base.closed_by_age(error):
                     raise self._translated(call, error) from None
@@ -107,11 +107,13 @@ class Client(Peer[grpc.Channel]):
         while True:
             try:
                 got = send(data, timeout=attempts.left, metadata=self._metadata)
-                return call.result(list(got) if call.stream else got)
+                message = list(got) if call.stream else got
             except grpc.RpcError as error:
                 pause = attempts.pause(error.code(), push_back(error))
                 if pause is None:
                     raise self._translated(call, error) from None
+            else:
+                return self._result(call, message)
             time.sleep(pause)
 
     def _begin(self, call: Call[T]) -> Pending[T]:
@@ -121,7 +123,7 @@ class Client(Peer[grpc.Channel]):
         def attempt() -> Any:
             return send.future(data, timeout=attempts.left, metadata=self._metadata)
 
-        return Pending(call, attempts, attempt, self._translated)
+        return Pending(call, attempts, attempt, self)
 
 
 class Pending(Generic[T]):
@@ -133,9 +135,9 @@ class Pending(Generic[T]):
         call: Call[T],
         attempts: Attempts,
         attempt: Callable[[], Any],
-        translated: Callable[[Call[Any], grpc.RpcError], ClientError],
+        client: Client,
     ) -> None:
-        self._call, self._attempts, self._attempt, self._translated = call, attempts, attempt, translated
+        self._call, self._attempts, self._attempt, self._client = call, attempts, attempt, client
         self._future = attempt()
         self.held_back = False  # whether the server limited the rate
 
@@ -143,13 +145,15 @@ class Pending(Generic[T]):
         """Wait for the response. The client repeats the call like any other. Raises ClientError."""
         while True:
             try:
-                return self._call.result(self._future.result())
+                message = self._future.result()
             except grpc.RpcError as error:
                 wait = push_back(error)
                 self.held_back |= wait is not None
                 pause = self._attempts.pause(error.code(), wait)
                 if pause is None:
-                    raise self._translated(self._call, error) from None
+                    raise self._client._translated(self._call, error) from None
+            else:
+                return self._client._result(self._call, message)
             time.sleep(pause)
             self._future = self._attempt()
 

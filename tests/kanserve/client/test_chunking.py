@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from kanserve.client import chunking, sync
-from kanserve.client.errors import TooLarge
+from kanserve.client.errors import ServerFailed, TooLarge
 from kanserve.client.results import ServedModel
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
@@ -49,6 +50,25 @@ def test_what_is_too_large_is_halved_until_it_fits(count: int) -> None:
     np.testing.assert_array_equal(result.outputs["y"], rows)
     assert sum(sizes) == count
     assert max(sizes) <= 7
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_one_result_is_of_one_version(has: bool) -> None:
+    """The default version changes after the first request. `has`: the server still has the version before."""
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        request = oip.ModelInferRequest.FromString(data)
+        answer = oip.ModelInferResponse.FromString(echo(data, context))
+        first = not np.frombuffer(request.raw_input_contents[0], "<f4")[0]
+        answer.model_version = "1" if first or (has and request.model_version == "1") else "2"
+        return answer.SerializeToString()
+
+    rows = np.arange(90, dtype=np.float32).reshape(30, 3)
+    wrong = contextlib.nullcontext() if has else pytest.raises(ServerFailed, match="it is of version '2', expected ver")
+    with answering(answer) as url, Client(url) as client, wrong:
+        result = chunking.infer(client, replace(MODEL, max_batch_size=4), rows)
+        assert result.version == "1"
+        np.testing.assert_array_equal(result.outputs["y"], rows)
 
 
 def test_a_single_row_that_is_too_large_is_an_error() -> None:
