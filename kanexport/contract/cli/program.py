@@ -176,7 +176,9 @@ def _advice(parser: Parser, arguments: Sequence[str]) -> str:
     for argument in arguments:
         flag = argument.partition("=")[0]
         if flag.startswith("--") and len(flag) > 2 and flag not in known:
-            meant = closest(flag, known)
+            # "--port" is the end of --grpc-port, and has more letters in common with --transport.
+            ends = (name for name in known if name.endswith(f"-{flag[2:].replace('_', '-')}"))
+            meant = next(ends, "") or closest(flag, known)
             if meant:
                 return f"{flag}: did you mean {meant}?"
     return ""

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from kanserve.client import base, calls
-from kanserve.client.base import Peer, as_method, push_back
+from kanserve.client.base import Peer, as_method
 from kanserve.client.calls import Call, Chained, Request
 from kanserve.client.statistics import Update
 
@@ -50,7 +50,7 @@ class AsyncClient(Peer[grpc.aio.Channel]):
     reset_statistics = _sends(calls.reset_statistics)
 
     async def watch_statistics(
-        self, name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
+        self, name: str, version: int | str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
     ) -> AsyncIterator[Update]:
         """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
         deadline; leave the loop to end it. It continues on a new connection if the server closes an old one by age.
@@ -71,7 +71,7 @@ class AsyncClient(Peer[grpc.aio.Channel]):
                         yield update
             except grpc.RpcError as error:
                 if not base.closed_by_age(error):
-                    raise self._translated(call, error) from None
+                    raise self._translated(call, error, self._attempts(call)) from None
             else:
                 return
             finally:
@@ -111,9 +111,9 @@ class AsyncClient(Peer[grpc.aio.Channel]):
                 got = send(data, timeout=attempts.left, metadata=self._metadata)
                 message = [part async for part in got] if call.stream else await got
             except grpc.RpcError as error:
-                pause = attempts.pause(error.code(), push_back(error))
+                pause = attempts.after(error)
                 if pause is None:
-                    raise self._translated(call, error) from None
+                    raise self._translated(call, error, attempts) from None
             else:
                 return self._result(call, message)
             await asyncio.sleep(pause)

@@ -117,9 +117,9 @@ class Peer(ABC, Generic[C]):
         with errors.well_formed(f"the response of {self.url} to {call.path.rpartition('/')[2]}"):
             return call.result(message)
 
-    def _translated(self, call: Call[Any], error: grpc.RpcError) -> ClientError:
-        """Client error for an error of gRPC."""
-        code, details = error.code().name, error.details() or "the server gave no reason"
+    def _translated(self, call: Call[Any], error: grpc.RpcError, attempts: Attempts) -> ClientError:
+        """Client error for the last error of a call, after its attempts."""
+        code, details = error.code().name, attempts.details(error, secure=self._secure)
         if code == "UNAVAILABLE" and (cause := not_connected(details, secure=self._secure)):
             why, hint = cause
             text = f"no connection to the server at {self.url}: {why}"
@@ -142,6 +142,10 @@ class Peer(ABC, Generic[C]):
             error_code=_text(trailers, ERROR_CODE),
             hint=unquote(_text(trailers, ERROR_HELP)),
         )
+
+
+# Parts of Triton's texts that say nothing to a user of this client, which sends no request id and no configuration.
+OF_TRITON = re.compile(r"\[request id: <id_unknown>\] | NOTE: Setting a non-zero max_batch_size .*", re.DOTALL)
 
 
 def _trailers(error: grpc.RpcError) -> dict[str, Any]:
@@ -185,11 +189,25 @@ class Attempts:
     def __init__(self, timeout: float, retries: int) -> None:
         self._deadline = time.monotonic() + timeout
         self._retries, self._made = retries, 0
+        self._details: list[str] = []
 
     @property
     def left(self) -> float:
         """Seconds until the deadline."""
         return max(0.001, self._deadline - time.monotonic())
+
+    def after(self, error: grpc.RpcError) -> float | None:
+        """Seconds to wait after a failed attempt; None without a next attempt."""
+        self._details.append(error.details() or "")
+        return self.pause(error.code(), push_back(error))
+
+    def details(self, error: grpc.RpcError, *, secure: bool) -> str:
+        """Details of the last error, without parts for other clients. If it found no server, those of the first attempt
+        that failed to connect for a known reason: of several addresses, gRPC names the last one that failed."""
+        text = OF_TRITON.sub("", error.details() or "the server gave no reason")
+        if "connect" not in text.lower():
+            return text
+        return next((other for other in (text, *self._details) if not_connected(other, secure=secure)), text)
 
     def pause(self, code: grpc.StatusCode, push_back: float | None = None) -> float | None:
         """Seconds to wait before the next attempt; None without a next attempt. `code` and `push_back` (see the
@@ -229,7 +247,7 @@ FAILURES = (
     ),
     (r"WRONG_VERSION_NUMBER", "it does not use TLS", "connect without TLS: HOST:PORT"),
     (
-        r"CERTIFICATE_VERIFY_FAILED: ([\w ]+)",
+        r"CERTIFICATE_VERIFY_FAILED: ([\w -]+)",
         "its certificate is not trusted ({0})",
         "pass the file of the certificate authority as ca (--ca)",
     ),

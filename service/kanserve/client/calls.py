@@ -13,7 +13,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
-import numpy as np
 from google.protobuf.message import Message
 
 from kanexport.contract.naming import UNNAMED
@@ -26,7 +25,7 @@ from kanserve.client import results as curves_
 from kanserve.client import results as edges_
 from kanserve.client import results as scores_
 from kanserve.client import statistics as statistics_
-from kanserve.client.encoding import index_of, of_frame, packed, pairs
+from kanserve.client.encoding import index_of, of_frame, packed, pairs, version_text
 from kanserve.client.explanation import Coverage, Explanation
 from kanserve.client.model_info import certificates as certificates_of
 from kanserve.client.model_info import from_pb, in_words, names_of
@@ -34,7 +33,7 @@ from kanserve.client.results import Answer, IndexEntry, LayerValues, ServedModel
 from kanserve.client.statistics import Statistics, Update
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
-from kanserve.types import DTYPES, Description, Estimate, LayerCurves, ParameterValue, Scores, TensorInfo
+from kanserve.types import Description, Estimate, LayerCurves, ParameterValue, Scores, TensorInfo
 
 T = TypeVar("T", covariant=True)
 
@@ -116,10 +115,10 @@ def index() -> Call[tuple[IndexEntry, ...]]:
     )
 
 
-def model(name: str, version: str = "") -> Request[ServedModel]:
+def model(name: str, version: int | str = "") -> Request[ServedModel]:
     """Inputs, outputs and batch limit of a model. Raises NotFound."""
-    meta = oip.ModelMetadataRequest(name=name, version=version)
-    config = oip.ModelConfigRequest(name=name, version=version)
+    meta = oip.ModelMetadataRequest(name=name, version=version_text(version))
+    config = oip.ModelConfigRequest(name=name, version=version_text(version))
     return Chained(
         Call(f"{INFERENCE}ModelMetadata", meta, oip.ModelMetadataResponse.FromString, _as_it_is),
         lambda meta: Call(
@@ -133,7 +132,7 @@ def infer(
     rows: Any,
     *,
     model: str = "",
-    version: str = "",
+    version: int | str = "",
     outputs: Sequence[str] = (),
     parameters: Mapping[str, ParameterValue] = NONE,
 ) -> Request[Answer]:
@@ -159,7 +158,7 @@ def inference(
     rows: Any,
     *,
     model: str = "",
-    version: str = "",
+    version: int | str = "",
     outputs: Sequence[str] = (),
     parameters: Mapping[str, ParameterValue] = NONE,
 ) -> Call[Answer]:
@@ -169,9 +168,9 @@ def inference(
         names, served = tensors.names, tensors
         rows, model = of_frame(rows, tensors.names), model or tensors.name
         tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
-    request = oip.ModelInferRequest(model_name=model, model_version=version)
+    request = oip.ModelInferRequest(model_name=model, model_version=version_text(version))
     for tensor, values in pairs(tensors, rows):
-        array = np.asarray(values, DTYPES[tensor.datatype])
+        array = params.array_of(tensor, values)
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
         request.raw_input_contents.append(array.tobytes())
     for name in outputs:
@@ -186,7 +185,7 @@ def inference(
     )
 
 
-def _after_model(name: str, version: str, then: Callable[[ServedModel], Call[Answer]]) -> Chained[Answer]:
+def _after_model(name: str, version: int | str, then: Callable[[ServedModel], Call[Answer]]) -> Chained[Answer]:
     return Chained(model(name, version), then)
 
 
@@ -220,16 +219,16 @@ P = ParamSpec("P")
 KAN = "/kanserve.v1.KanService/"
 
 
-def describe(name: str, version: str = "") -> Call[Description]:
+def describe(name: str, version: int | str = "") -> Call[Description]:
     """Description of the KAN of a model. Raises NotFound, and NotSupported for a plain ONNX model."""
-    request = kan.DescribeModelRequest(model_name=name, model_version=version)
+    request = kan.DescribeModelRequest(model_name=name, model_version=version_text(version))
     return Call(f"{KAN}DescribeModel", request, kan.DescribeModelResponse.FromString, from_pb)
 
 
-def certificates(name: str, version: str = "") -> Call[tuple[CertificateInfo, ...]]:
+def certificates(name: str, version: int | str = "") -> Call[tuple[CertificateInfo, ...]]:
     """Certificates of a model: output ranges, directions and Lipschitz bounds over a box of inputs. Empty if the export
     made none. Raises NotFound, and NotSupported for a plain ONNX model."""
-    request = kan.GetCertificatesRequest(model_name=name, model_version=version)
+    request = kan.GetCertificatesRequest(model_name=name, model_version=version_text(version))
     return Call(f"{KAN}GetCertificates", request, kan.GetCertificatesResponse.FromString, certificates_of)
 
 
@@ -290,7 +289,7 @@ def estimate(described: Description, /, row_count: int, **query: Any) -> Call[Es
 
 def curves(
     name: str,
-    version: str = "",
+    version: int | str = "",
     *,
     layers: Sequence[int | str] = (),
     sources: Sequence[int] = (),
@@ -305,7 +304,7 @@ def curves(
     domain of each source. Raises NotFound, NotSupported for a layer whose edges have no curves, TooLarge."""
     request = curves_.curves_request(
         name,
-        version,
+        version_text(version),
         layers=layers,
         sources=sources,
         destinations=destinations,
@@ -375,15 +374,15 @@ def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
     )
 
 
-def statistics(name: str, version: str = "", *, source: str = "total") -> Call[Statistics]:
+def statistics(name: str, version: int | str = "", *, source: str = "total") -> Call[Statistics]:
     """Statistics of inputs, hidden nodes and outputs of a model's traffic: of all analyzed rows ("total"), or of the
     latest ("live"). Raises NotSupported if the server analyzes no traffic."""
-    request = kan.GetStatisticsRequest(model_name=name, model_version=version, source=source)
+    request = kan.GetStatisticsRequest(model_name=name, model_version=version_text(version), source=source)
     return Call(f"{KAN}GetStatistics", request, kan.GetStatisticsResponse.FromString, statistics_.from_pb)
 
 
 def watch_statistics(
-    name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
+    name: str, version: int | str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
 ) -> Call[Iterator[Update]]:
     """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
     deadline; leave the loop to end it. Raises the errors of `statistics`.
@@ -393,17 +392,17 @@ def watch_statistics(
     The last update says why the watch ended.
     """
     request = kan.WatchStatisticsRequest(
-        model_name=name, model_version=version, source=source, interval=interval, updates=updates
+        model_name=name, model_version=version_text(version), source=source, interval=interval, updates=updates
     )
     return Call(
         f"{KAN}WatchStatistics", request, kan.StatisticsUpdate.FromString, statistics_.updates, stream=True, again=False
     )
 
 
-def reset_statistics(name: str, version: str = "") -> Call[float]:
+def reset_statistics(name: str, version: int | str = "") -> Call[float]:
     """Restart the statistics of a model's traffic. The result is the time of the restart in seconds since the epoch.
     Raises the errors of `statistics`."""
-    request = kan.ResetStatisticsRequest(model_name=name, model_version=version)
+    request = kan.ResetStatisticsRequest(model_name=name, model_version=version_text(version))
     return Call(
         f"{KAN}ResetStatistics",
         request,

@@ -22,13 +22,13 @@ from kanserve.client import errors
 from kanserve.client import explanation as cover
 from kanserve.client import explanation as explanations
 from kanserve.client.calls import Call, inference
-from kanserve.client.encoding import index_of, of_frame
+from kanserve.client.encoding import dtype_of, index_of, of_frame, version_text
 from kanserve.client.errors import NotFound, RateLimited, TooLarge
 from kanserve.client.explanation import Explanation
 from kanserve.client.results import Answer, LayerValues, ServedModel, check_rows
 from kanserve.client.sync import Client, Pending, begin
 from kanserve.errors import BadRequest
-from kanserve.types import DTYPES, Description, TensorInfo
+from kanserve.types import Description, TensorInfo
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # rows done, rows in all
@@ -39,7 +39,7 @@ PAUSE = 0.5  # seconds to wait if the server limits the rate and states no time
 
 
 def infer(
-    client: Client, model: ServedModel, rows: Any, *, version: str = "", progress: Progress | None = None
+    client: Client, model: ServedModel, rows: Any, *, version: int | str = "", progress: Progress | None = None
 ) -> Answer:
     """Outputs by name for all `rows` [rows, ...], in order. `rows`: for several inputs, a mapping by name. Raises
     ClientError."""
@@ -58,13 +58,13 @@ def infer(
 
 
 def stream(
-    client: Client, model: ServedModel, parts: Iterable[Any], *, version: str = "", outputs: Sequence[str] = ()
+    client: Client, model: ServedModel, parts: Iterable[Any], *, version: int | str = "", outputs: Sequence[str] = ()
 ) -> Iterator[Answer]:
     """Outputs for consecutive parts of rows, in order. Each part has the form that `infer` takes, and each result has
     the rows of one request. At most WINDOW requests are in flight. The client takes the next part after a response. If
     there are no rows, the client sends one request. `outputs`: names; empty: all. Without a `version`, all rows use the
     version of the first response, also if the default version changes. Raises ClientError."""
-    return _Stream(client, model, version, outputs).answers(parts)
+    return _Stream(client, model, version_text(version), outputs).answers(parts)
 
 
 class _Stream:
@@ -258,7 +258,7 @@ def shifted(progress: Progress | None, done: int, count: int) -> Progress | None
 def row_bytes(rows: Any, tensors: Sequence[TensorInfo]) -> int:
     arrays = rows if isinstance(rows, Mapping) else {tensors[0].name: rows}
     return sum(
-        int(np.prod(arrays[tensor.name].shape[1:])) * DTYPES[tensor.datatype].itemsize
+        int(np.prod(arrays[tensor.name].shape[1:])) * dtype_of("input", tensor.name, tensor.datatype).itemsize
         for tensor in tensors
         if tensor.name in arrays
     )

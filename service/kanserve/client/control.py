@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from kanexport.contract.sections import Edit
 from kanserve.client import model_info
 from kanserve.client.calls import KAN, Call
+from kanserve.client.encoding import version_text
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2 as kan
 
@@ -23,9 +24,9 @@ class VersionChoice:
     previous_version: str
 
 
-def promote(client: Client, name: str, version: str = "") -> VersionChoice:
+def promote(client: Client, name: str, version: int | str = "") -> VersionChoice:
     """Set the default version, until the server ends. "": the highest ready version."""
-    request = kan.PromoteModelRequest(model_name=name, model_version=version)
+    request = kan.PromoteModelRequest(model_name=name, model_version=version_text(version))
     return client._do(Call(f"{KAN}PromoteModel", request, kan.VersionChoice.FromString, _choice, single=True))
 
 
@@ -57,12 +58,18 @@ class ShadowReport:
 
 
 def shadow(
-    client: Client, name: str, version: str = "", *, share: float = 0.0, tolerance: float = 0.0, stop: bool = False
+    client: Client,
+    name: str,
+    version: int | str = "",
+    *,
+    share: float = 0.0,
+    tolerance: float = 0.0,
+    stop: bool = False,
 ) -> ShadowReport:
     """Start a shadow deployment of a version; "": only return the results; `stop`: end it. 0 for `share` and
     `tolerance` means all requests, and the tolerance of the version's export."""
     request = kan.ShadowModelRequest(
-        model_name=name, model_version=version, share=share, tolerance=tolerance, stop=stop
+        model_name=name, model_version=version_text(version), share=share, tolerance=tolerance, stop=stop
     )
     return client._do(Call(f"{KAN}ShadowModel", request, kan.ShadowReport.FromString, _shadowed, single=True))
 
@@ -93,12 +100,12 @@ class EditedEdges:
 
 
 def edit(
-    client: Client, name: str, edits: Iterable[EdgeEdit], *, version: str = "", preview: bool = False
+    client: Client, name: str, edits: Iterable[EdgeEdit], *, version: int | str = "", preview: bool = False
 ) -> EditedEdges:
     """Edit edges of a version, and write a new version, which the server does not serve by default. The server must
     have been started with --allow-edits."""
     entries = [kan.EdgeEdit(**asdict(entry)) for entry in edits]
-    request = kan.EditEdgesRequest(model_name=name, model_version=version, edits=entries, preview=preview)
+    request = kan.EditEdgesRequest(model_name=name, model_version=version_text(version), edits=entries, preview=preview)
     return client._do(
         Call(f"{KAN}EditEdges", request, kan.EditEdgesResponse.FromString, _edited, again=False, single=True)
     )

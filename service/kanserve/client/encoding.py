@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import decimal
 import importlib
 import inspect
+import numbers
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ import numpy as np
 
 from kanexport.contract.naming import Names, NamingError
 from kanserve.client import errors
+from kanserve.client.errors import ArgumentError, ClientError
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import DTYPES, Description, ParameterValue, TensorInfo
 
@@ -58,7 +61,7 @@ SHOWN = 4  # columns in a warning
 def of_frame(rows: Any, names: Names) -> Any:
     """Rows, unchanged unless they are a DataFrame of pandas or polars: then its numbers, with the columns in the order
     of the feature names. Warns if the model has no feature names. Raises InvalidInput for a missing or unknown
-    column."""
+    column, and for a value that is missing or not a number."""
     if not is_frame(rows):
         return rows
     columns = [str(column) for column in rows.columns]
@@ -72,8 +75,20 @@ def of_frame(rows: Any, names: Names) -> Any:
         order = names.order(columns)
     except NamingError as error:
         raise errors.from_status("INVALID_ARGUMENT", str(error), error_code=error.code, hint=error.hint) from None
-    numbers = np.asarray(rows.to_numpy())
-    return numbers if order is None else numbers[:, order]
+    values = np.asarray(rows.to_numpy())
+    check_numbers("the DataFrame", values, columns)
+    for at, column in enumerate(columns):  # `to_numpy` makes NaN of a null in some types
+        if _nulls(rows, at):
+            text = f"the DataFrame, column {column!r}: found no value (null), expected numbers"
+            raise _wrong(text, "rows-value-missing", FILL_IN)
+    return values if order is None else values[:, order]
+
+
+def _nulls(rows: Any, at: int) -> bool:
+    """True if a column of a DataFrame has nulls. NaN in a column of numpy's types is a number."""
+    if not hasattr(rows, "iloc"):
+        return bool(rows[:, at].null_count())
+    return not isinstance(rows.dtypes.iloc[at], np.dtype) and bool(rows.iloc[:, at].isna().any())
 
 
 def _numbered(columns: Sequence[str]) -> bool:
@@ -89,6 +104,19 @@ def _outside() -> int:
     return level
 
 
+def version_text(version: int | str) -> str:
+    """A version as messages have it. Raises ArgumentError for a value of another type."""
+    if isinstance(version, str):
+        return version
+    if isinstance(version, int | np.integer) and not isinstance(version, bool):
+        return str(version)
+    raise ArgumentError(
+        f"version is {version!r}, expected a number such as 2",
+        code="argument-invalid",
+        hint="pass a number, or no version for the default version",
+    )
+
+
 def dtype_of(what: str, name: str, datatype: str) -> np.dtype[np.generic]:
     """The type of an input or output (`what`). Raises NotSupported for a datatype that numpy does not have."""
     if datatype not in DTYPES:
@@ -101,15 +129,62 @@ def dtype_of(what: str, name: str, datatype: str) -> np.dtype[np.generic]:
     return DTYPES[datatype]
 
 
+FILL_IN = "fill in the missing values, or remove these rows"
+
+
+def array_of(tensor: TensorInfo, values: Any) -> np.ndarray[Any, np.dtype[np.generic]]:
+    """Rows of an input as an array of its datatype. Raises InvalidInput for values that are not numbers or that the
+    datatype cannot represent, and for rows of different lengths; NotSupported for a datatype that numpy does not
+    have."""
+    dtype, what = dtype_of("input", tensor.name, tensor.datatype), f"input {tensor.name}"
+    try:
+        array = np.asarray(values)
+        check_numbers(what, array)
+        with np.errstate(over="ignore", invalid="ignore"):
+            result = array.astype(dtype, copy=False)
+    except (ValueError, TypeError, OverflowError) as error:
+        text = f"{what}: {error}, expected rows of one length with numbers for {tensor.datatype}"
+        hint = "pass an array, or a list of rows of the same length"
+        raise _wrong(text, "rows-not-numbers", hint) from None
+    if array.dtype != dtype:
+        # Finite numbers stay finite, and whole numbers stay the same.
+        before = array.astype(np.float64) if array.dtype.kind == "O" else array
+        lost = np.isfinite(before) & ~np.isfinite(result) if dtype.kind == "f" else result != array
+        if np.any(lost):
+            at = tuple(int(i) for i in np.argwhere(lost)[0])
+            text = f"{what}, value {list(at)}: {array[at]!s} is out of the range of {tensor.datatype}"
+            raise _wrong(text, "rows-value-out-of-range", f"pass values that {tensor.datatype} can represent")
+    return np.ascontiguousarray(result) if result.ndim else result
+
+
+def check_numbers(what: str, values: Any, columns: Sequence[str] = ()) -> None:
+    """Raises InvalidInput for a missing value or a value that is not a number. `what`: start of the message.
+    `columns`: names of the columns of a table."""
+    if values.dtype.kind not in "OSUTcmM":
+        return
+    for at, value in np.ndenumerate(values):
+        if isinstance(value, numbers.Real | np.bool_ | decimal.Decimal):
+            continue
+        place = f"row {at[0]}, column {columns[at[1]]!r}" if columns else f"value {list(at)}"
+        if value is None or type(value).__name__ in ("NAType", "NaTType"):
+            raise _wrong(f"{what}, {place}: found no value ({value}), expected a number", "rows-value-missing", FILL_IN)
+        text = f"{what}, {place}: found {str(value)[:40]!r}, expected a number"
+        raise _wrong(text, "rows-not-numbers", "convert the values to numbers, or remove the column")
+
+
+def _wrong(text: str, code: str, hint: str) -> ClientError:
+    return errors.from_status("INVALID_ARGUMENT", text, error_code=code, hint=hint)
+
+
 def packed(described: Description, rows: Any) -> dict[str, Any]:
     """The row fields of an edge query, from an array or a DataFrame. Raises InvalidInput if rows of an input are
     missing."""
     rows = of_frame(rows, described.names)
     if not isinstance(rows, Mapping) and len(described.inputs) == 1:
-        array = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
+        array = array_of(described.input, rows)
         return {"rows": array.tobytes(), "row_count": len(array)}
     named_rows = pairs(described.inputs, rows)
-    arrays = {tensor.name: np.ascontiguousarray(array, DTYPES[tensor.datatype]) for tensor, array in named_rows}
+    arrays = {tensor.name: array_of(tensor, array) for tensor, array in named_rows}
     inputs = [kan.InputRows(name=name, rows=array.tobytes()) for name, array in arrays.items()]
     return {"inputs": inputs, "row_count": max(map(len, arrays.values()))}
 

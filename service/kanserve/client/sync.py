@@ -52,7 +52,7 @@ class Client(Peer[grpc.Channel]):
     reset_statistics = _sends(calls.reset_statistics)
 
     def watch_statistics(
-        self, name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
+        self, name: str, version: int | str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
     ) -> Iterator[Update]:
         """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
         deadline; leave the loop to end it. It continues on a new connection if the server closes an old one by age.
@@ -73,7 +73,7 @@ class Client(Peer[grpc.Channel]):
                         yield update
             except grpc.RpcError as error:
                 if not base.closed_by_age(error):
-                    raise self._translated(call, error) from None
+                    raise self._translated(call, error, self._attempts(call)) from None
             else:
                 return
             finally:
@@ -109,9 +109,9 @@ class Client(Peer[grpc.Channel]):
                 got = send(data, timeout=attempts.left, metadata=self._metadata)
                 message = list(got) if call.stream else got
             except grpc.RpcError as error:
-                pause = attempts.pause(error.code(), push_back(error))
+                pause = attempts.after(error)
                 if pause is None:
-                    raise self._translated(call, error) from None
+                    raise self._translated(call, error, attempts) from None
             else:
                 return self._result(call, message)
             time.sleep(pause)
@@ -147,11 +147,10 @@ class Pending(Generic[T]):
             try:
                 message = self._future.result()
             except grpc.RpcError as error:
-                wait = push_back(error)
-                self.held_back |= wait is not None
-                pause = self._attempts.pause(error.code(), wait)
+                self.held_back |= push_back(error) is not None
+                pause = self._attempts.after(error)
                 if pause is None:
-                    raise self._client._translated(self._call, error) from None
+                    raise self._client._translated(self._call, error, self._attempts) from None
             else:
                 return self._client._result(self._call, message)
             time.sleep(pause)

@@ -105,6 +105,7 @@ FAILURES = {
     "infer tiny --inptu rows.npy": ("UsageError", "--inptu: did you mean --input?"),
     "infer tiny --input r.npy --outptu=y.npz": ("UsageError", "--outptu: did you mean --output?"),
     "serve . --grpc_port 1": ("UsageError", "--grpc_port: did you mean --grpc-port?"),
+    "serve . --port 1": ("UsageError", "--port: did you mean --grpc-port?"),
     "serve . --log-level inof": ("UsageError", "did you mean 'info'?"),
     "export net.pt --dtype flaot64": ("UsageError", "did you mean 'float64'?"),
     "completion fsih": ("UsageError", "did you mean 'fish'?"),

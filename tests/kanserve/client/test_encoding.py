@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from decimal import Decimal
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from kanserve.client import chunking
-from kanserve.client.errors import InvalidInput
+from kanserve.client import calls, chunking
+from kanserve.client.errors import InvalidInput, NotSupported
 from kanserve.client.sync import Client
+from kanserve.types import TensorInfo
 from tests.support import named_models
 from tests.support.command_line import Server
 from tests.support.named_models import CLASSES, NAMES
@@ -47,6 +50,48 @@ def test_a_column_that_is_missing_or_none_of_the_model_s_is_named(server: Server
         ):
             with pytest.raises(InvalidInput, match="widht"):
                 ask()
+
+
+def frame(*values: object, dtype: str | None = None) -> pd.DataFrame:
+    return pd.DataFrame({"height": pd.Series(values, dtype=dtype), "width": 1.0, "depth": 2.0})
+
+
+# Rows -> the code and a part of the error.
+WRONG: list[tuple[object, str, str]] = [
+    (frame(1, "tall"), "rows-not-numbers", "row 1, column 'height': found 'tall', expected a number"),
+    (frame(1, None, dtype="object"), "rows-value-missing", "row 1, column 'height': found no value (None)"),
+    (frame(1, None, dtype="Float64"), "rows-value-missing", "row 1, column 'height': found no value (<NA>)"),
+    (frame(pd.Timestamp(0)), "rows-not-numbers", "row 0, column 'height': found '1970-01-01"),
+    ([[1, None, 2]], "rows-value-missing", "input x, value [0, 1]: found no value (None)"),
+    ([["1.5", 1, 2]], "rows-not-numbers", "input x, value [0, 0]: found '1.5'"),
+    ([[1, 2, 3], [1]], "rows-not-numbers", "inhomogeneous"),
+    (np.array([[1j, 2, 3]]), "rows-not-numbers", "value [0, 0]: found '1j'"),
+    ([[1e300, 0, 0]], "rows-value-out-of-range", "value [0, 0]: 1e+300 is out of the range of FP32"),
+]
+
+
+def test_a_value_that_is_missing_or_not_a_number_is_named(server: Server) -> None:
+    with Client(server.url) as client:
+        model, described = client.model("named"), client.describe("named")
+        for rows, code, text in WRONG:
+            for ask in (partial(client.infer, model), partial(client.explain, described)):
+                with pytest.raises(InvalidInput, match=re.escape(text)) as caught:
+                    ask(rows)
+                assert (caught.value.error_code, bool(caught.value.hint)) == (code, True)
+        client.infer(model, frame(np.nan, Decimal(2), True))
+    whole = TensorInfo("x", "INT8", (-1, 1))
+    for wrong in ([[300]], np.array([[300]]), [[1.5]], [[np.nan]]):
+        with pytest.raises(InvalidInput, match=r"value \[0, 0\]: .* is out of the range of INT8"):
+            calls.inference(whole, wrong)
+    with pytest.raises(NotSupported, match="input x is BYTES, which this client does not support"):
+        calls.inference(TensorInfo("x", "BYTES", (-1,)), [b"a"])
+
+
+def test_a_version_is_a_number_or_text() -> None:
+    for make in (calls.model, calls.describe, calls.certificates, calls.curves, calls.statistics):
+        assert make("m", 9) == make("m", "9") or make is calls.model
+        with pytest.raises(ValueError, match=r"version is 1.5, expected a number such as 2"):
+            make("m", 1.5)
 
 
 def test_without_names_columns_are_as_they_stand(server: Server) -> None:

@@ -18,9 +18,11 @@ from kanserve.client.errors import (
     ServerFailed,
     TooLarge,
     Unavailable,
+    Unreachable,
 )
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
+from kanserve.services import validation
 from tests.kanserve.client.test_chunking import MODEL
 from tests.support.http_client import answering, refusing
 
@@ -66,6 +68,24 @@ def test_other_codes_are_final_and_translated(
     assert (type(caught.value), caught.value.code, caught.value.input_is_wrong) == (kind, code.name, input_is_wrong)
     assert (caught.value.error_code, caught.value.hint) == ("", "")  # as this server sends none
     assert len(calls) == 1
+
+
+def test_texts_of_triton_and_of_grpc_that_do_not_help_are_left_out() -> None:
+    sent = f"[request id: <id_unknown>] unexpected shape. {validation.BATCH_NOTE}"
+    short = pytest.raises(InvalidInput, match=r"^unexpected shape\.$")
+    with refusing(grpc.StatusCode.INVALID_ARGUMENT, sent) as (url, _), Client(url) as client, short:
+        client.index()
+    refused = "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: Connection refused"
+    details = [f"{refused} CERTIFICATE_VERIFY_FAILED: self-signed certificate: OK", refused]
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        context.abort(grpc.StatusCode.UNAVAILABLE, details.pop(0))
+        raise AssertionError
+
+    untrusted = pytest.raises(Unreachable, match=r"certificate is not trusted \(self-signed certificate\)")
+    with answering(answer) as url, Client(url, retries=1) as client, untrusted as caught:
+        client.index()
+    assert "ca (--ca)" in caught.value.hint
 
 
 def test_an_error_has_the_code_and_the_hint_of_the_server() -> None:
