@@ -103,8 +103,8 @@ class AsyncClient(Peer[grpc.aio.Channel]):
         return await self._do(request)
 
     async def _do(self, call: Call[T]) -> T:
-        """Send the call. The client repeats it while the server is unavailable or limits the rate, until the deadline.
-        Raises ClientError."""
+        """Send the call. The client repeats it while the server is unavailable, cancels it or limits the rate, until
+        the deadline. Raises ClientError."""
         send, data, attempts = self._send(call), call.data, self._attempts(call)
         while True:
             try:

@@ -40,7 +40,9 @@ FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.1, 2.0  # seconds; doubles, with jitter
 PUSH_BACK = "grpc-retry-pushback-ms"  # metadata key of gRPC retries (gRFC A6)
 ERROR_CODE, ERROR_HELP = "kan-error-code", "kan-error-help"  # trailers; the second is percent-encoded
 AGED = "connection-closed-by-age"  # error code
-AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)  # the second only with push-back
+# RESOURCE_EXHAUSTED only with push-back; CANCELLED comes from a server or a proxy that ends, unless this client closes.
+AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
+CLOSED_HERE = "Channel closed!"  # details of gRPC
 
 
 class Peer(ABC, Generic[C]):
@@ -62,14 +64,15 @@ class Peer(ABC, Generic[C]):
         """Connect at the first call. Raises ValueError for invalid arguments.
 
         If there are several addresses, or a DNS name of several servers, calls take turns (round robin). Servers that
-        are not reachable or not ready get none, and a retry goes to another server.
+        are not reachable or not ready get none, and a retry goes to another server. A server with errors for most of
+        its calls gets none for 10 s or longer.
 
         Three retries take about 0.5 s and eight about 8 s, or longer if the server states a longer wait.
 
         url             HOST:PORT, or grpcs://HOST:PORT for TLS; the arguments for TLS enable it too. Several servers:
                         a list, HOST:PORT,HOST:PORT, or dns:///NAME:PORT, which is resolved again and again
         timeout         time limit of each call in seconds, retries included
-        retries         largest number of retries while the server is unavailable or limits the rate
+        retries         largest number of retries while the server is unavailable, cancels the call or limits the rate
         ca              PEM file of the certificate authorities to trust; default: those of the system
         cert, key       PEM files of the client certificate and its private key
         server_name     name in the server's certificate, if it is not the host
@@ -199,6 +202,8 @@ class Attempts:
     def after(self, error: grpc.RpcError) -> float | None:
         """Seconds to wait after a failed attempt; None without a next attempt."""
         self._details.append(error.details() or "")
+        if error.details() == CLOSED_HERE:
+            return None
         return self.pause(error.code(), push_back(error))
 
     def details(self, error: grpc.RpcError, *, secure: bool) -> str:

@@ -1,7 +1,7 @@
 """Blocking client: one method per call, with plain values as arguments and results.
 
-Every call has a deadline. The client retries only UNAVAILABLE and rate limits. It translates each gRPC error once, into
-a ClientError (`kanserve.client.errors`).
+Every call has a deadline. The client retries only UNAVAILABLE, CANCELLED and rate limits. It translates each gRPC error
+once, into a ClientError (`kanserve.client.errors`).
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Client(Peer[grpc.Channel]):
         return self._do(request)
 
     def _do(self, call: Call[T]) -> T:
-        """Send the call. The client repeats it while the server is unavailable or limits the rate, until the deadline.
-        Raises ClientError."""
+        """Send the call. The client repeats it while the server is unavailable, cancels it or limits the rate, until
+        the deadline. Raises ClientError."""
         send, data, attempts = self._send(call), call.data, self._attempts(call)
         while True:
             try:

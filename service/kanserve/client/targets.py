@@ -1,7 +1,7 @@
 """Addresses of a client: one server, several servers, or a DNS name that resolves to several.
 
 gRPC core balances calls over several servers (round robin) and watches the health service of each. It sends no call to
-a server that is not connected or not ready.
+a server that is not connected or not ready, and for a time none to a server with errors for most of its calls.
 """
 
 from __future__ import annotations
@@ -18,8 +18,23 @@ PLAIN, SECURE = "grpc://", "grpcs://"
 DNS = "dns:"
 OTHER = (DNS, "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:", "vsock:")  # schemes of gRPC, each with its own lists
 RESOLVE_SECONDS = 5.0  # least time between two look-ups of a DNS name; the default of gRPC is 30 s
+# Outlier detection of gRPC (gRFC A50): a server with errors for most of its calls in an interval gets none for the
+# ejection time, which grows with each ejection. At most half of the servers, rounded up, have none. All statuses but OK
+# are errors.
+TURNS: dict[str, dict[str, str]] = {"round_robin": {}}
+OUTLIERS = {
+    "interval": "5s",
+    "baseEjectionTime": "10s",
+    "maxEjectionTime": "60s",
+    "maxEjectionPercent": 50,
+    "failurePercentageEjection": {"threshold": 50, "minimumHosts": 2, "requestVolume": 10},
+    "childPolicy": [TURNS],
+}
 BALANCED = json.dumps(
-    {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+    {
+        "loadBalancingConfig": [{"outlier_detection_experimental": OUTLIERS}, TURNS],  # the first that gRPC has
+        "healthCheckConfig": {"serviceName": ""},
+    }
 )  # gRPC's service config; "": the health of the whole server
 FAMILIES = ((socket.AF_INET, "ipv4:{}", "{}:{}"), (socket.AF_INET6, "ipv6:{}", "[{}]:{}"))
 

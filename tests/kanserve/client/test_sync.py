@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
+from concurrent import futures
+from typing import Any
+
 import grpc
 import numpy as np
 import pytest
 
 from kanserve.client import chunking
+from kanserve.client.aio import AsyncClient
 from kanserve.client.errors import (
     ClientError,
     DeadlineExceeded,
@@ -23,27 +30,87 @@ from kanserve.client.errors import (
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.services import validation
-from tests.kanserve.client.test_chunking import MODEL
+from tests.kanserve.client.test_chunking import MODEL, echo
 from tests.support.http_client import answering, refusing
+from tests.support.tiers import full
+from tests.support.wait import until
 
 
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
 @pytest.mark.parametrize(("failures", "succeeds"), [(0, True), (3, True), (4, False)])
-def test_unavailable_is_tried_again_three_times(failures: int, succeeds: bool) -> None:
+def test_what_is_temporary_is_tried_again_three_times(code: grpc.StatusCode, failures: int, succeeds: bool) -> None:
     calls: list[bytes] = []
 
     def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
         calls.append(data)
         if len(calls) <= failures:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "Server not ready")
+            context.abort(code, "Server not ready")
         return oip.ServerReadyResponse(ready=True).SerializeToString()
 
     with answering(answer) as url, Client(url) as client:
         if succeeds:
             assert client.ready()
+            calls.clear()
+            assert asyncio.run(ready(url))
         else:
-            with pytest.raises(Unavailable, match="not available: Server not ready"):
+            kind = Unavailable if code is grpc.StatusCode.UNAVAILABLE else ServerFailed
+            with pytest.raises(kind, match="Server not ready"):
                 client.ready()
     assert len(calls) == min(failures, 3) + 1
+
+
+async def ready(url: str) -> bool:
+    async with AsyncClient(url) as client:
+        return await client.ready()
+
+
+def test_a_call_that_its_client_closes_is_not_repeated() -> None:
+    begun, ends, calls = threading.Event(), threading.Event(), list[bytes]()
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        calls.append(data)
+        begun.set()
+        ends.wait(60)
+        return b""
+
+    with answering(answer) as url, futures.ThreadPoolExecutor(1) as pool:
+        client = Client(url)
+        call = pool.submit(client.ready)
+        assert begun.wait(60)
+        client.close()
+        with pytest.raises(ServerFailed, match="CANCELLED"):
+            call.result(60)
+        ends.set()
+    assert len(calls) == 1
+
+
+@full("load")
+def test_a_server_with_errors_gets_no_calls_for_a_time() -> None:
+    """`counts` has the calls of each of three servers; the first one gives errors."""
+    counts = [0, 0, 0]
+
+    def server(at: int) -> Any:
+        def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+            if not data:
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, "no health service: the client takes it as ready")
+            counts[at] += 1
+            if at == 0:
+                context.abort(grpc.StatusCode.INTERNAL, "broken")
+            return echo(data, context)
+
+        return answering(answer)
+
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(Client([stack.enter_context(server(at)) for at in range(3)]))
+
+        def ejected() -> bool:
+            before = list(counts)
+            for _ in range(30):
+                with contextlib.suppress(ServerFailed):
+                    client.infer(MODEL, np.zeros((1, 3), np.float32))
+            return counts[0] == before[0] and min(counts[1] - before[1], counts[2] - before[2]) > 9
+
+        until(ejected, "the server with errors gets no calls")
 
 
 @pytest.mark.parametrize(
