@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
+from kanexport.contract.error_bars import NAME as ERROR_BAR
 from kanserve.auth.roles import Role, require
 from kanserve.errors import Draining, KanserveError, Unauthenticated, Unsupported
 from kanserve.grpc_api import call_context, infer_codec, model_codec, request_cache
@@ -193,8 +194,9 @@ class InferenceService:
 
     async def run(self, request: InferRequest, call: Call) -> InferResponse:
         """Run a request of any protocol, and note its facts for the access log. Raises what `Inference.infer` does."""
-        if request.insight is not None:
+        if request.insight is not None or ERROR_BAR in request.outputs:  # both reveal more than predictions
             require(call.caller, Role.INTERPRET)
+        if request.insight is not None:
             request = dataclasses.replace(request, caller=call.caller.name)
         response = await self._inference.infer(request)
         call.facts["version"] = response.version

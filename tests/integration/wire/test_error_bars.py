@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from kanexport.bundle.certification import CertifyOptions
 from kanexport.contract import manifest
 from kanexport.contract.error_bars import NAME, Bars
 from kanexport.pipeline import Request, export
+from kanserve.auth import token_file
 from kanserve.client.sync import Client
+from kanserve.pb import grpc_service_pb2 as pb
 from tests.integration.wire.test_intervals import ask
-from tests.support import bad_requests, http_client
+from tests.support import bad_requests, credentials, http_client
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, SHARED, Server, request, serving
@@ -90,6 +93,27 @@ def test_a_contradicted_assumption_marks_bars_as_unreliable_next_to_intervals(se
     assert answer.parameters["kan.error_bar_reliable"].bool_param is False
     assert "rows of noisy.npz contradict the assumption" in answer.parameters["kan.error_bar_note"].string_param
     assert answer.parameters["kan.interval_coverage"].double_param == 0.9
+
+
+def test_bars_need_the_role_interpret(models: Path, tmp_path: Path) -> None:
+    """Bars reveal stored rows. Over unary calls, streams and HTTP; who has both roles may have them."""
+    more = credentials.block("both", both := token_file.make(), "infer", "interpret")
+    created = credentials.write_tokens(tmp_path / "tokens.toml", more=more)
+    message = request(ROWS, "exact")
+    message.outputs.add(name=NAME)
+    body = {"inputs": [http_client.tensor(ROWS)], "outputs": [{"name": NAME}]}
+    words, raw = "this call needs the role interpret, which infer does not have", message.SerializeToString()
+    with serving(models, tokens=str(tmp_path / "tokens.toml"), **http_client.way("asgi")[1]) as running:
+        for token, allowed in ((created["infer"], False), (both, True)):
+            shown = credentials.bearer(token)
+            stream = running.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
+            (answer,) = stream(iter([raw]), timeout=60, metadata=shown)
+            assert (words in pb.ModelStreamInferResponse.FromString(answer).error_message) is not allowed
+            reply = http_client.infer(running, body, "exact", authorization=shown[0][1])
+            assert (reply.status, words in reply.body.decode()) == ((200, False) if allowed else (403, True))
+            refused = bad_requests.refused(grpc.StatusCode.PERMISSION_DENIED, words)
+            with contextlib.nullcontext() if allowed else refused:
+                assert running.call(f"{INFERENCE}ModelInfer", raw, metadata=shown)
 
 
 def test_rest_returns_the_same_numbers(served: Server, models: Path) -> None:

@@ -265,5 +265,7 @@ def test_several_outputs_have_their_own_bars() -> None:
     found = Bars(section, own).of(np.array([[0.25, 0.5], [1.0, 1.0]], np.float32))
     np.testing.assert_allclose(found, [[0.5 + 1 + 4 * (0.25 + 2 * 0.5), 10.0], [0.5, 2.0]], rtol=1e-6)
     assert (found > [[6.5, 10.0], [0.5, 2.0]]).all()  # rounded up
+    found = Bars(section, own).of(np.array([[0.0, 0.0], [0.01011, 0.0], [0.12345, 0.0]], np.float32))
+    assert [f"{bar:.6g}" for bar in found[:, 1]] == ["0.157", "0.405", "4.94"]  # no zero at a row, and three digits
     outside = np.array([[0.0, 1.5], [np.nan, 0.0], [np.inf, 0.0]], np.float32)
     assert np.isposinf(Bars(section, own).of(outside)).all()
