@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Protocol
@@ -20,6 +21,7 @@ from kanexport.contract.cli.console import Exit, emit, json_text, jsonable
 from kanserve.cli.options import CommandError, InputError
 from kanserve.client.results import Answer
 
+Columns = Mapping[str, Sequence[str]]  # the names of the numbers of each output
 OUTPUT_SUFFIXES = (".npz", ".npy", ".csv", ".json")
 
 
@@ -44,8 +46,10 @@ def check(target: str | None, allowed: tuple[str, ...] = OUTPUT_SUFFIXES, option
 
 
 def check_count(target: str | None, names: tuple[str, ...]) -> None:
-    """Reject a format with one array for a model with several outputs. Raises InputError."""
-    if target is not None and Path(target).suffix.lower() in (".npy", ".csv") and len(names) != 1:
+    """Reject a format with one array for several arrays. A .csv has optional outputs next to the only output of the
+    model. Raises InputError."""
+    form = Path(target).suffix.lower() if target is not None else ""
+    if (form == ".npy" and len(names) != 1) or (form == ".csv" and len(own_outputs(names)) != 1):
         raise InputError(
             f"--output {target}: the format has one array, but the model has the outputs {', '.join(names)}",
             code="output-format-too-small",
@@ -94,26 +98,33 @@ def written(target: str, shapes: Mapping[str, Sequence[int]]) -> str:
     return f"{target}: {', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())}"
 
 
-def csv_text(values: Any, columns: Sequence[str], *, header: bool = True) -> str:
-    """A header with the names in `columns`, if `header` is set, and one line per row, each row flat in C order. The
-    text gives exactly the same floats when it is read."""
-    table = values.reshape(len(values), len(columns))
+def own_outputs(names: Iterable[str]) -> list[str]:
+    """The outputs of the model itself, without the optional ones of kanserve."""
+    return [name for name in names if not name.startswith("kan.")]
+
+
+def csv_text(arrays: Mapping[str, Any], columns: Columns, *, header: bool = True) -> str:
+    """A header with the names in `columns`, if `header` is set, and one line per row: the arrays side by side, each row
+    flat in C order. The text gives exactly the same floats when it is read."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if header:
-        writer.writerow(columns)
-    # Python writes a float64 with the same text as numpy, but faster.
-    cells = table.tolist() if table.dtype == np.float64 else [[str(value) for value in row] for row in table]
-    writer.writerows(cells)
+        writer.writerow([column for name in arrays for column in columns[name]])
+    tables = [_cells(values.reshape(len(values), len(columns[name]))) for name, values in arrays.items()]
+    writer.writerows(tables[0] if len(tables) == 1 else map(itertools.chain.from_iterable, zip(*tables, strict=True)))
     return out.getvalue()
+
+
+def _cells(table: Any) -> list[list[Any]]:
+    # Python writes a float64 with the same text as numpy, but faster.
+    return table.tolist() if table.dtype == np.float64 else [[str(value) for value in row] for row in table]
 
 
 def _encode(form: str, arrays: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> bytes:
     if form == ".json":
         return (json_text({name: array.tolist() for name, array in arrays.items()}) + "\n").encode()
     if form == ".csv":
-        name, values = next(iter(arrays.items()))
-        return csv_text(values, columns[name]).encode()
+        return csv_text(arrays, columns).encode()
     out = io.BytesIO()
     if form == ".npz":
         np.savez(out, **arrays)
@@ -122,7 +133,6 @@ def _encode(form: str, arrays: Mapping[str, Any], columns: Mapping[str, Sequence
     return out.getvalue()
 
 
-Columns = Mapping[str, Sequence[str]]  # the names of the numbers of each output
 Write = Callable[[dict[str, Any], Columns], object]
 SUFFIXES = (*OUTPUT_SUFFIXES, ".jsonl")
 
@@ -188,9 +198,8 @@ class Csv:
         self._write, self._header = write, True
 
     def add(self, answer: Answer) -> None:
-        """Add the rows of the only output."""
-        ((name, values),) = answer.outputs.items()
-        self._write(csv_text(values, answer.columns()[name], header=self._header))
+        """Add rows, with the outputs side by side."""
+        self._write(csv_text(answer.outputs, answer.columns(), header=self._header))
         self._header = False
 
     def end(self) -> None:
@@ -264,7 +273,7 @@ def opened(target: str | None, names: Sequence[str], *, keep: Write | None = Non
         sink: Sink = Buffered(lambda outputs, columns: write(target, outputs, columns))
     elif keep is not None:
         sink = Buffered(keep)
-    elif len(names) == 1:
+    elif len(own_outputs(names)) == 1:
         sink = Csv(emit)
     else:
         sink = Buffered(_one_below_the_other)
@@ -279,7 +288,7 @@ def _filled(sink: Sink) -> Iterator[Shapes]:
 
 def _one_below_the_other(outputs: dict[str, Any], columns: Columns) -> None:
     for name, values in outputs.items():
-        emit(csv_text(values, columns[name]))
+        emit(csv_text({name: values}, columns))
 
 
 def _sink(form: str, file: BinaryIO) -> Sink:

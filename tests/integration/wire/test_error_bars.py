@@ -162,6 +162,8 @@ def test_the_command_prints_bars_and_their_note(served: Server, models: Path, tm
     assert "warning: error bars are unreliable: assumption: the true function" in done.stderr
     with np.load(target) as arrays:
         np.testing.assert_array_equal(arrays[NAME], expected(models, "noisy"))
+    lines = kanserve("infer", "exact", *words).stdout.splitlines()
+    assert (lines[0], len(lines), lines[5].split(",")[1]) == ("y0,y0 error bar", 6, "inf")
     shown = document(kanserve("infer", "exact", *words, "--json"))
     assert shown["outputs"][NAME][4] == ["Infinity"]
     assert shown["notes"] == [

@@ -214,9 +214,13 @@ def test_the_commands_show_intervals(served: Server, tmp_path: Path) -> None:
     assert "90% prediction set: y" in kanserve("explain", "sets", "--input", wine, *url).stdout
     said = document(kanserve("explain", "sets", "--input", wine, "--json", *url))
     assert said["intervals"]["method"] == "lac"
-    lines = kanserve("infer", "absolute", "--input", rows, "--interval", *url).stdout.splitlines()
-    assert (lines[0], lines[6]) == ("y0", "y0 lower,y0 upper")
-    assert [float(text) for text in lines[8].split(",")] == [low, high]
+    asked = ("infer", "absolute", "--input", rows, "--interval", *url)
+    lines = kanserve(*asked).stdout.splitlines()
+    assert (lines[0], len(lines)) == ("y0,y0 lower,y0 upper", 6)
+    assert [float(text) for text in lines[2].split(",")[1:]] == [low, high]
+    kanserve(*asked, "--output", tmp_path / "o.csv")
+    assert (tmp_path / "o.csv").read_text().splitlines() == lines
+    assert [low, high] == document(kanserve(*asked, "--json"))["outputs"][intervals.NAME][1][0]
     kanserve("infer", "sets", "--input", wine, "--interval", "--output", target, *url)
     with np.load(target) as arrays:
         assert {name: array.shape for name, array in arrays.items()} == {"y": (1, 3), intervals.NAME: (1, 3)}
