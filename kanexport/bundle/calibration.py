@@ -203,7 +203,11 @@ def measure(
     port = _output(signature.ports.outputs)
     predicted = predicted_on(rows, lowered, signature, names, dtype).reshape(len(rows.targets), port.size)
     require_finite(predicted, rows, "the output of the model")
-    about = Intervals(coverage=wanted.coverage, name=rows.name, sha256=rows.sha256, rows=len(predicted))
+    inputs = [x.reshape(len(x), -1) for x in inputs_of(rows, signature, names).values()]
+    low, high = (tuple(np.concatenate([end(x, axis=0) for x in inputs]).tolist()) for end in (np.min, np.max))
+    about = Intervals(
+        coverage=wanted.coverage, name=rows.name, sha256=rows.sha256, rows=len(predicted), low=low, high=high
+    )
     if port.size > 1 and rows.targets.ndim == 1:
         return _sets(about, wanted, rows, predicted, port)
     if rows.targets[0].size != port.size:

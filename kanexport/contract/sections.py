@@ -206,6 +206,8 @@ class Intervals:
     threshold    with LAC, largest 1 - p of a class in the set
     size         with LAC, mean number of classes in the set on the calibration rows
     checked      coverage of the second half of the file with the quantiles of its first half, least of all outputs
+    low, high    smallest and largest value of each number of a row in the file, flat in C order; empty in a version of
+                 an exporter that did not store them
     """
 
     method: str = ""
@@ -219,6 +221,8 @@ class Intervals:
     threshold: float = 0.0
     size: float = 0.0
     checked: float = 0.0
+    low: tuple[float, ...] = field(default=(), metadata=OPTIONAL)
+    high: tuple[float, ...] = field(default=(), metadata=OPTIONAL)
 
     @property
     def text(self) -> str:

@@ -16,6 +16,9 @@ Shapes: N vectors of n nodes; S sources.
 from __future__ import annotations
 
 import enum
+import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +30,7 @@ from kanexport.contract.sections import NodeBaseline
 from kanserve.analysis import curves
 
 NEAR = 1e-6  # of a grid interval: largest distance of a knot and a value that only rounding causes
+OPEN = sys.float_info.max / 4  # end of an open range
 NOWHERE = -1  # as a node: no node is out of its grid
 
 Floats = NDArray[np.float64]
@@ -154,6 +158,25 @@ def of_box(low: Floats, high: Floats) -> Bounds:
     nodes = np.arange(len(low))
     scale = Scale((), nodes, low, low, high, high, np.zeros(len(low)))
     return Bounds((scale,), (Definition.CERTIFICATE,) * len(low))
+
+
+def of_baseline(baseline: NodeBaseline) -> Bounds:
+    """Ranges of the nodes in the baseline: from the first cell with a value to the last one. A side is open if the
+    baseline has values beyond its cells. A node without values has no range."""
+    cells = baseline.cells * len(baseline.counts) if len(baseline.cells) == 1 else baseline.cells
+    ends = [_occupied(row, counts) for row, counts in zip(cells, baseline.counts, strict=True)]
+    low, high, cell = np.array(ends, np.float64).reshape(-1, 3).T
+    scale = Scale((), np.arange(len(ends)), low, low, high, high, cell)
+    return Bounds((scale,), (Definition.REFERENCE,) * len(ends))
+
+
+def _occupied(cells: Sequence[float], counts: Sequence[int]) -> tuple[float, float, float]:
+    """The ends of the cells that have a value, and the mean width of a cell."""
+    filled = np.flatnonzero(counts)
+    if not len(cells) or not len(filled):
+        return math.nan, math.nan, math.nan
+    ends = (-OPEN, *cells, OPEN)
+    return ends[filled[0]], ends[filled[-1] + 1], (cells[-1] - cells[0]) / max(1, len(cells) - 1)
 
 
 def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:

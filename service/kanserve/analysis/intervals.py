@@ -15,6 +15,7 @@ from kanexport.contract.sections import LAC, Intervals
 from kanserve.types import Array
 
 NAME = "kan.interval"  # of the optional output
+OUT_OF_RANGE = f"{NAME}_out_of_range"  # of the output next to it, which marks rows
 
 
 def of(section: Intervals, outputs: Array) -> NDArray[np.float64] | NDArray[np.uint8]:

@@ -17,7 +17,8 @@ from kanexport.contract.sections import LAC
 from kanserve.analysis import intervals
 from kanserve.analysis.coverage import Zone
 from kanserve.batch.columns import arrow
-from kanserve.batch.folder import Version, sizes
+from kanserve.batch.folder import Version, pieces, sizes
+from kanserve.insight.coverage import RowRanges
 from kanserve.insight.statistics import Nodes
 from kanserve.services import error_bars
 from kanserve.services.intervals import Reliability, section
@@ -168,15 +169,17 @@ class PredictionIntervals:
         self._section = section(version.info)
         self._names = version.names.columns(sizes(version))[version.info.outputs[0].name]
         self._drift = DriftSample(version) if version.manifest.baseline.rows else None
+        self._version, self._ranges = version, RowRanges(version.manifest)
+        self._beyond = False
 
     @property
     def fields(self) -> list[Any]:
         """See `Extra.fields`."""
-        pa = arrow()
+        pa, mark = arrow(), arrow().field("interval_out_of_range", arrow().bool_())
         if self._section.method == LAC:
-            return [pa.field(f"{name}_in_set", pa.bool_()) for name in self._names]
+            return [*(pa.field(f"{name}_in_set", pa.bool_()) for name in self._names), mark]
         ends = (f"{name}_{end}" for name in self._names for end in ("lower", "upper"))
-        return [pa.field(name, pa.float64()) for name in ends]
+        return [*(pa.field(name, pa.float64()) for name in ends), mark]
 
     def arrays(self, scored: Scored) -> list[Any]:
         """See `Extra.arrays`."""
@@ -185,11 +188,27 @@ class PredictionIntervals:
             self._drift.add(scored.feeds)
         values = intervals.of(self._section, scored.outputs[0])
         flat = np.ascontiguousarray(values.reshape(len(values), -1).T)
-        kinds = [field.type for field in self.fields]
-        return [pa.array(column.astype(kind.to_pandas_dtype())) for column, kind in zip(flat, kinds, strict=True)]
+        kinds = [field.type for field in self.fields[:-1]]
+        columns = [pa.array(column.astype(kind.to_pandas_dtype())) for column, kind in zip(flat, kinds, strict=True)]
+        return [*columns, pa.array(self._outside(scored.feeds), pa.bool_())]
+
+    def _outside(self, feeds: Mapping[str, Array]) -> Array:
+        """Whether each row is out of range; null if no range is known."""
+        missing, nodes = self._ranges.missing, dict[str, Array]()
+        if missing:
+            parts = (self._version.trace(missing, part) for _, part in pieces(feeds, self._version.most_rows))
+            nodes = dict(zip(missing, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+        outside = self._ranges.outside({**feeds, **nodes})
+        if outside is None:
+            return np.full(len(next(iter(feeds.values()))), None)
+        self._beyond = self._beyond or bool(outside.any())
+        return outside
 
     def reliability(self) -> Reliability:
-        """The reliability of the intervals so far, by the drift of a sample of the rows."""
+        """The reliability of the intervals so far, by rows out of range and by the drift of a sample of the rows."""
+        return self._by_drift().of_rows(np.array([self._beyond]))
+
+    def _by_drift(self) -> Reliability:
         if self._drift is None:
             return Reliability(None, "drift is not measured: the export has no baseline rows")
         ratio = self._drift.ratio()

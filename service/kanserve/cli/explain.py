@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npz",
         help="write arrays to this file, float64: contributions (rows, inputs, outputs), base (outputs), predictions "
         "and completeness_error (rows, outputs), and interval (rows, outputs, 2), or 0 and 1 (rows, classes) for "
-        "prediction sets, if the model has them (default: print a table)",
+        "prediction sets, if the model has them; out_of_range (rows), uint8 (default: print a table)",
     )
     parser.add_argument(
         "--method",
@@ -123,7 +123,7 @@ def _print(args: argparse.Namespace, described: Description, rows: Any, explanat
         print_json({**document(described, explanation), **what})
     elif args.output:
         note(output_results.summary(args.output, arrays))
-        for line in explanation.notes:
+        for line in (*_range_lines(explanation), *explanation.notes):
             note(line)
     elif len(rows) == 1:
         which = range(len(explanation.outputs)) if args.of else [int(explanation.predictions[0].argmax())]
@@ -169,6 +169,7 @@ def document(described: Description, explanation: Explanation) -> dict[str, Any]
         "inputs": explanation.names,
         "outputs": explanation.output_names,
         "rows": len(explanation.predictions),
+        "rows_out_of_range": None if explanation.out_of_range is None else int(explanation.out_of_range.sum()),
         "largest_completeness_error": float(np.max(explanation.completeness_error, initial=0.0)),
         "notes": explanation.notes,
         "intervals": None if explanation.intervals is None else _facts(explanation.intervals),
@@ -198,6 +199,7 @@ def explanation_arrays(explanation: Explanation) -> dict[str, Any]:
         "completeness_error": explanation.completeness_error,
         **_interval_array(explanation.intervals),
         **({} if explanation.error_bars is None else {"error_bar": explanation.error_bars.bars}),
+        **({} if explanation.out_of_range is None else {"out_of_range": explanation.out_of_range.astype(np.uint8)}),
     }
 
 
@@ -206,6 +208,15 @@ def _interval_array(intervals: RowIntervals | None) -> dict[str, Any]:
     if intervals is None:
         return {}
     return {"interval": intervals.bounds if intervals.sets is None else intervals.sets.astype(np.uint8)}
+
+
+def _range_lines(explanation: Explanation) -> Sequence[str]:
+    """Words about rows out of range; none if all are in range."""
+    marks = explanation.out_of_range
+    if marks is None or not marks.any():
+        return ()
+    what = "the row is" if len(marks) == 1 else f"{int(marks.sum())} of {len(marks)} rows are"
+    return (f"OUT OF RANGE: {what} out of grid, or beyond the rows of the export: an extrapolation",)
 
 
 def _interval_lines(described: Description, explanation: Explanation, which: int) -> Sequence[str]:
@@ -254,6 +265,7 @@ def of_row(described: Description, explanation: Explanation, rows: Any, row: int
         ("input", "value", "contribution", ""),
         numbers=("value", "contribution"),
         caption=(
+            *_range_lines(explanation),
             *_interval_lines(described, explanation, which),
             *_bar_lines(explanation, which),
             *_caption(explanation, float(explanation.completeness_error[0, which])),
@@ -283,6 +295,7 @@ def of_all(described: Description, explanation: Explanation, show: int) -> Table
         numbers=("mean |contribution|",),
         caption=(
             f"{min(show, len(order))} of {len(order)} inputs; --row N explains one row",
+            *_range_lines(explanation),
             *_caption(explanation, float(np.max(explanation.completeness_error, initial=0.0))),
             *_note(explanation.intervals),
             *_bar_note(explanation.error_bars),

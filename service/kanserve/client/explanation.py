@@ -77,7 +77,8 @@ class RowIntervals:
               rows of the export
     bounds    [B, O, 2], lower and upper end for each explained output; None with lac
     sets      [B, C], the classes in the set of each row; None with the other methods
-    reliable  False if the latest traffic of the version drifted; None if the server does not measure drift
+    reliable  False if a row is out of range, or if the latest traffic of the version drifted; None if no row is out of
+              range and the server does not measure drift
     note      reason, if the intervals are unreliable or if it is unknown
     """
 
@@ -128,6 +129,8 @@ class Explanation:
     path                by explained layer, the edges with the largest shares, if requested
     intervals           prediction intervals of the rows; None if the model has none
     error_bars          error bars of the rows; None if the model has none
+    out_of_range        [B], whether an input of the row is out of grid, or beyond the rows of the export; None
+                        if no range is known
     """
 
     version: str
@@ -148,6 +151,7 @@ class Explanation:
     path: tuple[LayerPath, ...] = ()
     intervals: RowIntervals | None = None
     error_bars: RowErrorBars | None = None
+    out_of_range: NDArray[np.bool_] | None = None
 
     def to_dict(self, output: int | str | None = None) -> dict[str, Any]:
         """Arrays under the names that shap uses. Raises ValueError for an output that was not explained.
@@ -263,6 +267,9 @@ def from_pb(answer: kan.ExplainResponse, described: Description, rows: Any, coun
         path=tuple(_layer_path(path, count) for path in answer.path),
         intervals=_intervals(answer.intervals, count) if answer.HasField("intervals") else None,
         error_bars=_error_bars(answer.error_bars, count) if answer.HasField("error_bars") else None,
+        out_of_range=np.frombuffer(answer.out_of_range, "<u1").reshape(count).astype(bool)
+        if answer.out_of_range
+        else None,
     )
 
 
@@ -348,6 +355,12 @@ def _joined_rows(parts: Sequence[Explanation]) -> Floats | None:
     return np.concatenate(rows) if rows else None
 
 
+def _joined_marks(parts: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
+    """Marks of consecutive rows as one; None if those of a part are unknown."""
+    some = [part for part in parts if part is not None]
+    return np.concatenate(some) if len(some) == len(parts) else None
+
+
 def joined(parts: Sequence[Explanation]) -> Explanation:
     """Explanations of consecutive rows as one."""
     return dataclasses.replace(
@@ -359,5 +372,6 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         path=tuple(map(_joined_path, zip(*(part.path for part in parts), strict=True))),
         intervals=_joined_intervals([part.intervals for part in parts]),
         error_bars=_joined_error_bars([part.error_bars for part in parts]),
+        out_of_range=_joined_marks([part.out_of_range for part in parts]),
         rows=_joined_rows(parts),
     )

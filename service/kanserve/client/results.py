@@ -15,6 +15,7 @@ from kanexport.contract.error_bars import NAME as ERROR_BAR
 from kanexport.contract.naming import UNNAMED, Names
 from kanserve.analysis import curves
 from kanserve.analysis.intervals import NAME as INTERVAL
+from kanserve.analysis.intervals import OUT_OF_RANGE
 from kanserve.client import encoding
 from kanserve.client.encoding import packed
 from kanserve.client.errors import ArgumentError
@@ -96,7 +97,9 @@ class Answer:
         """The column names of one row of each output, in C order: see `Names.columns`."""
         sizes = {name: math.prod(values.shape[1:]) for name, values in self.outputs.items()}
         own = {name: size for name, size in sizes.items() if not name.startswith("kan.")}
-        return UNNAMED.columns(sizes) | self.names.columns(own) | self._interval_columns() | self._bar_columns(sizes)
+        marks = {OUT_OF_RANGE: ("out of range",)} if OUT_OF_RANGE in sizes else {}
+        bars = self._bar_columns(sizes)
+        return UNNAMED.columns(sizes) | self.names.columns(own) | self._interval_columns() | bars | marks
 
     def _bar_columns(self, sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
         """The column names of the optional output of error bars, if it was requested."""

@@ -217,6 +217,7 @@ def explained_to_pb(answer: Explained) -> kan_pb2.ExplainResponse:
         path=map(_path_to_pb, what.path),
         intervals=None if answer.intervals is None else _intervals_to_pb(answer.intervals),
         error_bars=None if answer.error_bars is None else _error_bars_to_pb(answer.error_bars),
+        out_of_range=b"" if answer.outside is None else answer.outside.astype("<u1").tobytes(),
     )
 
 

@@ -197,6 +197,7 @@ def edit_to_pb(edit: Edit) -> kan_pb2.Edit:
 
 def _intervals(intervals: Intervals) -> kan_pb2.Intervals:
     fields = dataclasses.asdict(intervals)
+    del fields["low"], fields["high"]
     return kan_pb2.Intervals(**{**fields, "outputs": [kan_pb2.Intervals.Output(**own) for own in fields["outputs"]]})
 
 

@@ -3,6 +3,7 @@ bounds."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from kanserve.observability.series import Number
 from kanserve.runtime.base import Session
 from kanserve.scheduling import batching
 from kanserve.types import Array
+
+MARGIN = 1 / 64  # of the range of an input on the calibration rows: the largest distance of a row that is in range
+ROUNDING = 1e-6  # relative, of inputs in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,11 @@ def _of(limits: Bounds, nodes: Array) -> LayerCoverage:
     return LayerCoverage(limits.definition, result.zones.reshape(nodes.shape), rows.counts, rows.worst, rows.excess)
 
 
+def _any_of_row(flags: NDArray[np.bool_], rows: int) -> NDArray[np.bool_]:
+    """Whether a flag of each row is set, from flags of all positions of all rows."""
+    return np.asarray(flags.reshape(rows, len(flags) // max(1, rows)).any(axis=1))
+
+
 def _joined(parts: Sequence[LayerCoverage]) -> LayerCoverage:
     """The coverage of consecutive rows as one."""
     arrays = [[getattr(part, name) for part in parts] for name in ("zones", "counts", "worst", "cells")]
@@ -134,6 +143,62 @@ class OutOfRangeInput:
     last: float
 
 
+class RowRanges:
+    """Ranges of a version's rows. A row is out of range if an input is out of grid, beyond the rows of the baseline, or
+    beyond the calibration rows of its intervals by more than `MARGIN`.
+
+    For a module whose layers read no input, the nodes of its first layer are in a grid and in a baseline.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest, self._bounds = manifest, dict[int, tuple[Bounds, ...]]()
+        inputs = {tensor.name for tensor in manifest.inputs}
+        layers = [at for at, layer in enumerate(manifest.layers) if layer.node_tensor in inputs]
+        self._layers = layers or list(range(len(manifest.layers)))[:1]
+        self._box: tuple[Floats, Floats] | None = None
+        if manifest.intervals.low:
+            low, high = np.array(manifest.intervals.low), np.array(manifest.intervals.high)
+            room = MARGIN * (high - low) + ROUNDING * np.maximum(np.abs(low), np.abs(high))
+            self._box = low - room, high + room
+        nodes = (manifest.layers[at].node_tensor for at in self._layers)
+        self.missing = tuple(name for name in nodes if name not in inputs)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `outside` has little to compute: it knows the ranges, and the graph need not run."""
+        return not self.missing and len(self._bounds) == len(self._layers)
+
+    def outside(self, rows: Mapping[str, Array]) -> NDArray[np.bool_] | None:
+        """Whether each of `rows` [B, ...] by tensor, with the `missing` tensors, is out of range [B]. None: no range is
+        known."""
+        mask = np.zeros(len(next(iter(rows.values()))), np.bool_)
+        known, start = self._box is not None, 0
+        for tensor in self._manifest.inputs if self._box is not None else ():
+            numbers = rows[tensor.name].reshape(len(mask), math.prod(tensor.shape[1:])).astype(np.float64)
+            low, high = (end[start : start + numbers.shape[1]] for end in self._box or ())
+            mask |= ~((numbers >= low) & (numbers <= high)).all(axis=1)
+            start += numbers.shape[1]
+        for at in self._layers:
+            values = rows[self._manifest.layers[at].node_tensor]
+            nodes = values.reshape(-1, values.shape[-1]).astype(np.float64)
+            for limits in self._of_layer(at, nodes.shape[1]):
+                mask |= _any_of_row(coverage.outside(limits, nodes), len(mask))
+                known = True
+        return mask if known else None
+
+    def _of_layer(self, at: int, width: int) -> tuple[Bounds, ...]:
+        """The known ranges of the `width` nodes of a layer."""
+        if at not in self._bounds:
+            baseline, known = self._manifest.baseline, []
+            with contextlib.suppress(FailedPrecondition):  # its steps are unknown, and so is the grid
+                known.append(bounds(self._manifest, at, width))
+            if baseline.rows and len(baseline.layers[at].counts) == width:
+                known.append(coverage.of_baseline(baseline.layers[at]))
+            scaled = (limits for limits in known if any(np.isfinite(scale.low).any() for scale in limits.scales))
+            self._bounds[at] = tuple(scaled)
+        return self._bounds[at]
+
+
 class InputRangeGuard:
     """Guard that flags or rejects rows with inputs out of range, as the export requires. `rows` counts them. Raises
     FailedPrecondition for an inconsistent manifest."""
@@ -147,7 +212,7 @@ class InputRangeGuard:
         mask = np.zeros(len(next(iter(rows.values()))), np.bool_)
         for name, _, limits in self._parts:
             vectors = rows[name].reshape(-1, rows[name].shape[-1]).astype(np.float64)
-            mask |= coverage.outside(limits, vectors).reshape(len(mask), -1).any(axis=1)
+            mask |= _any_of_row(coverage.outside(limits, vectors), len(mask))
         return mask
 
     def place(self, rows: Mapping[str, Array], row: int) -> OutOfRangeInput:

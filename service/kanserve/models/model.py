@@ -26,7 +26,7 @@ from kanserve.execution.config import Serving
 from kanserve.execution.executor import Executor, Limits, Run
 from kanserve.insight import coverage, curves, edge_queries, edge_scores, explain, statistics
 from kanserve.insight.certificate import CertificateWatch
-from kanserve.insight.coverage import InputRangeGuard, Known, LayerCoverage
+from kanserve.insight.coverage import InputRangeGuard, Known, LayerCoverage, RowRanges
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.insight.edge_scores import LiveScores
 from kanserve.insight.explain import Prepared
@@ -97,6 +97,7 @@ class Model:
         self.live: TrafficSampler | None = None  # its statistics, or in `blind` why there are none
         self.blind = ""
         self.range_guard: InputRangeGuard | None = None  # if rows out of range are flagged or rejected
+        self.row_ranges = None if info.manifest is None else RowRanges(info.manifest)
         self.certificate_watch: CertificateWatch | None = None
         self.error_bars: Bars | None = None  # of a version that has them, on a CPU
         self._explaining, self._covering = Prepared(), Known()

@@ -841,7 +841,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., reference: _Optional[str] = ..., reference_rows: _Optional[bytes] = ..., reference_count: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., path_top_k: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "nodes_are_inputs", "path", "intervals", "error_bars")
+    __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "nodes_are_inputs", "path", "intervals", "error_bars", "out_of_range")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -860,6 +860,7 @@ class ExplainResponse(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     INTERVALS_FIELD_NUMBER: _ClassVar[int]
     ERROR_BARS_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_RANGE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -878,7 +879,8 @@ class ExplainResponse(_message.Message):
     path: _containers.RepeatedCompositeFieldContainer[LayerPath]
     intervals: RowIntervals
     error_bars: RowErrorBars
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., nodes_are_inputs: _Optional[bool] = ..., path: _Optional[_Iterable[_Union[LayerPath, _Mapping]]] = ..., intervals: _Optional[_Union[RowIntervals, _Mapping]] = ..., error_bars: _Optional[_Union[RowErrorBars, _Mapping]] = ...) -> None: ...
+    out_of_range: bytes
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., nodes_are_inputs: _Optional[bool] = ..., path: _Optional[_Iterable[_Union[LayerPath, _Mapping]]] = ..., intervals: _Optional[_Union[RowIntervals, _Mapping]] = ..., error_bars: _Optional[_Union[RowErrorBars, _Mapping]] = ..., out_of_range: _Optional[bytes] = ...) -> None: ...
 
 class RowErrorBars(_message.Message):
     __slots__ = ("numbers", "bars", "assumption", "contradicted", "note")

@@ -426,6 +426,10 @@ def interval_faults(manifest: Manifest) -> Iterator[str]:
         yield f"intervals.method is {section.method[:40]!r}, expected {ABSOLUTE}, {NORMALIZED} or {LAC}"
     if not 0 < section.coverage < 1:
         yield f"intervals.coverage is {section.coverage:g}, expected a number between 0 and 1"
+    numbers = sum(math.prod(tensor.shape[1 : AXES + 1]) for tensor in manifest.inputs)
+    if {len(section.low), len(section.high)} not in ({0}, {numbers}):
+        ends = f"{len(section.low)} smallest and {len(section.high)} largest values"
+        yield f"the intervals have {ends} of inputs, expected {numbers} of each"
     if [tensor.datatype in ("FP32", "FP64") for tensor in manifest.outputs] != [True]:
         yield f"the model has intervals and {len(manifest.outputs)} outputs, expected one floating-point output"
         return

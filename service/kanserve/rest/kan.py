@@ -298,6 +298,7 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
             "base": (F8, _flat),
             "predictions": (F8, lambda m: (-1, len(m.outputs))),
             "completeness_error": (F8, lambda m: (-1, len(m.outputs))),
+            "out_of_range": (U1, _flat),
         },
         "RowIntervals": {
             "bounds": (F8, lambda m: (-1, m.numbers, 2)),

@@ -201,6 +201,7 @@ def _explanations(data: bytes) -> Answer:
             "prediction": _row(arrays["predictions"], at),
             "contributions": _row(arrays["contributions"], at),
             "completeness_error": _row(arrays["completeness_error"], at),
+            **({"out_of_range": bool(message.out_of_range[at])} if message.out_of_range else {}),
         }
         for at in range(len(arrays["predictions"]))
     ]

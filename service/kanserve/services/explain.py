@@ -57,6 +57,7 @@ class Explained:
     notes      remarks for the reader
     intervals  prediction intervals of the rows; None if the model has none
     error_bars  error bars of the rows; None if the model has none
+    outside    whether each row is out of range [B]; None if no range is known
     """
 
     info: ModelInfo
@@ -68,6 +69,7 @@ class Explained:
     notes: tuple[str, ...]
     intervals: RowIntervals | None = None
     error_bars: RowErrorBars | None = None
+    outside: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,12 @@ class Explainer:
         `Model.edges`."""
         work = self.work(*self.kan.describe(request.model, request.version), request)
         explained = await self.done(work)
-        rows = work.model, work.rows, work.outputs
+        rows, outside = (work.model, work.rows, work.outputs), await intervals.out_of_range(work.model, work.rows)
         return dataclasses.replace(
-            explained, intervals=await intervals.of_rows(*rows), error_bars=await error_bars.of_rows(*rows)
+            explained,
+            intervals=await intervals.of_rows(*rows, outside),
+            error_bars=await error_bars.of_rows(*rows),
+            outside=outside,
         )
 
     def work(self, model: Model, manifest: Manifest, request: ExplainRequest) -> Work:

@@ -146,19 +146,22 @@ class Inference:
     async def _answers(
         self, request: InferRequest, ready: ValidatedRequest, feeds: Mapping[str, Array], arrays: list[Array]
     ) -> tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]:
-        """The requested outputs in the order of the request, and response parameters. `arrays`: of `ready.names`."""
+        """The requested outputs in the order of the request, the marks of rows out of range if their intervals are
+        requested, and response parameters. `arrays`: of `ready.names`."""
         answers = await self._own_outputs(request, ready, arrays[: len(ready.outputs)])
         if not (ready.interval or ready.error_bar):
             return answers, []
-        info, words = ready.model.info, list[tuple[str, ParameterValue]]()
+        info, words, marks = ready.model.info, list[tuple[str, ParameterValue]](), list[OutputTensor]()
         if ready.interval:
             answers.append(await intervals.tensor(info, arrays[ready.names.index(info.outputs[0].name)]))
-            words += intervals.parameters(ready.model)
+            outside = await intervals.out_of_range(ready.model, feeds) if ready.rows else np.zeros(0, np.bool_)
+            marks = intervals.marks(outside)
+            words += intervals.parameters(ready.model, outside)
         if ready.error_bar:
             error_bar, more_words = await error_bars.tensor(ready.model, feeds)
             answers.append(error_bar)
             words += more_words
-        return sorted(answers, key=lambda answer: request.outputs.index(answer.name)), words
+        return [*sorted(answers, key=lambda answer: request.outputs.index(answer.name)), *marks], words
 
     async def _own_outputs(
         self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]

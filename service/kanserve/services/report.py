@@ -32,7 +32,7 @@ def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
         max_rows=kan.max_edge_query_rows,
         max_response_bytes=kan.max_response_bytes,
         notes=manifest.notes,
-        intervals=manifest.intervals,
+        intervals=dataclasses.replace(manifest.intervals, low=(), high=()),
         verification_basis=manifest.verification_basis,
         claim=manifest.claim,
         options_assumed=manifest.source.options_assumed,

@@ -34,6 +34,11 @@ def test_the_interval_of_a_row_is_shown_and_marked_after_drift(browse: Callable[
         shown = page.locator(".cover.interval")
         shown.wait_for()
         assert shown.inner_text().startswith("Reliability unknown. 90% prediction interval: ")
+        page.goto("ui/hello/explain#row=9,-0.2")
+        page.reload()
+        page.locator(".cover.bad.interval").wait_for()
+        assert "rows are out of range" in page.locator(".cover.interval").inner_text().lower()
+        page.goto("ui/hello/explain#row=0.3,-0.2")
         moved = np.full((250, 2), 0.95, np.float32)
 
         def unreliable() -> bool:

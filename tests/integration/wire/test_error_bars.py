@@ -88,7 +88,7 @@ def test_bars_are_those_of_the_manifest_next_to_unchanged_outputs(served: Server
 
 def test_a_contradicted_assumption_marks_bars_as_unreliable_next_to_intervals(served: Server, models: Path) -> None:
     answer = ask(served, "noisy", ROWS, NAME, "y", "kan.interval")
-    assert [output.name for output in answer.outputs] == [NAME, "y", "kan.interval"]
+    assert [output.name for output in answer.outputs] == [NAME, "y", "kan.interval", "kan.interval_out_of_range"]
     assert answer.raw_output_contents[0] == expected(models, "noisy").tobytes()
     assert answer.parameters["kan.error_bar_reliable"].bool_param is False
     assert "rows of noisy.npz contradict the assumption" in answer.parameters["kan.error_bar_note"].string_param

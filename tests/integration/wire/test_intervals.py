@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_intervals_are_those_of_the_manifest_around_unchanged_outputs(
     plain = ask(served, method, ROWS)
     for _ in range(3):  # the cache of known requests does not learn it
         answer = ask(served, method, ROWS, "y", intervals.NAME)
-        assert [output.name for output in answer.outputs] == ["y", intervals.NAME]
+        assert [output.name for output in answer.outputs] == ["y", intervals.NAME, intervals.OUT_OF_RANGE]
         assert answer.raw_output_contents[0] == plain.raw_output_contents[0]
         np.testing.assert_array_equal(array(answer, intervals.NAME), intervals.of(section, array(plain, "y")))
         assert answer.parameters["kan.interval_method"].string_param == method
@@ -94,7 +95,7 @@ def test_intervals_are_those_of_the_manifest_around_unchanged_outputs(
     assert array(answer, intervals.NAME).shape == (5, 1, 2)
     for wanted in ((intervals.NAME, "y"), (intervals.NAME,)):
         other = ask(served, method, ROWS, *wanted)
-        assert [output.name for output in other.outputs] == [*wanted]
+        assert [output.name for output in other.outputs] == [*wanted, intervals.OUT_OF_RANGE]
         assert other.raw_output_contents[0] == answer.raw_output_contents[1]
     assert array(ask(served, method, ROWS[:0], "y", intervals.NAME), intervals.NAME).shape == (0, 1, 2)
     assert "kan.interval_method" not in plain.parameters
@@ -197,7 +198,45 @@ def test_explanations_have_the_intervals_of_their_rows(served: Server, models: P
         np.testing.assert_array_equal(some.intervals.sets[:1000], bounds(served, "sets", rows[:1000]))
         assert client.explain(client.describe("plain"), ROWS).intervals is None
         for name in ("absolute", "normalized", "sets", "plain"):
-            assert client.describe(name).intervals == manifest.load(models / name / "1").intervals
+            stored = manifest.load(models / name / "1").intervals
+            assert client.describe(name).intervals == dataclasses.replace(stored, low=(), high=())
+
+
+def test_rows_out_of_range_are_marked_in_every_answer(served: Server, tmp_path: Path) -> None:
+    """Beyond the calibration rows, out of grid, and NaN; a client that reads only one flag knows it too."""
+    rows = np.array([[0.1, 0.2], [1.1, 0], [0, -9], [np.nan, 0]], np.float32)
+    marks, url = [False, True, True, True], ("--url", served.address)
+    for model, wanted in (("absolute", marks), ("sets", [True])):
+        sent = rows if model == "absolute" else np.full((1, 13), 90, np.float32)
+        answer = ask(served, model, sent, intervals.NAME, "y")
+        assert [output.name for output in answer.outputs] == [intervals.NAME, "y", intervals.OUT_OF_RANGE]
+        assert array(answer, intervals.OUT_OF_RANGE).astype(bool).tolist() == wanted
+        assert answer.parameters["kan.interval_reliable"].bool_param is False
+        assert answer.parameters["kan.interval_out_of_range_rows"].int64_param == sum(wanted)
+        assert answer.parameters["kan.interval_note"].string_param.startswith("rows are out of range: ")
+    inside = ask(served, "absolute", rows[:1], intervals.NAME).parameters
+    assert (inside["kan.interval_out_of_range_rows"].int64_param, "kan.interval_reliable" in inside) == (0, False)
+    assert array(ask(served, "absolute", rows[:0], intervals.NAME), intervals.OUT_OF_RANGE).shape == (0,)
+    with Client(served.address) as client:
+        for model in ("absolute", "normalized", "plain"):  # explanations have marks without intervals too
+            explained = client.explain(client.describe(model), np.tile(rows[:3], (400, 1)))  # more than a batch
+            assert explained.out_of_range is not None
+            assert explained.out_of_range.tolist() == [False, model != "plain", True] * 400
+            assert explained.intervals is None or explained.intervals.reliable is False
+        assert client.infer(client.model("absolute"), rows, outputs=["y"]).parameters == {}
+    told = http_client.ask(served, "/v1/kan/models/absolute/explain", {"rows": rows[:3].tolist()}).json
+    assert (told["out_of_range"], told["intervals"]["reliable"]) == ([0, 1, 1], False)
+    np.save(tmp_path / "rows.npy", rows[:3])
+    words = ("--input", tmp_path / "rows.npy", *url)
+    for model, count in (("absolute", 2), ("plain", 1)):
+        assert f"OUT OF RANGE: {count} of 3 rows are" in kanserve("explain", model, *words).stdout
+        assert "OUT OF RANGE: the row is" in kanserve("explain", model, *words, "--row", 2).stdout
+        assert "OUT OF RANGE" not in kanserve("explain", model, *words, "--row", 0).stdout
+        shown = document(kanserve("explain", model, *words, "--json"))
+        assert (shown["rows_out_of_range"], shown["out_of_range"]) == (count, [0, count - 1, 1])
+    done = kanserve("infer", "absolute", *words, "--interval")
+    assert [line.rsplit(",", 1)[1] for line in done.stdout.splitlines()] == ["out of range", "0", "1", "1"]
+    assert "warning: intervals are unreliable: rows are out of range" in done.stderr
 
 
 def test_the_commands_show_intervals(served: Server, tmp_path: Path) -> None:
@@ -216,14 +255,15 @@ def test_the_commands_show_intervals(served: Server, tmp_path: Path) -> None:
     assert said["intervals"]["method"] == "lac"
     asked = ("infer", "absolute", "--input", rows, "--interval", *url)
     lines = kanserve(*asked).stdout.splitlines()
-    assert (lines[0], len(lines)) == ("y0,y0 lower,y0 upper", 6)
-    assert [float(text) for text in lines[2].split(",")[1:]] == [low, high]
+    assert (lines[0], len(lines)) == ("y0,y0 lower,y0 upper,out of range", 6)
+    assert [float(text) for text in lines[2].split(",")[1:]] == [low, high, 0]
     kanserve(*asked, "--output", tmp_path / "o.csv")
     assert (tmp_path / "o.csv").read_text().splitlines() == lines
     assert [low, high] == document(kanserve(*asked, "--json"))["outputs"][intervals.NAME][1][0]
     kanserve("infer", "sets", "--input", wine, "--interval", "--output", target, *url)
     with np.load(target) as arrays:
-        assert {name: array.shape for name, array in arrays.items()} == {"y": (1, 3), intervals.NAME: (1, 3)}
+        shapes = {name: array.shape for name, array in arrays.items()}
+    assert shapes == {"y": (1, 3), intervals.NAME: (1, 3), intervals.OUT_OF_RANGE: (1,)}
     done = kanserve("infer", "plain", "--input", rows, "--interval", *url)
     assert done.returncode != 0
     assert "has no prediction intervals" in done.stderr

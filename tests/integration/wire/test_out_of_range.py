@@ -106,6 +106,7 @@ def test_flagged_rows_are_answered_and_told(served: Server) -> None:
         assert answer.parameters["kan.out_of_range_rows"].int64_param == count
         assert answer.raw_output_contents == ask(served, "as-trained", rows).raw_output_contents
     assert counted(served, "flag") == before + 3
+    assert served.infer(OUTSIDE[:0], "flag").shape == (0, 2)
     answer = ask(served, "flag", OUTSIDE, **{"kan.coverage": True})
     assert set(answer.parameters) == {"kan.out_of_range_rows", "kan.coverage.definition"}
     tensor = triton_http.InferInput("x", [4, 3], "FP32")

@@ -145,3 +145,13 @@ def test_a_normalisation_is_done_before_the_grid_is_looked_at_and_the_clip_of_an
     rows = np.full((1, 3), 5.0)
     assert (coverage.measure(coverage.bounds(of, 3, None), rows).zones == INSIDE).all()
     assert (coverage.measure(coverage.bounds(of, 3, None, clamped=True), rows).zones == OUTSIDE).all()
+
+
+def test_a_baseline_reaches_to_its_last_cell_with_a_value() -> None:
+    """Open where values are beyond the cells, as NaN never is; a node without values has no range."""
+    counts = ((0, 1, 1, 0, 0), (2, 0, 1, 0, 0), (0,) * 5)
+    own = NodeBaseline(
+        cells=((0.0, 1.0, 2.0, 3.0),), counts=counts, nonfinite=(0,) * 3, mean=(1.0,) * 3, std=(0.1,) * 3
+    )
+    nodes = np.array([[0, -9, 9], [2, 2, 9], [2.1, 2, 9], [-0.1, 0, 0], [0, 2.1, 0], [0, np.nan, np.nan]])
+    assert coverage.outside(coverage.of_baseline(own), nodes).tolist() == [False, False, True, True, True, True]

@@ -227,11 +227,16 @@ def test_prediction_intervals_are_those_of_the_served_model(models: Path, tmp_pa
     export(Request(path=CHECKPOINT, repository=tmp_path, name="calibrated", intervals=options))
     scorer = Scorer(tmp_path / "calibrated", intervals=True, check=False)
     result = scorer(table(rows, ("x0", "x1")))
-    assert result.schema.names == ["y0", "y0_lower", "y0_upper"]
+    assert result.schema.names == ["y0", "y0_lower", "y0_upper", "interval_out_of_range"]
     lower, upper = columns(result, "y0_lower", "y0_upper").T
     inside = (lower <= targets[:, 0]) & (targets[:, 0] <= upper)
     assert 0.88 < inside.mean() < 0.92
     assert scorer.reliability == Reliability(True)
+    marked = scorer(table(np.array([[0.1, 0.2], [-9, 0]], np.float32), ("x0", "x1")))
+    assert marked.column("interval_out_of_range").to_pylist() == [False, True]
+    assert scorer.reliability is not None
+    assert scorer.reliability.reliable is False
+    assert scorer.reliability.note.startswith("rows are out of range: ")
     far = Scorer(tmp_path / "calibrated", intervals=True, check=False)
     far(table(rows / 10 + 0.8, ("x0", "x1")))
     assert far.reliability is not None

@@ -36,10 +36,11 @@ def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: P
     assert (said["inputs"], said["outputs"], said["reference"]) == (["x0", "x1", "x2"], ["y0", "y1"], "grid_center")
     assert said["largest_completeness_error"] < 1e-5
     shapes = {"contributions": [30, 3, 2], "base": [2], "predictions": [30, 2], "completeness_error": [30, 2]}
+    shapes["out_of_range"] = [30]
     assert written["shapes"] == shapes
     with np.load(target, allow_pickle=False) as arrays:
         for name, values in arrays.items():
-            assert values.dtype == np.float64
+            assert values.dtype == (np.uint8 if name == "out_of_range" else np.float64)
             np.testing.assert_array_equal(values, said[name])
         total = arrays["base"] + arrays["contributions"].sum(axis=1)
         np.testing.assert_allclose(total, arrays["predictions"], rtol=0, atol=1e-5)

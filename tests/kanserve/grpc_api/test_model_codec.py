@@ -30,6 +30,7 @@ PRIVATE = {
     "source.family_reason": "said when exporting",
     "source.dtype": "input and output have their datatypes",
     **{f"error_bars.{field}": "rows of the user's data; no client needs them" for field in ("x", "errors")},
+    **{f"intervals.{field}": "the server compares rows with them" for field in ("low", "high")},
     "verification.runtime": "the serving runtime is in kanserve_build_info",
     "layers.node_tensor": "inside the graph",
     "layers.edges_file": "inside the repository",

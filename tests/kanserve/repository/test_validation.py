@@ -116,6 +116,7 @@ CASES += [
     ("coverage", intervals(coverage=1.0), "intervals.coverage is 1, expected a number between 0 and 1"),
     ("too few intervals", intervals(outputs=(OWN,)), "the intervals have 1 entries, expected 2"),
     ("no intervals", intervals(outputs=()), "the intervals have 0 entries, expected 2"),
+    ("low", intervals(low=(0.0,)), "the intervals have 1 smallest and 0 largest values of inputs"),
     ("scores", {"intervals": dataclasses.replace(SETS, scores="odds")}, "scores of the prediction sets are 'odds'"),
     ("quantile", table(quantile=-1.0), "intervals.outputs[1]: the quantile or a spread is negative"),
     ("spread", table(spreads=(1.0, 0.0)), "intervals.outputs[1]: the quantile or a spread is negative"),
