@@ -131,15 +131,14 @@ def _machine(proc: Path) -> int | None:
 def _groups(controller: str, cgroup: Path, proc: Path) -> list[Path]:
     """Folders of the cgroup of this process and of its parents, in v2 and in v1; a limit of each of them applies. In a
     container, the path may be one of the host. Then only the root exists, which is the cgroup of the container."""
-    lines = [line.split(":", 2) for line in _words(proc / "self" / "cgroup") if line.count(":") >= 2]
-    roots = [(cgroup, path) for _, controllers, path in lines if not controllers]
-    roots += [(cgroup / names, path) for _, names, path in lines if controller in names.split(",")]
-    roots += [(cgroup, ""), (cgroup / controller, ""), (cgroup / "cpu,cpuacct", "")]
-    folders = []
-    for root, path in roots:
-        steps = [] if ".." in path else [step for step in path.split("/") if step]
-        folders += [root.joinpath(*steps[:count]) for count in range(len(steps), -1, -1)]
-    return list(dict.fromkeys(folders))
+    own: list[Path] = []
+    for line in _words(proc / "self" / "cgroup"):
+        names, _, path = line.partition(":")[2].partition(":")  # no names for v2
+        if ".." not in path and {controller, ""} & set(names.split(",")):
+            folder = cgroup / names / path.strip("/")
+            own += [folder, *folder.parents]
+    roots = (cgroup, cgroup / controller, cgroup / "cpu,cpuacct")
+    return list(dict.fromkeys((*(folder for folder in own if folder.is_relative_to(cgroup)), *roots)))
 
 
 def _unified_free(folder: Path) -> int | None:
