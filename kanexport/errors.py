@@ -13,7 +13,7 @@
     │   ├── ModuleRefused        a PyTorch module that cannot be run, traced or served row by row
     │   └── UnknownFunction      a function name that is not in the table
     ├── RepositoryError          the model repository cannot accept the result
-    ├── LimitExceeded            a file of a folder needed more time or memory than its limit
+    ├── LimitExceeded            the export needed more time or memory than its limit
     ├── Crashed                  internal error of the exporter on a file of a folder
     └── VerificationFailed       exit 3: the graph does not match the weights
         └── OutputsDiffer        the graph does not match the recorded outputs of the trained model
@@ -144,7 +144,7 @@ class RepositoryError(ExportError):
 
 
 class LimitExceeded(ExportError):
-    """Export of a file that needed more time or memory than its limit."""
+    """Export that needed more time or memory than its limit."""
 
 
 class Crashed(ExportError):

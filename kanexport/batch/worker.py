@@ -49,10 +49,8 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     try:
         answer: dict[str, Any] = {"result": export_request.document(export(request))}
-    except ExportError as error:
-        answer = console.document(error)
     except Exception as error:  # this process's boundary: whatever it is, the next file goes on
-        answer = console.document(_unexpected(error, request.path, memory))
+        answer = console.document(_failure(error, request.path, memory))
     print(json.dumps(answer))
     return 0
 
@@ -81,10 +79,13 @@ def _beyond(path: Path, limit: int) -> LimitExceeded:
     )
 
 
-def _unexpected(error: Exception, path: Path, memory: int) -> ExportError:
-    """The error for a failed allocation, in Python or in onnxruntime, or for a fault of the exporter."""
-    if isinstance(error, MemoryError) or "alloc" in str(error).lower():
+def _failure(error: Exception, path: Path, memory: int) -> ExportError:
+    """The error of an export: of a failed allocation, of a file that the exporter rejects, or of a fault of the
+    exporter."""
+    if isinstance(error, LimitExceeded) or console.out_of_memory(error):
         return _beyond(path, memory // MIB)
+    if isinstance(error, ExportError):
+        return error
     return Crashed(
         f"the exporter failed with {type(error).__name__}: {str(error)[:200]}",
         code="exporter-crashed",

@@ -8,8 +8,9 @@ metadata has one JSON document: the objects of the network by class and field, a
 
     {"format": 1, "network": {"is": "ir.Kan", "layers": [...]}, "facts": {...}}
 
-An array is {"tensor": NAME}, or {"full": VALUE, "shape": [...]} if all of its values are equal. A function of one
-number is {"function": RECIPE}: the key of `MAKERS` and the arguments that make it.
+An array is {"tensor": NAME}, or {"full": VALUE, "shape": [...]} if all of its values are equal. Arrays of equal values
+have at most FULL_FREE values together, and FULL_RATIO for each value of the tensors, so that a small file needs little
+memory. A function of one number is {"function": RECIPE}: the key of `MAKERS` and the arguments that make it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import enum
 import functools
 import importlib
 import json
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,6 +38,7 @@ from kanexport.ir.model import Kan
 FORMAT = 1
 KEY = "kanserve.network"
 EXPORT_AGAIN = "export the checkpoint again with this version of kanserve"
+FULL_FREE, FULL_RATIO = 2**20, 16
 CLASS, FUNCTION, TENSOR, FULL, SHAPE, ENUM = "is", "function", "tensor", "full", "shape", "enum"
 # By the first value of a recipe: the maker of a function from the other values.
 MAKERS: dict[str, Callable[..., Unary]] = {
@@ -58,7 +61,11 @@ class NotArchivable(Exception):
 def dumps(kan: Kan, facts: Mapping[str, Any]) -> bytes:
     """The archive of a network. `facts`: JSON values. Raises NotArchivable."""
     writer = _Writer()
-    document = {"format": FORMAT, "network": writer.encode(kan), "facts": facts}
+    network = writer.encode(kan)
+    if writer.full > _most(writer.tensors):  # such as a large network whose coefficients are all 0
+        writer = _Writer(short=False)
+        network = writer.encode(kan)
+    document = {"format": FORMAT, "network": network, "facts": facts}
     return safetensors.write(writer.tensors, {KEY: json.dumps(document, allow_nan=False, separators=(",", ":"))})
 
 
@@ -87,11 +94,18 @@ def loads(data: bytes) -> tuple[Kan, dict[str, Any]]:
     return kan, facts
 
 
-class _Writer:
-    """Encoder of the parts of a network. It collects the arrays in `tensors`."""
+def _most(tensors: Mapping[str, np.ndarray[Any, Any]]) -> int:
+    """The number of values that arrays of equal values may have together, in a file with these tensors."""
+    return FULL_FREE + FULL_RATIO * sum(array.size for array in tensors.values())
 
-    def __init__(self) -> None:
+
+class _Writer:
+    """Encoder of the parts of a network. It collects the arrays in `tensors`. `short`: write arrays of equal values as
+    a value and a shape; `full` counts their values."""
+
+    def __init__(self, *, short: bool = True) -> None:
         self.tensors: dict[str, np.ndarray[Any, Any]] = {}
+        self.short, self.full = short, 0
         self._names: dict[int, str] = {}  # of arrays that several parts share
 
     def encode(self, value: Any, at: str = "kan") -> Any:
@@ -113,7 +127,8 @@ class _Writer:
         return {name: self.encode(getattr(value, name), f"{at}.{name}") for name in names}
 
     def _array(self, array: np.ndarray[Any, Any], at: str) -> Any:
-        if array.size > 1 and (array == array.flat[0]).all():
+        if self.short and array.size > 1 and (array == array.flat[0]).all():
+            self.full += array.size
             return {FULL: _plain(array.flat[0].item(), at), SHAPE: list(array.shape)}
         if id(array) not in self._names:
             with np.errstate(over="ignore"):
@@ -144,6 +159,7 @@ class _Reader:
         self._arrays = {
             name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in tensors.items()
         }
+        self._full = _most(tensors)
 
     def decode(self, value: Any) -> Any:
         """The part with this JSON value. It raises what the classes raise for fields that are not valid."""
@@ -163,6 +179,13 @@ class _Reader:
 
     def _array(self, value: dict[str, Any]) -> np.ndarray[Any, Any]:
         if FULL in value:
+            self._full -= math.prod(value[SHAPE])
+            if self._full < 0:
+                raise DamagedCheckpoint(
+                    f"its arrays of equal values, such as one of shape {str(value[SHAPE])[:60]}, have more than "
+                    f"{_most(self._arrays)} values, the limit for a file with its tensors",
+                    hint=EXPORT_AGAIN,
+                )
             return np.full(value[SHAPE], value[FULL], dtype=bool if isinstance(value[FULL], bool) else np.float64)
         return self._arrays[value[TENSOR]]
 

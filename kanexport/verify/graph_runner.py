@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.contract.cli import console
 from kanexport.contract.manifest import ANY, BASIC, WEIGHTS_FILE
 from kanexport.contract.ort import onnxruntime
-from kanexport.errors import REPORT, ExportError, InvalidKan, VerificationFailed
+from kanexport.errors import REPORT, ExportError, InvalidKan, LimitExceeded, VerificationFailed
 from kanexport.graph.external_data import Weights
 
 Array = npt.NDArray[np.float64]
@@ -30,7 +31,7 @@ class Session:
 
 
 def session(model: bytes, weights: Weights | None = None, library: str = "", optimization: str = ANY) -> Session:
-    """A session on one thread. Raises InvalidKan if the runtime cannot run the graph.
+    """A session on one thread. Raises InvalidKan if the runtime cannot run the graph, and LimitExceeded.
 
     weights       the file from which the graph takes constants
     library       a file with operators of the graph
@@ -56,7 +57,8 @@ def session(model: bytes, weights: Weights | None = None, library: str = "", opt
 
 
 def run(session: Session, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
-    """All outputs of a session by name, as float64. Raises VerificationFailed if the graph does not run."""
+    """All outputs of a session by name, as float64. Raises VerificationFailed if the graph does not run, and
+    LimitExceeded."""
 
     def failed(text: str) -> ExportError:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
@@ -81,10 +83,16 @@ def _not_loaded(text: str) -> ExportError:
 
 @contextlib.contextmanager
 def _refusing(refusal: Callable[[str], ExportError]) -> Iterator[None]:
-    """Converts errors of onnxruntime with a function of their text."""
+    """Converts errors of onnxruntime with a function of their text. Raises LimitExceeded for a failed allocation."""
     try:
         yield
     except Exception as error:  # onnxruntime's errors share no public base class
+        if console.out_of_memory(error):
+            raise LimitExceeded(
+                "the graph needs more memory than this process may have",
+                code="memory-limit-exceeded",
+                hint="free memory, or raise the memory limit of the process",
+            ) from error
         raise refusal(str(error)) from error
 
 

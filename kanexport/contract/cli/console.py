@@ -92,6 +92,11 @@ def kebab(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error is a failed allocation, in Python or in native code such as onnxruntime."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in ("bad_alloc", "Failed to allocate"))
+
+
 def facts(failure: Failure) -> dict[str, Any]:
     """One failure for machines: kind, code, message, hint, exit_code."""
     return {

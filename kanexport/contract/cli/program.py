@@ -32,13 +32,23 @@ def run(program: str, arguments: Sequence[str], act: Callable[[], int]) -> int:
 def _exit_code(program: str, arguments: Sequence[str], act: Callable[[], int]) -> int:
     try:
         return act()
-    except Failure as failure:
+    except (Failure, MemoryError) as error:
+        failure = error if isinstance(error, Failure) else NO_MEMORY
         if isinstance(failure, UsageError) and failure.usage:
             print(failure.usage, file=sys.stderr)
         print(console.text(program, failure), file=sys.stderr)
         if "--json" in arguments:
             print_json(console.document(failure))
         return int(failure.exit_code)
+
+
+# Of a command without a better error: the allocation failed where no part of it can be named.
+NO_MEMORY = Failure(
+    "the command needs more memory than this process may have",
+    code="memory-limit-exceeded",
+    hint="free memory, or raise the memory limit of the process",
+    kind="LimitExceeded",
+)
 
 
 class UsageError(Failure):

@@ -7,9 +7,11 @@ new version appears like each other version: the server finds it in the reposito
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import os
+import resource
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,10 +31,15 @@ from kanserve.observability import logs
 from kanserve.types import ModelInfo
 
 SECONDS = 120.0  # of one process, at most
+MEMORY, PER_BYTE = 2**31, 16  # bytes that it may have, and more for each byte of the network file
 ANSWER = 2**26  # bytes of its document
 EDITS = 1024  # edges of one request
 FOLDER = "the repository"  # in place of its path in messages
-STATE = ("RepositoryError", "MissingPackage")  # kinds of errors about the server, and not about the request
+STATE = (
+    "RepositoryError",
+    "MissingPackage",
+    "LimitExceeded",
+)  # kinds of errors about the server, and not about the request
 NUMBERS = {"clamp": 2, "shift": 1, "raise": 1}  # of an operation; points have pairs
 TEXTS = ("to", "monotone")
 log = logs.get_logger("edits")
@@ -194,6 +201,7 @@ class Editor:
                 env=_environment(),
                 limit=ANSWER,
             )
+            _limit_memory(process.pid, folder)
             try:
                 output, _ = await asyncio.wait_for(process.communicate(), SECONDS)
             except TimeoutError:
@@ -231,6 +239,15 @@ class Editor:
             message, hint = message.replace(path, words), hint.replace(path, words)
         kind = FailedPrecondition if error.get("kind") in STATE or error.get("exit_code") == 3 else BadRequest
         return kind(message, code=str(error.get("code", "edit-failed")), hint=hint)
+
+
+def _limit_memory(pid: int, folder: Path) -> None:
+    """Limit the memory of the process that edits a version, before it has read the network."""
+    most = MEMORY
+    with contextlib.suppress(OSError):  # the process reports a file that is missing
+        most += PER_BYTE * (folder / contract.NETWORK_FILE).stat().st_size
+    with contextlib.suppress(ProcessLookupError):  # it has ended
+        resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
 
 
 def _environment() -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from kanserve.client.control import EdgeEdit
 from kanserve.client.errors import ClientError
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
+from kanserve.services import edits
 from tests.support import http_client, toy_model
 from tests.support.golden_cases import OWN
 from tests.support.server_process import KAN, SHARED, Server, serving
@@ -108,6 +111,16 @@ def test_edits_that_are_not_valid(client: Client, models: Path, name: str, edits
     for path in (str(models), tempfile.gettempdir()):
         assert path not in f"{caught.value} {caught.value.hint}"
     assert not (models / "hello" / "2").exists()
+
+
+def test_the_process_of_an_edit_has_a_memory_limit(tmp_path: Path) -> None:
+    (tmp_path / "network.safetensors").write_bytes(bytes(100))
+    code = "import resource; input(); print(resource.getrlimit(resource.RLIMIT_DATA)); bytearray(2**32)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, text=True)
+    edits._limit_memory(process.pid, tmp_path)
+    printed, errors = process.communicate("\n")
+    assert (printed, process.returncode) == (f"{(2**31 + 1600,) * 2}\n", 1)
+    assert errors.strip().endswith("MemoryError")
 
 
 def test_versions_that_accept_edits(served: Server, client: Client, models: Path) -> None:

@@ -96,6 +96,21 @@ def test_other_programs_read_the_file() -> None:
     assert any(np.array_equal(array, kan.layers[0].terms[0].coef) for array in tensors.values())
 
 
+def test_a_large_network_of_equal_values_is_the_same_after_the_archive() -> None:
+    side = 800
+    layer = Layer(
+        (BasisTerm(bases.examples("activation")[0], np.zeros((side, side, 1))),),
+        *(np.ones((side, side)), np.zeros(side), np.zeros((side, side), dtype=bool)),
+    )
+    kan = Kan(side, (layer,))
+    assert len(archive.dumps(kan, {})) > 10**6
+    assert same(archive.loads(archive.dumps(kan, {}))[0], kan)
+
+
+# A small file must not need gigabytes.
+LARGE = {"is": "ir.Layer", "terms": [], "mask": {"full": 1.0, "shape": [12_000, 12_000]}}
+
+
 def test_wrong_documents_are_rejected() -> None:
     for change, message in (
         ({"format": 2}, "has format 2"),
@@ -104,6 +119,8 @@ def test_wrong_documents_are_rejected() -> None:
         ({"network": {"is": "ir.Kan", "n_inputs": 2, "layers": []}}, "no layer"),
         ({"network": [[[]]]}, "no network"),
         ({"network": {}}, "no part"),
+        ({"network": {"is": "ir.Kan", "n_inputs": 12_000, "layers": [LARGE]}}, r"shape \[12000, 12000\], have more"),
+        ({"network": [{"full": 0.0, "shape": [2**19]}] * 3}, r"shape \[524288\], have more than 1048576 values"),
     ):
         document = {"format": 1, "network": {}, "facts": {}} | change
         with pytest.raises(CheckpointError, match=message):

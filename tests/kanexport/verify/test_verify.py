@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.errors import InvalidKan, LimitExceeded, VerificationFailed
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
-from kanexport.verify import float64_reference, test_points, verify
+from kanexport.verify import float64_reference, graph_runner, test_points, verify
 from tests.support.small_checkpoints import read
 
 
@@ -192,3 +192,15 @@ def test_an_excuse_tells_its_factor(pykan: Any, tmp_path: Path, tolerance: float
     excuses = [note for note in proof.notes if "rounding of nodes and weights by itself" in note]
     assert excuses
     assert all(note.endswith(f", and {factor} times that is accepted") for note in excuses)
+
+
+def test_a_graph_without_enough_memory_is_no_failed_verification() -> None:
+    node = helper.make_node("ConstantOfShape", ["size"], ["y"])
+    size = helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [1])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None])
+    opsets = [helper.make_opsetid("", 13)]
+    model = helper.make_model(helper.make_graph([node], "g", [size], [y]), ir_version=8, opset_imports=opsets)
+    session = graph_runner.session(model.SerializeToString())
+    assert graph_runner.run(session, {"size": np.array([3])})["y"].shape == (3,)
+    with pytest.raises(LimitExceeded, match="needs more memory"):
+        graph_runner.run(session, {"size": np.array([2**50])})

@@ -53,3 +53,10 @@ def test_a_parser_keeps_its_own_errors() -> None:
     with pytest.raises(program.UsageError, match="--count: invalid value 'x', expected a whole number") as caught:
         program.parse(parser, ["--count", "x"])
     assert (caught.value.code, caught.value.hint) == ("argument-invalid", "run `prog --help` for the arguments")
+
+
+def test_a_failed_allocation_is_an_error_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run("kanserve edit", ["--json"], lambda: len(bytearray(2**62))) == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["error"]["code"] == "memory-limit-exceeded"
+    assert printed.err.startswith("kanserve edit: error[memory-limit-exceeded]: the command needs more memory")
