@@ -13,6 +13,9 @@ Adding a family is adding a file, which nothing else names. It must define
       def examples() -> list[Basis]:
           return [Gaussian(np.linspace(-2, 2, 8), 4 / 7), Gaussian(np.array([0.5]), 1.0)]
 
+A class whose functions have no kink except at 0 may have a float `smooth_width`: the width of its narrowest feature.
+Certificates then enclose it, by `evaluate` and `emit` on intervals. Otherwise, a network of the basis has none.
+
 A reader of `kanexport/readers/` then makes it the basis of a term:
 `BasisTerm(Gaussian(centres, width), coefficients)`, with coefficients [I, O, K].
 """

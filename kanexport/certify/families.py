@@ -129,7 +129,13 @@ def known(basis: Basis) -> bool:
     """Whether this module encloses a basis."""
     if isinstance(basis, (Polynomial, Recurrence)):
         return isinstance(basis.squash, (Tanh, Clip, Bounded, TanhOf, Raw, Sigmoid, Range))
-    return isinstance(basis, KNOWN)
+    return isinstance(basis, KNOWN) or smooth_width(basis) is not None
+
+
+def smooth_width(basis: Basis) -> float | None:
+    """The width of the narrowest feature of a basis that declares one (`kanexport/bases/__init__.py`)."""
+    width = getattr(basis, "smooth_width", None)
+    return None if width is None else float(width)
 
 
 # radon: one expression for each basis.
@@ -321,7 +327,7 @@ def feature(basis: Basis) -> float | None:
         return 2.0 / (basis.functions * max(slope, 1e-3))
     if isinstance(basis, (Cubic, ReluBumps, Hats, LocalPowers)):
         return None
-    return 0.5 if isinstance(basis, Rational) else 1.0
+    return 0.5 if isinstance(basis, Rational) else smooth_width(basis) or 1.0
 
 
 def kinks(basis: Basis, sources: int) -> Array:

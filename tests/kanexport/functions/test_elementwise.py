@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,3 +71,14 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         with pytest.raises(UnknownFunction, match=text) as caught:
             lookup(name)
         assert "sin" in caught.value.hint
+
+
+def test_lists_of_activations_in_pages_and_in_the_web_ui_are_complete() -> None:
+    root = Path(__file__).parents[3]
+    for file, pattern in (
+        ("docs/reference/export-options.md", r"Activations are ([\w, ]+)\."),
+        ("docs/reference/architecture-file.md", r"Name of an activation: ([\w, ]+);"),
+        ("service/kanserve/ui/static/charts/edge.js", r"BASES = new Set\(\[([^\]]+)  'prelu'"),
+    ):
+        (listed,) = re.findall(pattern, (root / file).read_text())
+        assert re.findall(r"\w+", listed.replace(" and ", " ")) == list(ACTIVATIONS), file
