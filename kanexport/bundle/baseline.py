@@ -56,11 +56,12 @@ class Rows:
         return self.columns
 
 
-def load(path: Path, flag: str = BASELINE) -> Rows:
-    """The rows in the file of a `flag` of the command. Raises OptionError, which names the file."""
+def load(path: Path, flag: str = BASELINE, array: str = "x") -> Rows:
+    """The rows in the file of a `flag` of the command. `array`: the one to read, if an .npz file has several. Raises
+    OptionError, which names the file."""
     try:
         data = safe_files.read(path, safe_files.ANY, links=True)
-        x, columns = _read(path, data)
+        x, columns = _read(path, data, array)
     except csv_text.CsvError as error:
         raise OptionError(f"{flag}: {error.args[0]}", code=error.code, hint=FORMS) from error
     except OSError as error:
@@ -93,7 +94,7 @@ def _require_rows(x: npt.NDArray[Any], name: str, flag: str) -> None:
         )
 
 
-def _read(path: Path, data: bytes) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+def _read(path: Path, data: bytes, array: str) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
     if path.suffix == ".csv":
         numbers, header = csv_columns.whole(path.name, data)
         return numbers, tuple(name.strip() for name in header)
@@ -101,9 +102,9 @@ def _read(path: Path, data: bytes) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
     if isinstance(loaded, np.ndarray):
         return loaded, ()
     with loaded:
-        name = "x" if "x" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else ""
+        name = array if array in loaded.files else loaded.files[0] if len(loaded.files) == 1 else ""
         if not name:
-            raise ValueError(f"found {', '.join(loaded.files)[:100] or 'no array'}, expected an array named x")
+            raise ValueError(f"found {', '.join(loaded.files)[:100] or 'no array'}, expected an array named {array}")
         return loaded[name], ()
 
 

@@ -80,8 +80,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         TARGETS,
         type=Path,
         metavar="FILE",
-        help="true outputs of the rows, as .npz, .npy or .csv, to which the functions are fitted (default: the outputs "
-        "of the network)",
+        help="true outputs of the rows, as .npz, .npy or .csv, to which the functions are fitted; of an .npz file with "
+        "several arrays, y is read (default: the outputs of the network)",
     )
     add(
         "--tolerance",
@@ -197,7 +197,7 @@ def _targets(args: argparse.Namespace) -> Array | None:
             code="rows-required",
             hint="pass the rows with --rows FILE",
         )
-    return baseline.load(args.targets, TARGETS).x
+    return baseline.load(args.targets, TARGETS, "y").x
 
 
 def _publish(source: _Source, outcome: Symbolified, rows: Rows | None, args: argparse.Namespace) -> EditResult | None:

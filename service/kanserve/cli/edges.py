@@ -52,7 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=index,
         default=0,
         metavar="K",
-        help="only the K edges of each layer with the largest magnitude; 0: all edges (default: 0)",
+        help="only the K edges of all layers with the largest magnitude; with --output, K of each layer; 0: all edges "
+        "(default: 0)",
     )
     parser.add_argument(
         "--path",
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             if args.output:
                 layers = list(answers)
             else:
-                survey = survey_edges(described, answers, most=args.show)
+                survey = survey_edges(described, answers, most=min(args.show, args.top_k or args.show))
     if args.output:
         _write(args, described, layers)
     elif args.json:

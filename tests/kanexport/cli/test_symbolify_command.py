@@ -62,6 +62,13 @@ def test_a_new_version(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert y == pytest.approx(np.exp(np.sin(np.pi * X[:, 0]) + X[:, 1] ** 2), rel=1e-6)
 
 
+def test_targets_of_a_file_that_also_has_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.npz"
+    np.savez(file, x=X, y=np.exp(np.sin(np.pi * X[:, :1]) + X[:, 1:] ** 2))
+    assert run(HELLO, "--rows", file, "--targets", file, "--library", "x", "--tolerance", "1e-9") == 0
+    assert "error of the original network against the targets: " in capsys.readouterr().out
+
+
 @full("combination")
 def test_the_scalers_of_a_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows and outputs are in the units of the user."""

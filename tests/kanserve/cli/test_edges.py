@@ -42,6 +42,8 @@ def test_a_part_of_the_edges_has_the_numbers_of_all(server: Server, rows: Path, 
     np.testing.assert_array_equal(result["layer0_sources"], sources)
     np.testing.assert_array_equal(result["layer0_destinations"], destinations)
     np.testing.assert_array_equal(result["layer0_edges"], first[:, sources, destinations])
+    table = [server.ask("edges", "tiny", "--input", rows, "--json", *words)["edges"] for words in ((), ("--top-k", 3))]
+    assert [edge["mean_abs"] for edge in table[1]] == [edge["mean_abs"] for edge in table[0]][:3]  # of all layers
 
 
 def test_rows_beyond_the_bounds_travel_in_parts(server: Server, tmp_path: Path) -> None:
