@@ -34,6 +34,8 @@ def test_the_edge_and_the_card_of_an_edit(browse: Callable[..., Any], repository
         page.get_by_text("edge 1:0:0 zero: exact").wait_for()
         assert "fair" in page.locator("p.verdict").get_attribute("class").split()
         assert "Verified against the edited network" in page.locator("p.verdict").inner_text()
+        page.goto("ui/")
+        page.locator("tbody tr").filter(has_text="v2").get_by_text("edited network").wait_for()
         page.context.close()
 
 

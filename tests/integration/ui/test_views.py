@@ -14,9 +14,10 @@ import pytest
 
 from kanexport.contract import manifest
 from kanserve.client.sync import Client
-from tests.integration.ui.conftest import Seen, watched
+from tests.integration.ui.conftest import GOLDEN, Seen, watched
 from tests.support import credentials
 from tests.support.command_line import document, kanserve
+from tests.support.exports import exported
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -158,6 +159,32 @@ def test_a_model_of_many_inputs_has_a_search_and_one_bar_for_the_rest(at: Any) -
     page.get_by_role("searchbox").fill("x63")
     assert page.locator(".input").count() == 1
     assert page.locator(".big").inner_text().startswith("y3 ")
+
+
+def test_a_classifier_opens_on_the_predicted_class_with_its_probability(
+    browse: Callable[..., Any], tmp_path: Path
+) -> None:
+    classes = ",".join(f"digit {at}" for at in range(10))
+    models = exported(GOLDEN / "efficient-kan-digits" / "model.pt", "named", "--classes", classes, into=tmp_path)
+    row = np.random.default_rng(2).normal(0, 0.5, 64).round(3)
+    with serving(models, transport="asgi") as server:
+        with Client(server.address) as client:
+            logits = client.infer("named", row[None].astype(np.float32)).outputs["y"][0]
+        best, share = int(logits.argmax()), 100 / float(np.exp(logits - logits.max()).sum())
+        page = browse(server, f"ui/named/explain#row={','.join(map(str, row))}")
+        page.locator(".waterfall").wait_for()
+        assert page.locator(".big").inner_text().startswith(f"digit {best} ")
+        words = page.locator(".probabilities").inner_text()
+        assert words.startswith(f"Softmax of the outputs: digit {best} {share:.3g}%")
+        page.get_by_label("Output").select_option("0")
+        page.wait_for_function("() => location.hash.includes('output=0')")
+        page.context.close()
+
+
+def test_a_row_that_equals_the_reference_leaves_no_box_that_waits(at: Any) -> None:
+    page = at("ui/hello/explain#row=0,0&reference=zeros")
+    page.locator(".story").filter(has_text="This row equals the reference").wait_for()
+    assert [box for box in page.locator("main .bone").all() if box.is_visible()] == []
 
 
 def test_drift_is_followed_while_the_traffic_shifts_and_rows_are_picked(at: Any, own: Server) -> None:

@@ -6,6 +6,7 @@ import { number } from './format.js';
 import * as names from './names.js';
 
 const BARS = 10; // inputs with a bar each
+const CLASSES = 3;
 const CURVES = 6;
 const LEAST = 0.01; // share of the largest contribution, below which a path is not drawn
 const [EXTENDED, OUT] = [2, 3]; // zones of a value
@@ -59,6 +60,20 @@ export function headline({ explained }, { name, words, apart }) {
   ];
 }
 
+/** The largest probabilities of a model with named classes, or whose outputs are probabilities; nothing for others. */
+export function probabilities(model, { outputs }) {
+  if (!outputs?.every(Number.isFinite)) return [];
+  const sum = outputs.reduce((total, value) => total + value, 0);
+  const given = outputs.every((value) => value >= 0) && Math.abs(sum - 1) < 1e-3;
+  if (!given && !model.classes?.length) return [];
+  const top = Math.max(...outputs);
+  const weights = given ? outputs : outputs.map((value) => Math.exp(value - top));
+  const whole = weights.reduce((total, value) => total + value, 0);
+  const first = weights.map((value, at) => ({ at, share: value / whole })).sort((a, b) => b.share - a.share).slice(0, CLASSES);
+  const words = first.map(({ at, share }) => `${names.output(model, at)} ${number(share * 100, 3)}%`).join(', ');
+  return [el('p', { class: 'quiet probabilities' }, `${given ? 'Largest outputs' : 'Softmax of the outputs'}: ${words}.`)];
+}
+
 /** The prediction interval of the row, or its set of classes, and whether drift makes it unreliable; nothing without. */
 export function interval(model, { explained }) {
   const own = explained.intervals;
@@ -94,12 +109,12 @@ export function coverage(model, { covered, state }) {
   const [out, extended] = [inputs(OUT), inputs(EXTENDED)];
   const hidden = covered.layers.slice(1).map((layer) => layer.counts[0][2]).reduce((sum, count) => sum + count, 0);
   if (zones.every((zone) => zone === 0)) {
-    return el('p', { class: 'cover unknown' }, 'The training grid is unknown: the model has no grids and no baseline. Export it with --baseline to check rows.');
+    return el('p', { class: 'cover unknown' }, 'The training grid is unknown: the model has no grids and no baseline. Export it again with rows of its training data to check rows.');
   }
   const words = [];
   if (out.length) {
     words.push(`${listed(out)} ${out.length > 1 ? 'are' : 'is'} out of grid, by at most ${number(first.cells[0], 3)} grid intervals.`
-      + ' There, a spline is zero, only the base function contributes, and the prediction is an extrapolation.');
+      + ' There, the prediction is an extrapolation.');
   }
   if (extended.length) words.push(`${listed(extended)} ${extended.length > 1 ? 'are' : 'is'} in the extended grid, where fewer basis functions contribute.`);
   if (hidden) words.push(`${hidden} hidden ${hidden > 1 ? 'nodes are' : 'node is'} out of grid.`);

@@ -3,7 +3,9 @@
 import { number } from './format.js';
 
 /** Basis of a verification -> its short name, and the color of the entry. */
-export const BASES = { reading: ['checkpoint', 'fair'], 'expected-outputs': ['trained model', 'good'], 'chosen-tolerance': ['trained model, within a tolerance you chose', 'fair'], module: ['PyTorch module', 'good'] };
+export const BASES = { reading: ['checkpoint', 'fair'], 'expected-outputs': ['trained model', 'good'],
+  'chosen-tolerance': ['trained model, within a tolerance you chose', 'fair'], module: ['PyTorch module', 'good'],
+  edited: ['edited network', 'fair'] };
 
 /** The name of input `at` of a row. */
 export function feature(model, at) {

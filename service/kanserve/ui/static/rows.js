@@ -64,15 +64,15 @@ export function fromFragment(count) {
   return {
     row: row.length === count && !row.some(Number.isNaN) ? row : null,
     reference: fragment.get('reference') ?? '',
-    output: Number(fragment.get('output') ?? 0) || 0,
+    output: fragment.has('output') ? Number(fragment.get('output')) || 0 : null,
   };
 }
 
-/** Writes the row after #, so that the address shows it again. */
-export function toFragment({ row, reference, output }) {
+/** Writes the row after #, so that the address shows it again. `several`: the model has several outputs. */
+export function toFragment({ row, reference, output }, several) {
   const parts = [`row=${row.map((value) => Number(value.toPrecision(9))).join(',')}`];
   if (reference) parts.push(`reference=${reference}`);
-  if (output) parts.push(`output=${output}`);
+  if (several) parts.push(`output=${output}`);
   history.replaceState(history.state, '', `${location.pathname}${location.search}#${parts.join('&')}`);
 }
 

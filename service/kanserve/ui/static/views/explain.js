@@ -5,7 +5,7 @@ import { dotted } from '../charts/dotted_curve.js';
 import { flow } from '../charts/path.js';
 import { signed, waterfall } from '../charts/waterfall.js';
 import { button, el, heading, labelled, panel, room, select, showError, sized } from '../dom.js';
-import { coverage, edgeNames, errorBar, headline, interval, notes, paths, story, strongestEdges } from '../explanation.js';
+import { coverage, edgeNames, errorBar, headline, interval, notes, paths, probabilities, story, strongestEdges } from '../explanation.js';
 import { number } from '../format.js';
 import * as names from '../names.js';
 import { RequestQueue } from '../request_queue.js';
@@ -16,6 +16,7 @@ import { table } from '../table.js';
 
 const NEAR = 60; // pixels; two panels with a smaller distance from each other are in one row
 const EDGES = 14; // of a layer, in the paths
+const ALL = 20_000; // contributions of a row to all outputs, up to which the page requests them
 // The boxes that each part shows until the first response arrives.
 const WAITING = { prediction: ['tile'], bars: ['chart'], paths: ['picture'], dots: ['chart', 'chart', 'chart'] };
 const CHOICES = [['', 'Automatic'], ['mean', 'Baseline mean'], ['grid_center', 'Grid center'], ['zeros', 'Zeros']];
@@ -30,10 +31,9 @@ export async function show(root, ctx) {
   const known = fromFragment(size);
   ctx.doing(`The server computes the ranges of the ${size} inputs of ${model.model_name}, and looks up its latest request.`);
   const ranges = await spans(ctx, size);
-  const state = {
-    row: known.row ?? await beginning(ctx, ranges), reference: known.reference,
-    output: Math.min(known.output, names.width(model.output) - 1),
-  };
+  const row = known.row ?? await beginning(ctx, ranges);
+  const output = known.output ?? largest(await outputs(ctx, row) ?? []);
+  const state = { row, reference: known.reference, output: Math.min(output, names.width(model.output) - 1) };
   const view = new Explain(root, ctx, state, ranges);
   await view.start();
   return () => view.leave();
@@ -66,6 +66,19 @@ async function beginning({ api, kan }, ranges) {
     if (count && mean.length === middle.length && mean.every(Number.isFinite)) return mean.map((value) => Number(value.toPrecision(4)));
   }
   return middle.map((value) => Number(value.toPrecision(4)));
+}
+
+/** Resolves to all outputs of a row; null for a model with one output, or with too many for a page. */
+async function outputs({ api, kan, model }, row, signal) {
+  const several = names.width(model.output);
+  if (several < 2 || several * row.length > ALL) return null;
+  const { predictions } = await api.post(`${kan}/explain`, { rows: [names.shaped(row, model.input.shape)] }, { signal });
+  return predictions[0];
+}
+
+/** The index of the largest value, which is the predicted class of a classifier; 0 if there is none. */
+function largest(values) {
+  return values.reduce((best, value, at) => (value > values[best] ? at : best), 0);
 }
 
 class Explain {
@@ -145,9 +158,10 @@ class Explain {
     const { api, kan, model } = this.ctx;
     const rows = [names.shaped(row, model.input.shape)];
     const post = (path, body) => api.post(`${kan}/${path}`, { rows, ...body }, { signal });
-    const [explained, covered] = await Promise.all([
+    const [explained, covered, all] = await Promise.all([
       post('explain', { reference, outputs: [output], path_top_k: EDGES }),
       post('coverage', {}),
+      outputs(this.ctx, row, signal),
     ]);
     const edges = this.moving && this.shown.length ? this.shown : strongestEdges(explained.path);
     const layers = [...new Set(edges.map((edge) => edge.layer))];
@@ -159,7 +173,7 @@ class Explain {
       values.set(at, layer);
       await Promise.all(own.map((edge) => this.#curve(edge, signal)));
     }));
-    return { explained, covered, edges, values, state: { row, reference, output } };
+    return { explained, covered, outputs: all, edges, values, state: { row, reference, output } };
   }
 
   async #curve({ layer, source, destination }, signal) {
@@ -194,9 +208,9 @@ class Explain {
       ctx.changed(`Version ${explained.model_version} of ${ctx.name} is the default version now. The page describes version ${this.version}.`);
     }
     this.version ||= ctx.model.model_version;
-    toFragment(response.state);
+    toFragment(response.state, names.width(ctx.model.output) > 1);
     const told = story(ctx.model, response);
-    this.parts.prediction.replaceChildren(...headline(response, told), ...interval(ctx.model, response), ...errorBar(response), coverage(ctx.model, response));
+    this.parts.prediction.replaceChildren(...headline(response, told), ...probabilities(ctx.model, response), ...interval(ctx.model, response), ...errorBar(response), coverage(ctx.model, response));
     this.#bars(response, told);
     this.#paths(response);
     this.#dots(response);
@@ -253,7 +267,7 @@ class Explain {
 
   #dots({ edges, values }) {
     const { model, link } = this.ctx;
-    const same = this.shown.length === edges.length && this.shown.every((edge, at) => edge === edges[at]);
+    const same = this.pictures && this.shown.length === edges.length && this.shown.every((edge, at) => edge === edges[at]);
     if (!same) {
       this.shown = edges;
       this.pictures = edges.map((edge) => {
