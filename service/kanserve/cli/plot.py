@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
-    add_row_options(parser, "the synthetic verification rows of the export")
+    add_row_options(parser, "the counted baseline rows of the export, otherwise its synthetic verification rows")
     edge_selection.add_options(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="write the picture to this file, .svg or .png (default: characters)"
@@ -78,7 +78,7 @@ def _network(args: argparse.Namespace, client: Client, described: Description) -
     if args.input:
         source = input_rows.contents(args.input)
         rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
-    scores = client.scores(described, rows)
+    scores = client.scores(described, rows, source="best" if rows is None else "")
     request = on_network_request(described)
     return content.drawn(described, scores, curves(client, request) if request is not None else ())
 

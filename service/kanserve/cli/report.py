@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
-    add_row_options(parser, "the synthetic verification rows of the export")
+    add_row_options(parser, "the counted baseline rows of the export, otherwise its synthetic verification rows")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.html", help="write the model card to this file")
     parser.add_argument(
         "--interactive",
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         rows: Any = None
         if source is not None:
             rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
-        plan = selection.plan(described, client.scores(described, rows))
+        plan = selection.plan(described, client.scores(described, rows, source="best" if rows is None else ""))
         curves = {request: plot.curves(client, request) for request in plan.requests}
         computed = None if module is None else _interactive(client, module, plan)
     text = page.html(dataclasses.replace(content.report(plan, curves), interactive=computed))

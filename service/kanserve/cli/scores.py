@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
-    add_row_options(parser, "the synthetic verification rows of the export")
+    add_row_options(parser, "the counted baseline rows of the export, otherwise its synthetic verification rows")
     parser.add_argument("--live", action="store_true", help="use the statistics of the model's traffic (default: off)")
     parser.add_argument(
         "--output",
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
             if source is None
             else input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
         )
-        scores = client.scores(described, rows, source="live" if args.live else "")
+        counted = "live" if args.live else "best" if rows is None else ""
+        scores = client.scores(described, rows, source=counted)
     arrays = dict(_arrays(scores))
     if args.output:
         output_results.write(args.output, arrays)

@@ -250,7 +250,13 @@ def _by_edge(plan: Plan, curves: Curves) -> Iterator[tuple[Edge, LayerCurves]]:
             )
 
 
-OVER = {"rows": "the rows of --input", "reference": "synthetic verification rows (pass your rows with --input)"}
+# Short, because the caption of a picture has one line.
+OVER = {
+    "rows": "the rows of --input",
+    "live": "live traffic",
+    "baseline": "the baseline",
+    "reference": "synthetic verification rows",
+}
 Flags = NDArray[np.bool_]
 
 

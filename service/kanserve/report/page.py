@@ -18,11 +18,12 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2.2
 p.lead { color: #555; margin-top: .2rem; } svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; } td, th { text-align: left; vertical-align: top; padding: .2rem 1rem .2rem 0; }
 th { font-weight: 600; white-space: nowrap; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
-div.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+div.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(30rem, 1fr)); gap: 1rem; }
 div.bar { background: #2266bb; height: .8rem; } footer { color: #777; margin: 3rem 0 1rem; font-size: .85rem; }
 section { overflow-x: auto; } tr.chosen { background: #eef3fb; } div.share { background: #2266bb; height: .8rem; }
 div.share.less { background: #bb6622; } input[type="number"] { width: 7rem; }
 table.inputs td { vertical-align: middle; }
+@media (max-width: 50rem) { div.grid { grid-template-columns: 1fr; } }
 @media print { div.grid { grid-template-columns: 1fr 1fr; } svg { break-inside: avoid; } }
 """
 
@@ -130,6 +131,6 @@ def _fact(name: str, text: str) -> str:
 
 
 def _bar(name: str, number: float, largest: float) -> str:
-    width = 20 * min(1.0, max(0.0, number / largest))
+    width = 40 * min(1.0, max(0.0, number / largest))
     bar = f'<td><div class="bar" style="width: {width:.2f}rem"></div></td>'
     return f'<tr><th>{escape(name)}</th><td class="n">{number:.4g}</td>{bar}</tr>'

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.command_line import Server, wrong_refusals
+from tests.support.command_line import Server, serving, wrong_refusals
+from tests.support.exports import exported
+from tests.support.golden_cases import OWN
 
 ROWS = np.random.default_rng(6).uniform(-0.9, 0.9, (30, 3)).astype(np.float32)
 
@@ -38,3 +40,14 @@ def test_without_rows_it_says_over_what(server: Server, tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", ROWS[:1])
     cases = {f"scores tiny --input {tmp_path / 'one.npy'}": "scores over 1 row, expected 2 or more rows"}
     assert wrong_refusals(cases, "--url", server.url) == []
+
+
+def test_without_rows_importance_is_over_the_baseline_of_the_export(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.random.default_rng(1).uniform(-1, 1, (50, 2)))
+    models = exported(OWN / "pykan-hello-adapted" / "model", "base", "--baseline", tmp_path / "rows.npy", into=tmp_path)
+    with serving(models, tmp_path / "log") as server:
+        assert "over 50 rows: the baseline rows of the export" in server.shown("scores", "base")
+        server.ask("report", "base", "-o", tmp_path / "card.html")
+        card = (tmp_path / "card.html").read_text()
+        assert "importance over 50 rows: the baseline rows" in card
+        assert "importance over 50 rows, the baseline; black: numeric, red: symbolic, purple: both" in card
