@@ -28,7 +28,7 @@ ANNOTATIONS = frozenset(
 )
 RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage"})
 CLIENT = ("URL", "CA", "CERT", "KEY", "SERVER_NAME", "TOKEN", "TOKEN_FILE")
-SYNC = ("SYNC_REMOTE", "SYNC_FOLDER", "SYNC_SECONDS", "RCLONE_CONFIG", "RCLONE_CACHE_DIR", "TMPDIR")
+SYNC = ("SYNC_REMOTE", "SYNC_FOLDER", "SYNC_SECONDS", "SYNC_REMOVE_ALL", "RCLONE_CONFIG", "RCLONE_CACHE_DIR", "TMPDIR")
 EXTENDED = re.compile(r"^[a-z0-9.-]+\.[a-z]+/[A-Za-z0-9._-]+$")
 
 

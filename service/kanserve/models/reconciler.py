@@ -26,7 +26,7 @@ from kanserve.models.loader import ServingVersion
 from kanserve.models.model import Model, RetiredModel
 from kanserve.models.registry import Registry, State, unknown_model
 from kanserve.observability import logs
-from kanserve.observability.metrics import Metrics
+from kanserve.observability.metrics import SYNCHRONIZED, Metrics
 from kanserve.repository import pbtxt, snapshot
 from kanserve.repository.layout import Candidate
 from kanserve.repository.pbtxt import VersionPolicy
@@ -191,6 +191,8 @@ class Reconciler:
         finally:
             self._took = time.perf_counter() - started
             self._metrics.number("kanserve_repository_scan_seconds").labels().set(self._took)
+        if self._poll:  # otherwise the time would be that of the start, and the age of a synchronization would grow
+            self._metrics.number(SYNCHRONIZED).labels().set(scan.synchronized)
         if self.by_hand:
             for key in self._there - scan.candidates.keys() - self._known.keys():
                 self._registry.forget(*key)

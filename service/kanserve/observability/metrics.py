@@ -27,6 +27,7 @@ __all__ = ["CONTENT_TYPE", "DEFINITIONS", "UNKNOWN", "Metrics", "ModelMetrics"]
 
 UNKNOWN = "_unknown_"
 CHANGED = "kanserve_repository_change_timestamp_seconds"
+SYNCHRONIZED = "kanserve_repository_sync_timestamp_seconds"
 CLASS_ROWS = "kanserve_statistics_class_rows_total"
 CERTIFICATE_VIOLATIONS = "kanserve_certificate_violations_total"
 LINES_DROPPED = "kanserve_log_lines_dropped_total"
@@ -171,6 +172,11 @@ DEFINITIONS = (
     _gauge("kanserve_repository_readable", "1 if the server can read the repository, otherwise 0.", merge=Merge.MIN),
     _gauge("kanserve_repository_scan_seconds", "Duration of the last repository scan."),
     _gauge(CHANGED, "Unix time of the last change of the served versions; 0 before the first."),
+    _gauge(
+        SYNCHRONIZED,
+        "Unix time at which a synchronization last wrote .synchronized in the repository; 0 without the file, or if "
+        "the server does not scan at intervals.",
+    ),
     _gauge(
         "kanserve_build_info",
         "Constant 1; labels give the version, the runtime and the device of the server.",

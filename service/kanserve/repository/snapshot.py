@@ -26,6 +26,7 @@ Key = tuple[str, int]  # a model's name and a version
 
 TICK = 50_000_000  # nanoseconds; two writes within a tick of the file system's clock may have the same time
 QUIET = 1_000_000_000  # nanoseconds without a write, after which a graph without a manifest counts as complete
+SYNCHRONIZED = ".synchronized"  # file at the root, which a synchronization writes when it succeeds
 BREATH, EVERY = 0.0005, 64  # seconds of a pause per so many versions, so that requests run during a long scan
 
 
@@ -47,11 +48,16 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Contents of a repository at one time. `policies`: by model, the policy of its config.pbtxt, or the server's."""
+    """Contents of a repository at one time.
+
+    policies      by model, the policy of its config.pbtxt, or the server's
+    synchronized  Unix time at which the file SYNCHRONIZED was written; 0 without it
+    """
 
     candidates: Mapping[Key, Candidate]
     prints: Mapping[Key, Fingerprint]
     policies: Mapping[str, VersionPolicy]
+    synchronized: float = 0.0
 
     def only(self, names: Collection[str] | None) -> Snapshot:
         """Snapshot of these models; None: of all."""
@@ -107,7 +113,7 @@ class Scanner:
                 time.sleep(BREATH)
         self._policies = {name: cached for name, cached in self._policies.items() if name in policies}
         self._find_edits(entries, prints, policies)
-        return Snapshot(entries, prints, policies)
+        return Snapshot(entries, prints, policies, _synchronized(self._repository))
 
     def _find_edits(
         self, entries: Mapping[Key, Candidate], prints: Mapping[Key, Fingerprint], policies: dict[str, VersionPolicy]
@@ -192,6 +198,14 @@ def _config_facts(candidate: Candidate) -> bytes:
 
 def _facts(about: os.stat_result) -> str:
     return f"{about.st_mode} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
+
+
+def _synchronized(repository: Path) -> float:
+    """Unix time at which a synchronization last succeeded; 0 if none says so."""
+    try:
+        return (repository / SYNCHRONIZED).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 SHARE = 10  # scans take at most one such part of the time

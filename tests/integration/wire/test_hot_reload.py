@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import signal
 import time
@@ -63,6 +64,10 @@ def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> 
         assert sample(text, 'kanserve_model_loads_total{model="toy",version="2"}') == 2
         assert text.count('kanserve_model_info{digest="') == 3
         assert sample(text, "kanserve_repository_change_timestamp_seconds") >= begun
+        assert sample(text, "kanserve_repository_sync_timestamp_seconds") == 0
+        (repository / ".synchronized").touch()
+        os.utime(repository / ".synchronized", (9, 9))
+        until(lambda: sample(server.metrics(), "kanserve_repository_sync_timestamp_seconds") == 9)
 
 
 def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:

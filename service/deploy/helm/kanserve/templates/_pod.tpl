@@ -135,6 +135,8 @@ env:
     value: /models
   - name: SYNC_SECONDS
     value: {{ $sync.intervalSeconds | quote }}
+  - name: SYNC_REMOVE_ALL
+    value: {{ $sync.removeAll | quote }}
   - name: RCLONE_CONFIG
     value: /cache/rclone.conf
   - name: RCLONE_CACHE_DIR
