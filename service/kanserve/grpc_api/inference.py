@@ -364,6 +364,7 @@ class _Flow:
         except KanserveError as error:
             self.refused += 1
             self.error_code = error.code
+            share.failed(error)
             if self._strict or isinstance(error, Unauthenticated):  # later requests of this stream may not pass either
                 raise
             return _refusal(error, call)

@@ -27,6 +27,9 @@ from kanserve.errors import (
     ConcurrencyLimited,
     Draining,
     InflightBytesLimited,
+    KanserveError,
+    LimitReached,
+    RateLimited,
     Unsupported,
 )
 from kanserve.grpc_api import access_log, call_context, failures
@@ -35,7 +38,8 @@ from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadat
 from kanserve.grpc_api.failures import CallFailed, with_trailers
 from kanserve.grpc_api.unfinished_requests import IncomingRequest, Unfinished
 from kanserve.observability import logs
-from kanserve.observability.metrics import UNKNOWN, Metrics
+from kanserve.observability.metrics import LIMITED, STREAM, STREAM_REQUESTS, UNKNOWN, Metrics
+from kanserve.observability.series import Family, Number
 from kanserve.scheduling.batching import FastResult, NativeQueue
 from kanserve.system.lifecycle import Lifecycle
 
@@ -323,7 +327,7 @@ class Interceptor:
 
     def stream_request(self, size: int, call: Call) -> StreamRequest:
         """A message of a stream, of `size` bytes, which counts as its own call."""
-        return StreamRequest(self, size, call.caller)
+        return StreamRequest(self, size, call.caller, self._metrics.number(STREAM_REQUESTS))
 
     def admit_next_message(self, caller: Principal) -> None:
         """Check whether a stream of this caller may send one more request. Raises the reason if not."""
@@ -374,11 +378,17 @@ class Interceptor:
             return
         outcome = Code.OK if error is None else _outcome(error, call)
         series.ended(outcome, error, seconds)
+        self.count_limited(series.path, error)
         failure = error if isinstance(error, Exception) and not isinstance(error, ClientDisconnected) else None
         if self.lines.wants(outcome, probe=probe):
             access_log.write(series.path, call, outcome, failure, seconds=seconds, sizes=sizes)
         if failure is not None:  # the process boundary: a bug must not reach the wire as text
             raise failures.from_error(failure, call) from failure
+
+    def count_limited(self, path: str, error: BaseException | None) -> None:
+        """Count a request that a limit on all requests rejected. A limit on one caller does not count."""
+        if isinstance(error, LimitReached) and not isinstance(error, RateLimited):
+            self._metrics.number(LIMITED).labels(path).inc()
 
     def limit(self, max_inflight_requests: int, max_inflight_bytes: int) -> None:
         """Use these limits from now on."""
@@ -481,10 +491,10 @@ class DirectCalls:
 class StreamRequest:
     """Request of a stream, from its arrival until its response is sent."""
 
-    __slots__ = ("_caller", "_guard", "_size")
+    __slots__ = ("_caller", "_guard", "_outcomes", "_size")
 
-    def __init__(self, guard: Interceptor, size: int, caller: Principal) -> None:
-        self._guard, self._size, self._caller = guard, size, caller
+    def __init__(self, guard: Interceptor, size: int, caller: Principal, outcomes: Family[Number]) -> None:
+        self._guard, self._size, self._caller, self._outcomes = guard, size, caller, outcomes
         guard.calls += 1
         guard.inflight.inc()
         guard.hold(size)
@@ -497,6 +507,12 @@ class StreamRequest:
         """The response of `size` bytes is complete and waits to be sent."""
         self._guard.hold(size - self._size)
         self._size = size
+        self._outcomes.labels("OK").inc()
+
+    def failed(self, error: KanserveError) -> None:
+        """The request has failed."""
+        self._outcomes.labels(call_context.code(error).name).inc()
+        self._guard.count_limited(STREAM, error)
 
     def close(self) -> None:
         """End the account; call this once."""

@@ -30,6 +30,9 @@ CHANGED = "kanserve_repository_change_timestamp_seconds"
 SYNCHRONIZED = "kanserve_repository_sync_timestamp_seconds"
 CLASS_ROWS = "kanserve_statistics_class_rows_total"
 CERTIFICATE_VIOLATIONS = "kanserve_certificate_violations_total"
+STREAM = "inference.GRPCInferenceService/ModelStreamInfer"
+STREAM_REQUESTS = "kanserve_stream_requests_total"
+LIMITED = "kanserve_requests_limited_total"
 LINES_DROPPED = "kanserve_log_lines_dropped_total"
 
 SECONDS = (
@@ -94,6 +97,12 @@ DEFINITIONS = (
     _counter("grpc_server_started_total", "gRPC calls started.", RPC),
     _counter("grpc_server_handled_total", "gRPC calls completed, by status code.", (*RPC, "grpc_code")),
     _histogram("grpc_server_handling_seconds", "Duration of gRPC calls.", RPC, CALL_SECONDS),
+    _counter(STREAM_REQUESTS, "Requests of ModelStreamInfer streams completed, by status code.", ("grpc_code",)),
+    _counter(
+        LIMITED,
+        "Calls and requests of streams rejected by a limit on all requests together, by gRPC method or HTTP route.",
+        ("method",),
+    ),
     _counter("http_requests_total", "HTTP requests completed, by status.", (*ROUTE, "status")),
     _histogram("http_request_duration_seconds", "Duration of HTTP requests.", ROUTE, CALL_SECONDS),
     _gauge("kanserve_inflight_requests", "gRPC and HTTP requests in flight.", merge=Merge.SUM),
@@ -302,6 +311,8 @@ class Metrics:
             self._numbers[item.name] = make(item.name, item.help, item.labels)
             registry.register(self._numbers[item.name])
         self.number("kanserve_repository_readable").labels().set(1)
+        self.number(STREAM_REQUESTS).labels("OK")
+        self.number(LIMITED).labels(STREAM)
         for reason in LoadReason:
             self.number("kanserve_model_load_failures_total").labels(reason)
         self._lost, self._lock = 0, threading.Lock()  # log lines that were counted

@@ -23,6 +23,7 @@ from tests.support.tiers import full
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "service" / "deploy" / "monitoring"
 RULES = MONITORING / "prometheus" / "rules.yml"
+TESTS = ("rules_test.yml", "rules_hours_test.yml")
 DASHBOARD = MONITORING / "grafana" / "kanserve.json"
 OPERATIONS = ROOT / "docs" / "operations"
 RUNBOOK = [OPERATIONS / f"{name}.md" for name in ("runbook", "runbook-models", "runbook-server")]
@@ -75,7 +76,7 @@ def test_the_dashboard_has_the_shape_that_grafana_reads(dashboard: Any) -> None:
         assert (PANEL if panel["type"] == "row" else PANEL | {"targets", "datasource", "fieldConfig"}) <= panel.keys()
         assert all(target.keys() >= TARGET for target in panel.get("targets", []))
     names = [variable["name"] for variable in dashboard["templating"]["list"]]
-    assert names == ["datasource", "job", "instance", "model", "version"]
+    assert names == ["datasource", "namespace", "release", "job", "instance", "model", "version"]
     rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
     assert rows == ["Overview", "Latency", "Models", "Resources", "Edge queries", "Data quality"]
     ids = [panel["id"] for panel in dashboard["panels"]]
@@ -96,7 +97,7 @@ def test_every_rate_follows_the_zoom(dashboard: Any) -> None:
     for panel, expression in queries(dashboard):
         windows = re.findall(r"\[([^]]+)\]", expression)
         assert set(windows) <= {"$__rate_interval"}, panel
-        assert "$job" in expression, panel
+        assert all(f"${name}" in expression for name in ("namespace", "release", "job")), panel
 
 
 def test_the_dashboard_is_what_its_maker_writes() -> None:
@@ -178,7 +179,7 @@ def test_every_line_of_level_error_is_explained_in_the_runbook() -> None:
 
 
 def test_every_alert_is_tested(rules: list[dict[str, Any]]) -> None:
-    tests = (MONITORING / "prometheus" / "rules_test.yml").read_text()
+    tests = "".join((MONITORING / "prometheus" / name).read_text() for name in TESTS)
     # The slower burn rates differ from the first in numbers only.
     untested = [rule["alert"] for rule in rules if "alert" in rule and rule["alert"] not in tests]
     assert untested == list(SLOWER)
@@ -187,7 +188,7 @@ def test_every_alert_is_tested(rules: list[dict[str, Any]]) -> None:
 @full("package")
 @pytest.mark.parametrize(
     "arguments",
-    [("check", "config", "prometheus.yml"), ("check", "rules", "rules.yml"), ("test", "rules", "rules_test.yml")],
+    [("check", "config", "prometheus.yml"), ("check", "rules", "rules.yml"), ("test", "rules", *TESTS)],
     ids=["config", "rules", "alerts"],
 )
 def test_promtool(arguments: tuple[str, ...]) -> None:

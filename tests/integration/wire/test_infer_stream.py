@@ -295,8 +295,12 @@ def test_messages_and_answers_count_among_the_bytes_of_all_calls(tmp_path: Path,
         answers = opened(server, [wide() for _ in range(200)])
         next(answers)
         settled(server, 'nv_inference_request_success{model="wide",version="1"}')
-        said = {read(data).error_message for data in answers}
-        assert said == {"", "the messages of all calls take more than 2097152 bytes, the server's limit"}
+        said = [read(data).error_message for data in answers]
+        assert set(said) == {"", "the messages of all calls take more than 2097152 bytes, the server's limit"}
+        assert shown(server, 'kanserve_stream_requests_total{grpc_code="OK"}') == 1 + said.count("")
+        refusals = len(said) - said.count("")
+        assert shown(server, 'kanserve_stream_requests_total{grpc_code="RESOURCE_EXHAUSTED"}') == refusals
+        assert shown(server, f'kanserve_requests_limited_total{{method="{STREAM.strip("/")}"}}') == refusals
         assert len(list(opened(server, [wide()]))) == 1
 
 

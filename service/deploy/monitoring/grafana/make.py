@@ -12,7 +12,7 @@ from typing import Any
 
 TARGET = Path(__file__).with_name("kanserve.json")
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-SERVER = 'job=~"$job", instance=~"$instance"'
+SERVER = 'namespace=~"$namespace", release=~"$release", job=~"$job", instance=~"$instance"'
 MODEL = f'{SERVER}, model=~"$model", version=~"$version"'
 BY_MODEL = "by (model, version)"
 NAMED = "{{model}} v{{version}}"
@@ -74,7 +74,8 @@ def heatmap(title: str, histogram: str) -> Panel:
     return created
 
 
-INFER = f'{SERVER}, grpc_method="ModelInfer"'
+FAULTS = "INTERNAL|UNKNOWN|UNAVAILABLE|DATA_LOSS|DEADLINE_EXCEEDED"
+REST = f'{SERVER}, handler=~".*(/infer|:predict)"'
 HANDLED = "grpc_server_handled_total"
 
 
@@ -83,8 +84,21 @@ def overview() -> list[Panel]:
 
 
 def tiles() -> list[Panel]:
-    """Panels with one number each."""
-    failed = f'{INFER}, grpc_code=~"INTERNAL|UNKNOWN|UNAVAILABLE|DATA_LOSS|DEADLINE_EXCEEDED"'
+    """Panels with one number each. The requests are those of the rules."""
+    unary, streams = f'{SERVER}, grpc_method="ModelInfer"', f'{SERVER}, grpc_method="ModelStreamInfer"'
+    limited = f'{SERVER}, method=~".*(/ModelInfer|/ModelStreamInfer|/infer|:predict)"'
+    requests = (
+        rate(HANDLED, unary),
+        rate(HANDLED, f'{streams}, grpc_code=~"{FAULTS}|RESOURCE_EXHAUSTED"'),
+        rate("kanserve_stream_requests_total", SERVER),
+        rate("http_requests_total", REST),
+    )
+    failed = (
+        rate(HANDLED, f'{SERVER}, grpc_method=~"ModelInfer|ModelStreamInfer", grpc_code=~"{FAULTS}"'),
+        rate("kanserve_stream_requests_total", f'{SERVER}, grpc_code=~"{FAULTS}"'),
+        rate("http_requests_total", f'{REST}, status=~"500|503|504"'),
+        rate("kanserve_requests_limited_total", limited),
+    )
     return [
         panel(
             "Ready model versions",
@@ -96,7 +110,7 @@ def tiles() -> list[Panel]:
         panel(
             "Failed requests",
             "percentunit",
-            (f"(sum({rate(HANDLED, failed)}) or vector(0)) / sum({rate(HANDLED, INFER)})", "share"),
+            (f"(sum({' or '.join(failed)}) or vector(0)) / sum({' or '.join(requests)})", "share"),
             kind="stat",
             help="Share of inference requests that failed because of the server. Invalid and cancelled requests do not "
             "count. The objective is 99.9% success.",
@@ -111,9 +125,9 @@ def tiles() -> list[Panel]:
         panel(
             "Requests per second",
             "reqps",
-            (f"sum({rate('grpc_server_started_total', INFER)})", "started"),
+            (f"sum({' or '.join(requests)})", "completed"),
             kind="stat",
-            help="Inference requests over gRPC that started, per second.",
+            help="Inference requests of all protocols that completed, per second.",
         ),
     ]
 
@@ -145,6 +159,20 @@ def traffic() -> list[Panel]:
             "reqps",
             (f"sum by (grpc_method, grpc_code) ({rate(HANDLED, SERVER)})", "{{grpc_method}} {{grpc_code}}"),
             help="Completed gRPC calls per second, by method and status code.",
+        ),
+        panel(
+            "REST inferences by status",
+            "reqps",
+            (f"sum by (handler, status) ({rate('http_requests_total', REST)})", "{{handler}} {{status}}"),
+            help="Completed inference requests over HTTP per second, by route and status.",
+        ),
+        panel(
+            "Stream requests and rejections",
+            "reqps",
+            (f"sum by (grpc_code) ({rate('kanserve_stream_requests_total', SERVER)})", "stream {{grpc_code}}"),
+            (f"sum by (method) ({rate('kanserve_requests_limited_total', SERVER)})", "limit {{method}}"),
+            help="Requests of ModelStreamInfer streams per second, by status code. Requests that a limit "
+            "on all requests rejected, by method or route.",
         ),
     ]
 
@@ -443,8 +471,14 @@ def dashboard() -> dict[str, Any]:
         "templating": {
             "list": [
                 source,
-                variable("job", "label_values(kanserve_build_info, job)"),
-                variable("instance", 'label_values(kanserve_build_info{job=~"$job"}, instance)'),
+                variable("namespace", "label_values(kanserve_build_info, namespace)"),
+                variable("release", 'label_values(kanserve_build_info{namespace=~"$namespace"}, release)'),
+                variable("job", 'label_values(kanserve_build_info{namespace=~"$namespace", release=~"$release"}, job)'),
+                variable(
+                    "instance",
+                    'label_values(kanserve_build_info{namespace=~"$namespace", release=~"$release", job=~"$job"}, '
+                    "instance)",
+                ),
                 variable("model", f'label_values({loaded}{{{SERVER}, model!="_unknown_"}}, model)', everything=None),
                 variable("version", f'label_values({loaded}{{{SERVER}, model=~"$model"}}, version)'),
             ]
