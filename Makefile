@@ -149,8 +149,9 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 	@compile="$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --upgrade"; \
 	$$compile pyproject.toml --extra dev --no-emit-package kanserve-kernel -o requirements/dev.txt && \
-	$$compile pyproject.toml --extra serve --extra certificates --no-emit-package kanserve-kernel -o requirements/server.txt && \
-	$$compile pyproject.toml requirements/server-cuda.in --extra serve --extra certificates \
+	$$compile pyproject.toml --extra serve --extra certificates --extra otel --no-emit-package kanserve-kernel \
+		-o requirements/server.txt && \
+	$$compile pyproject.toml requirements/server-cuda.in --extra serve --extra certificates --extra otel \
 		--no-emit-package kanserve-kernel --no-emit-package onnxruntime -o requirements/server-cuda.txt && \
 	$$compile pyproject.toml requirements/export.in --extra export --no-emit-package kanserve-kernel -o requirements/export.txt && \
 	$$compile requirements/docs.in -o requirements/docs.txt && \

@@ -156,6 +156,11 @@ def build(version: str, outcome: Outcome) -> Tracing:
     return Tracing(_exporter(), version, outcome)
 
 
+def check() -> None:
+    """Check the variables of the exporter and its package. Raises the errors of `build`."""
+    _exporter().shutdown()
+
+
 def _exporter() -> SpanExporter:
     protocol = next((os.environ[name] for name in PROTOCOLS if os.environ.get(name)), "grpc")
     try:

@@ -20,7 +20,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kanexport.contract.cli import suggest
 from kanexport.contract.manifest import Manifest, ManifestError
 from kanserve import version
 from kanserve.auth import authenticator
@@ -40,7 +39,7 @@ from kanserve.insight.store import StatisticsStore
 from kanserve.models.admission import unfinished
 from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Registry
-from kanserve.observability import logs
+from kanserve.observability import logs, trace_packages
 from kanserve.observability.metrics import Metrics, ModelMetrics
 from kanserve.observability.multiprocess import MetricsPage, RemoteMetrics
 from kanserve.repository import layout
@@ -344,14 +343,7 @@ def _traced(*, enabled: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics
     Raises ConfigError."""
     if not enabled:
         return None, ModelMetrics
-    try:
-        from kanserve.observability import tracing  # loads OpenTelemetry
-    except ImportError as error:
-        raise ConfigError(
-            f"traces need the Python package that provides {error.name!r}, which is not installed",
-            code="package-not-installed",
-            hint=f"{suggest.how_to_install('otel')}, or set traces to false",
-        ) from error
+    tracing = trace_packages.load()
     return tracing.build(version.version(), outcome), tracing.TracedModelMetrics
 
 

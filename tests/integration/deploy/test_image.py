@@ -98,11 +98,12 @@ def test_what_it_installs_is_locked_by_hash() -> None:
 
 def test_the_lock_covers_the_server() -> None:
     project = (ROOT / "pyproject.toml").read_text()
-    section = re.search(r"^serve = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)
-    assert section is not None
-    wanted = set(re.findall(r'"([a-z-]+)[>=\[]', section[1])) | {"numpy", "grpcio", "protobuf", "rich"}
-    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / "server.txt").read_text(), re.MULTILINE))
-    assert sorted(wanted - locked) == ["kanserve-kernel"]  # the recipe builds it from its sources
+    sections = re.findall(r"^(?:serve|certificates|otel) = \[(.*?)\]$", project, re.MULTILINE | re.DOTALL)
+    assert len(sections) == 3
+    wanted = set(re.findall(r'"([a-z-]+)[>=\[]', "".join(sections))) | {"numpy", "grpcio", "protobuf", "rich"}
+    for name, own in (("server", set()), ("server-cuda", {"onnxruntime"})):
+        locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / f"{name}.txt").read_text(), re.MULTILINE))
+        assert wanted - locked == {"kanserve-kernel"} | own  # the recipe builds the kernel from its sources
     assert "COPY kernel kernel" in RECIPE
 
 

@@ -95,7 +95,7 @@ def test_a_server_runs_without_the_trimmed_files(environment: Path, tmp_path: Pa
 
     toy_model.write(tmp_path / "models")
     log, python = tmp_path / "log", environment / "bin" / "python"
-    flags = ("--grpc-port", "0", "--metrics-port", "0", "--json")
+    flags = ("--grpc-port", "0", "--metrics-port", "0", "--json", "--traces")
     with (
         log.open("w") as errors,
         subprocess.Popen(

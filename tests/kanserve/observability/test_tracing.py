@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from tests.support import toy_model
-from tests.support.command_line import kanserve
 from tests.support.http_client import infer, tensor
 from tests.support.server_process import INFERENCE, START, request, serving
 from tests.support.tiers import full
@@ -149,27 +148,6 @@ def test_off_nothing_of_it_is_there(tmp_path: Path, receiver: Receiver) -> None:
         assert process.wait(60) == 0
         assert process.stdout.read().strip() == "[]"
     assert receiver.spans == []
-
-
-@pytest.mark.parametrize(
-    ("environment", "says"),
-    [
-        ({}, "traces need the Python package that provides 'opentelemetry"),
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"}, "grpc or http/protobuf"),
-    ],
-    ids=["not installed", "no such protocol"],
-)
-def test_what_cannot_be_is_refused_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], says: str
-) -> None:
-    toy_model.write(tmp_path)
-    for name in () if environment else [*sys.modules]:
-        if name.partition(".")[0] == "opentelemetry":
-            monkeypatch.setitem(sys.modules, name, None)
-    done = kanserve("serve", tmp_path, "--grpc-port", "0", "--metrics-port", "0", "--traces", **environment)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @full("combination")

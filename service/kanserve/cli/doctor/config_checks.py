@@ -172,6 +172,7 @@ def ahead(loaded: Loaded, *, running: bool = False) -> Iterator[Finding]:
         yield from check_ports(settings)
     yield machine_checks.transport(settings)
     yield from machine_checks.runtime(settings)
+    yield from machine_checks.traces(settings)
     yield machine_checks.kernel(settings)
     yield machine_checks.processors(settings)
     yield machine_checks.files(settings)

@@ -19,6 +19,7 @@ from kanexport.contract.cli.suggest import how_to_install
 from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
+from kanserve.observability import trace_packages
 from kanserve.runtime import base
 from kanserve.system import resources
 from kanserve.transport import factory
@@ -123,6 +124,18 @@ def transport(settings: Settings) -> Finding:
         text = f"grpcio, because {lacking} is not installed: no HTTP, and less than half of the throughput"
         return warning("transport", text, how_to_install("serve"))
     return ok("transport", "asgi" if settings.transport == "auto" else settings.transport)
+
+
+def traces(settings: Settings) -> Iterator[Finding]:
+    """Finding about the packages and the exporter of traces; none if the settings do not export traces."""
+    if not settings.traces:
+        return
+    try:
+        trace_packages.load().check()
+    except ConfigError as error:
+        yield problem("traces", str(error), error.hint)
+    else:
+        yield ok("traces", "the packages of the exporter are installed")
 
 
 def processors(settings: Settings) -> Finding:
