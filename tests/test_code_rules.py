@@ -120,6 +120,7 @@ OPENS = {
     },
     "service/kanserve/bench/runner.py": {"read_text"},  # /proc
     "service/kanserve/capacity/usage.py": {"read_text"},  # /proc
+    "service/kanserve/cli/default_file.py": {"unlink"},  # in the repository that the user names
     "service/kanserve/cli/plan.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
     "service/kanserve/cli/view.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
     "service/kanserve/cli/session.py": {

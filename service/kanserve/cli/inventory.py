@@ -67,6 +67,7 @@ class Entry:
     certificate: str = ""  # the certificate in one sentence
     error_bars: str = ""  # error bars in one sentence
     edited: str = ""  # the edit that made the version, in one sentence
+    default_file: str = ""  # of folders: the file with the default version of the model, in one sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +100,14 @@ def of_folder(repository: Path, *, load: bool = False, hard_links: bool = False)
 
 def details(repository: Path, *, load: bool = False, hard_links: bool = False) -> list[Detail]:
     """Inventory entries as `of_folder`, with the layers of the readable versions."""
-    candidates = _scan(repository, plain=False, hard_links=hard_links)
-    left_out = layout.left_out(candidates)
-    plain = [
-        candidate for candidate in _scan(repository, plain=True, hard_links=hard_links) if candidate not in candidates
-    ]
-    every = [_judged(candidate, left_out.get(candidate), load=load) for candidate in candidates]
+    listed = _scan(repository, plain=False, hard_links=hard_links)
+    left_out = layout.left_out(listed)
+    plain = [own for own in _scan(repository, plain=True, hard_links=hard_links) if own not in listed]
+    every = [_judged(candidate, left_out.get(candidate), load=load) for candidate in listed]
     every += [_bare(c.name, str(c.version), PLAIN, "served only with --plain-onnx") for c in plain]
-    places = {candidate.steps for candidate in (*candidates, *plain)}
+    files = _default_files([*listed, *plain])
+    every = [replace(own, entry=replace(own.entry, default_file=files.get(own.entry.name, ""))) for own in every]
+    places = {candidate.steps for candidate in (*listed, *plain)}
     if all(len(steps) == 2 for steps in places):  # else the folder is itself one model
         every += _ignored(repository, places)
     return sorted(every, key=lambda detail: (detail.entry.name, detail.entry.version.rjust(20)))
@@ -190,6 +191,19 @@ def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail
         return replace(refused, entry=replace(refused.entry, checked=tuple(checked)))
     stored = _stored(candidate, manifest, LOADS if load else COMPLETE, tuple(checked))
     return replace(stored, entry=replace(stored.entry, unused=bundle.config.unused))
+
+
+def _default_files(candidates: Sequence[Candidate]) -> dict[str, str]:
+    """The file `default` of each model that has one, in one sentence."""
+    words: dict[str, str] = {}
+    for name, file in layout.default_files(candidates).items():
+        if isinstance(file, LoadError):
+            words[name] = f"servers ignore the file with the default version: {text_and_hint(file)}"
+        elif (name, file.version) in {(candidate.name, candidate.version) for candidate in candidates}:
+            words[name] = f"version {file.version} is the default version on each server of the folder"
+        else:
+            words[name] = f"the file {layout.DEFAULT_FILE} names version {file.version}, which is missing"
+    return words
 
 
 def _load(candidate: Candidate, bundle: Bundle) -> None:
@@ -390,12 +404,18 @@ def _loaded(repository: Path, candidate: Candidate) -> tuple[Bundle, Manifest]:
     return bundle, bundle.manifest
 
 
-def _candidate(repository: Path, name: str, requested: str) -> Candidate:
+def candidates(repository: Path, name: str) -> list[Candidate]:
+    """The versions of a model with a manifest, ascending. Raises InputError if there is none."""
     every = _scan_folder(repository)
     known = [candidate for candidate in every if candidate.name == name]
     if not known:
         names = sorted({candidate.name for candidate in every})
         raise unknown_model(repository, name, names)
+    return known
+
+
+def _candidate(repository: Path, name: str, requested: str) -> Candidate:
+    known = candidates(repository, name)
     matches = [candidate for candidate in known if requested in ("", str(candidate.version))]
     if not matches:
         raise unknown_version(repository, name, requested, [str(candidate.version) for candidate in known])

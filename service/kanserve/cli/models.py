@@ -198,6 +198,7 @@ def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Tabl
 
 def _caption(entries: Sequence[Entry], *, whole: bool) -> Iterator[str]:
     yield from _claims(entries) if whole else _kinds(entries)
+    yield from dict.fromkeys(f"{entry.name}: {entry.default_file}" for entry in entries if entry.default_file)
     for entry in entries:
         if entry.unused:
             effect = f"entries of config.pbtxt without effect: {', '.join(entry.unused)}"

@@ -6,18 +6,21 @@ import argparse
 from dataclasses import asdict
 
 from kanexport.contract.cli.console import Exit, print_json, say
-from kanserve.cli import session
+from kanserve.cli import default_file, session
 from kanserve.cli.options import add_client_options, add_name
 from kanserve.client import control
 
 TEXT = """Set the default version of a model: the version for requests that name none.
 
-The choice lasts until the server exits, also when newer versions appear. `kanserve rollback NAME` restores the
-previous default version.
+The choice changes one server and lasts until it exits, also when newer versions appear. With --repository, the command
+writes the file FOLDER/NAME/default, or removes it if there is no VERSION. Each server of the folder reads it at its
+next scan and after a restart. A change of the file replaces the choice of one server. `kanserve rollback NAME` restores
+the previous default version.
 """
 EXAMPLES = """examples:
   kanserve promote digits 1
   kanserve promote digits                                         # the highest version that is ready
+  kanserve promote digits 1 --repository models                   # on each server of the folder
 """
 
 
@@ -32,13 +35,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="",
         help="version number (default: the highest version that is ready and not an edit, now and after each update)",
     )
+    default_file.add_repository_option(parser)
     add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 after the change. Raises CommandError."""
-    with session.connection(args, model=args.name) as client:
-        choice = control.promote(client, args.name, args.version)
+    default_file.check_target(args)
+    if args.repository is not None:
+        choice = default_file.promote(args.repository, args.name, args.version)
+    else:
+        with session.connection(args, model=args.name) as client:
+            choice = control.promote(client, args.name, args.version)
     if args.json:
         print_json(asdict(choice))
     else:

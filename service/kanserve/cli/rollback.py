@@ -6,17 +6,19 @@ import argparse
 from dataclasses import asdict
 
 from kanexport.contract.cli.console import Exit, print_json, say
-from kanserve.cli import session
+from kanserve.cli import default_file, session
 from kanserve.cli.options import add_client_options, add_name
 from kanserve.client import control
 
 TEXT = """Restore the default version that a model had before the last `kanserve promote`.
 
-Without an earlier promote, the next lower version that is not an edit becomes the default version. The choice lasts
-until the server exits or until the next `kanserve promote`.
+Without an earlier promote, the next lower version that is not an edit becomes the default version. The choice changes
+one server and lasts until it exits or until the next `kanserve promote`. With --repository, the command writes the file
+FOLDER/NAME/default. Each server of the folder reads it at its next scan and after a restart.
 """
 EXAMPLES = """examples:
   kanserve rollback digits
+  kanserve rollback digits --repository models                    # on each server of the folder
 """
 
 
@@ -24,13 +26,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_name(parser)
+    default_file.add_repository_option(parser)
     add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 after the change. Raises CommandError."""
-    with session.connection(args, model=args.name) as client:
-        choice = control.rollback(client, args.name)
+    default_file.check_target(args)
+    if args.repository is not None:
+        choice = default_file.rollback(args.repository, args.name)
+    else:
+        with session.connection(args, model=args.name) as client:
+            choice = control.rollback(client, args.name)
     if args.json:
         print_json(asdict(choice))
     else:

@@ -25,7 +25,8 @@ class VersionChoice:
 
 
 def promote(client: Client, name: str, version: int | str = "") -> VersionChoice:
-    """Set the default version, until the server ends. "": the highest ready version."""
+    """Set the default version, until the server ends or the file `default` of the model changes. "": the highest ready
+    version."""
     request = kan.PromoteModelRequest(model_name=name, model_version=version_text(version))
     return client._do(Call(f"{KAN}PromoteModel", request, kan.VersionChoice.FromString, _choice, single=True))
 

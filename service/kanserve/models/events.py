@@ -58,6 +58,7 @@ class ModelEvents:
         self._defaults: dict[str, int | None] = {}
         self._refused: dict[Key, LoadReason] = {}
         self._left_out: set[Key] = set()
+        self._bad_defaults: dict[str, str] = {}
         self._warned: set[tuple[str, tuple[str, ...]]] = set()
 
     def loaded(self, model: Model, seconds: float, size: int, instead_of: str) -> None:
@@ -117,6 +118,13 @@ class ModelEvents:
             text = f"before: version {before}" if before is not None else ""
             if version is not None:
                 self._history.add("default version", name, version, text)
+
+    def default_files(self, errors: Mapping[str, LoadError]) -> None:
+        """Record the models whose file `default` is invalid. An error is logged once."""
+        for name, error in sorted(errors.items()):
+            if self._bad_defaults.get(name) != str(error):
+                log.error("default_file_rejected", model=name, reason=str(error), **log_facts(error))
+        self._bad_defaults = {name: str(error) for name, error in errors.items()}
 
     def left_out(self, policies: Mapping[Key, VersionPolicy]) -> None:
         """Record the versions that their version policies exclude."""

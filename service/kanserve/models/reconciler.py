@@ -24,11 +24,11 @@ from kanserve.models.admission import Admission, LoadedContent, run_detached
 from kanserve.models.events import History, ModelEvents, Progress
 from kanserve.models.loader import ServingVersion
 from kanserve.models.model import Model, RetiredModel
-from kanserve.models.registry import Registry, State, unknown_model
+from kanserve.models.registry import Choice, Registry, State, unknown_model
 from kanserve.observability import logs
 from kanserve.observability.metrics import SYNCHRONIZED, Metrics
 from kanserve.repository import pbtxt, snapshot
-from kanserve.repository.layout import Candidate
+from kanserve.repository.layout import Candidate, DefaultFile
 from kanserve.repository.pbtxt import VersionPolicy
 from kanserve.repository.plan import Action, Known, Step, left_out, plan
 from kanserve.repository.snapshot import Fingerprint, Key, Scanner, Snapshot, remove_stale_exports
@@ -79,6 +79,7 @@ class Reconciler:
         self._held: dict[Key, LoadedContent] = {}
         self.history = History()
         self._events = ModelEvents(metrics, settings.max_request_bytes, self.history)
+        self._defaults: dict[str, DefaultFile] = {}  # by model, the file `default` that was read last
         self._farewells: set[asyncio.Task[None]] = set()
         self.by_hand = settings.model_control == "explicit"
         self._poll = 0.0 if self.by_hand else settings.repository_poll_seconds
@@ -176,8 +177,8 @@ class Reconciler:
             await self._changed()
 
     def chosen(self, name: str, how: str, before: int) -> None:
-        """Record that a caller chose the default version. `how`: promote or rollback; `before`: the default version
-        before."""
+        """Record that a caller or the repository chose the default version. `how`: promote, rollback or file; `before`:
+        the default version before."""
         default = self._registry.default(name)
         self._events.chosen(name, default, self._registry.ready_versions(name))
         stays = self._registry.choice(name) is not None
@@ -208,6 +209,7 @@ class Reconciler:
         ones."""
         generation = self._registry.generation
         names = self._asked if names is None else names
+        before = self._follow_files(scan)
         scan = scan.only(names)
         actions = await self._plan(scan, now, names)
         await self._take_all(actions, scan, stop)
@@ -215,9 +217,38 @@ class Reconciler:
             return
         if actions:
             await self._make_room(scan, names)
+        self._report_files(before)
         if self._begun and generation != self._registry.generation:
             self._metrics.number("kanserve_repository_change_timestamp_seconds").labels().set(time.time())
             await self._changed()
+
+    def _follow_files(self, scan: Snapshot) -> dict[str, int]:
+        """Choose the default versions of changed files `default`. An invalid file changes nothing, and neither do
+        missing files of a whole model. Returns the default versions before, by model; 0: none."""
+        self._events.default_files({name: own for name, own in scan.defaults.items() if isinstance(own, LoadError)})
+        before: dict[str, int] = {}
+        for name in sorted(scan.policies.keys() & (scan.defaults.keys() | self._defaults.keys())):
+            file = scan.defaults.get(name)
+            if isinstance(file, LoadError) or file == self._defaults.get(name):
+                continue
+            before[name] = self._registry.default(name) or 0
+            if file is None:
+                del self._defaults[name]
+                self._registry.choose(name, None)
+            else:
+                self._defaults[name] = file
+                self._registry.choose(name, Choice(file.version, file.previous_version))
+        return before
+
+    def _report_files(self, before: Mapping[str, int]) -> None:
+        """Record the default versions that the files of these models chose."""
+        for name, version in before.items():
+            default = self._registry.default(name)
+            if default is not None:
+                self.chosen(name, "file", version)
+                if name in self._defaults and self._defaults[name].version != default:
+                    named = self._defaults[name].version
+                    log.error("default_version_not_ready", model=name, version=named, default=default)
 
     async def _take_all(self, actions: Sequence[Action], scan: Snapshot, stop: asyncio.Event) -> None:
         """Take the actions of a few models at the same time, those of one model one after the other, until `stop`. The

@@ -1,9 +1,9 @@
 """Registry of all versions, with their states and the lookup by name and version.
 
-All versions are loaded and stay addressable. A request without a version gets the chosen version, or else the highest
-ready one that is not an edit (`kanserve edit`) without a release. The registry does not load: `reconciler.py` reports
-events, and a table maps them to states. A ready version stays ready while another content of it is loaded, even if that
-load fails.
+All versions are loaded and stay addressable. A request without a version gets the version that a caller or the file
+`default` of the repository chose. Without a choice, it gets the highest ready version that is not an edit
+(`kanserve edit`) without a release. The registry does not load: `reconciler.py` reports events, and a table maps them
+to states. A ready version stays ready while another content of it is loaded, even if that load fails.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Registry:
         self._changed()
 
     def choice(self, name: str) -> Choice | None:
-        """The chosen default version of a model; None if an operator has chosen none."""
+        """The chosen default version of a model; None if neither an operator nor the repository has chosen one."""
         return self._chosen.get(name)
 
     def chosen(self) -> dict[str, int]:
@@ -118,9 +118,12 @@ class Registry:
     def default(self, name: str) -> int | None:
         """The default version, for requests without a version; None if no version is ready, or only edits are."""
         choice = self._chosen.get(name)
-        if choice is not None and self.model(name, choice.version) is not None:
-            return choice.version
         regular = self.regular_versions(name)
+        if choice is not None:
+            if self.model(name, choice.version) is not None:
+                return choice.version
+            # The next lower one, so that a version above the chosen one does not serve just because that one failed.
+            regular = [version for version in regular if version < choice.version] or regular
         return regular[-1] if regular else None
 
     def begin_load(self, name: str, version: int) -> None:

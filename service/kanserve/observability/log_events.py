@@ -40,6 +40,12 @@ EVENTS = {
     "custom_kernel_disabled": LogEvent(
         "warning", "The graph for the custom kernel could not be loaded; the portable graph serves the model."
     ),
+    "default_file_rejected": LogEvent(
+        "error", "The file with the default version of a model is invalid; the default version stays as it is."
+    ),
+    "default_version_not_ready": LogEvent(
+        "error", "The version that the file of a model names as default version is not ready; another one serves."
+    ),
     "default_version_changed": LogEvent("info", "The default version of a model changed."),
     "event_loop_stalled": LogEvent("error", "The event loop is hung; the watchdog ends the process."),
     "insecure_address": LogEvent(

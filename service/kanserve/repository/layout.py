@@ -23,7 +23,7 @@ from kanexport.contract.manifest import Manifest, ManifestError
 from kanexport.contract.sections import NO_EDIT
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.repository import pbtxt
-from kanserve.repository.pbtxt import SILENT, OperatorConfig
+from kanserve.repository.pbtxt import SILENT, OperatorConfig, VersionPolicy
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 EDIT = re.compile(rb'"edit"\s*:')  # the key in a manifest
@@ -31,6 +31,8 @@ VERSION = re.compile(r"[1-9][0-9]{0,17}")
 SHARED_HINT = "copy the file, or set allow_hard_links if the file system shares equal files"
 EXPORT_AGAIN = "export the model again"
 COPY_AGAIN = "copy the version into the repository again, or export it again"
+DEFAULT_FILE, DEFAULT_LIMIT = "default", 64  # name in the folder of a model; bytes
+PROMOTE_AGAIN = "write the file with `kanserve promote NAME VERSION --repository FOLDER`, or remove it"
 MOUNTED = "..data"  # the link through which Kubernetes mounts a ConfigMap, a Secret or a projected volume
 
 
@@ -71,6 +73,19 @@ class Bundle:
     config: OperatorConfig = SILENT
     content: str = ""
     ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultFile:
+    """Contents of the file `default` of a model: the default version of each server of the repository, on the first
+    line. The second line may have the previous one; 0: unknown."""
+
+    version: int
+    previous_version: int = 0
+
+    def text(self) -> str:
+        """The contents of the file."""
+        return "".join(f"{number}\n" for number in (self.version, self.previous_version) if number)
 
 
 def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> list[Candidate]:
@@ -249,6 +264,46 @@ def _config_bytes(candidate: Candidate) -> bytes | None:
     return data
 
 
+def default_file(candidate: Candidate) -> DefaultFile | None:
+    """The file `default` next to the versions of a model; None if there is none. A folder that is itself one version
+    has none. Raises LoadError for an invalid or unreadable one."""
+    if not candidate.steps:
+        return None
+    try:
+        with _opened(candidate.root, candidate.steps[:-1]) as directory:
+            if DEFAULT_FILE not in os.listdir(directory):
+                return None
+            data = _read(candidate, directory, DEFAULT_FILE, DEFAULT_LIMIT)
+    except LoadError as error:
+        raise LoadError(error.reason, str(error), code=error.code, hint=PROMOTE_AGAIN) from error
+    except OSError as error:
+        raise _unreadable(error) from error
+    text = data.decode("ascii", "replace")
+    lines = text.splitlines()
+    if len(lines) not in (1, 2) or not all(map(VERSION.fullmatch, lines)):
+        raise LoadError(
+            LoadReason.CONFIG,
+            f"{DEFAULT_FILE} has {text[:30]!r}, expected one version number per line, on one or two lines",
+            code="default-file-invalid",
+            hint=PROMOTE_AGAIN,
+        )
+    return DefaultFile(*map(int, lines))
+
+
+def default_files(candidates: Iterable[Candidate]) -> dict[str, DefaultFile | LoadError]:
+    """The file `default` of each model that has one, or the error of an invalid one, by model."""
+    files: dict[str, DefaultFile | LoadError] = {}
+    for name, candidate in {candidate.name: candidate for candidate in candidates}.items():
+        try:
+            own = default_file(candidate)
+        except LoadError as error:
+            files[name] = error
+        else:
+            if own is not None:
+                files[name] = own
+    return files
+
+
 def _labelled(candidate: Candidate, data: bytes | None) -> OperatorConfig:
     """The operator's config, with the name of the candidate, and the lines of the label files that it names."""
     options = SILENT if data is None else pbtxt.read(data)
@@ -273,12 +328,22 @@ def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
     out: dict[Candidate, str] = {}
     for versions in models.values():
         with contextlib.suppress(LoadError, OSError):
-            policy = config(versions[0]).versions
-            if policy.latest:
-                policy = replace(policy, edits=frozenset(own.version for own in versions if is_edit(own)))
+            policy = _policy(versions)
             served = policy.served([candidate.version for candidate in versions])
             out |= {candidate: str(policy) for candidate in versions if candidate.version not in served}
     return out
+
+
+def _policy(versions: list[Candidate]) -> VersionPolicy:
+    """The version policy of a model, with the edits and the default version that it depends on. Raises LoadError,
+    OSError."""
+    policy = config(versions[0]).versions
+    if policy.latest:
+        policy = replace(policy, edits=frozenset(own.version for own in versions if is_edit(own)))
+    for file in default_files(versions).values():
+        if isinstance(file, DefaultFile):
+            policy = replace(policy, default=file.version)
+    return policy
 
 
 def _root(repository: Path) -> Path:

@@ -29,12 +29,14 @@ from kanserve.types import TensorInfo
 class VersionPolicy:
     """Version policy: the `latest` number of versions (0: not this), the `specific` ones, or all.
 
-    edits  versions that do not count for `latest`, because no server serves them by default: edits without a release
+    edits    versions that do not count for `latest`, because no server serves them by default: edits without a release
+    default  version that the file `default` of the model names, which is served in addition; 0: none
     """
 
     latest: int = 0
     specific: tuple[int, ...] | None = None
     edits: frozenset[int] = frozenset()
+    default: int = 0
 
     def __str__(self) -> str:
         if self.latest:
@@ -43,6 +45,9 @@ class VersionPolicy:
 
     def served(self, versions: Collection[int]) -> set[int]:
         """Versions of `versions` that are served."""
+        return self._selected(versions) | ({self.default} & set(versions))
+
+    def _selected(self, versions: Collection[int]) -> set[int]:
         if self.latest:
             regular = sorted(set(versions) - self.edits)[-self.latest :]
             later = sorted(version for version in self.edits & set(versions) if version > min(regular, default=0))

@@ -12,14 +12,14 @@ import hashlib
 import os
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kanexport.contract import manifest as contract
 from kanexport.contract import temp_dirs
 from kanserve.errors import LoadError
 from kanserve.repository import layout, pbtxt
-from kanserve.repository.layout import Candidate
+from kanserve.repository.layout import Candidate, DefaultFile
 from kanserve.repository.pbtxt import ALL, VersionPolicy
 
 Key = tuple[str, int]  # a model's name and a version
@@ -52,12 +52,14 @@ class Snapshot:
 
     policies      by model, the policy of its config.pbtxt, or the server's
     synchronized  Unix time at which the file SYNCHRONIZED was written; 0 without it
+    defaults      by model, its file `default`, or the error of an invalid one
     """
 
     candidates: Mapping[Key, Candidate]
     prints: Mapping[Key, Fingerprint]
     policies: Mapping[str, VersionPolicy]
     synchronized: float = 0.0
+    defaults: Mapping[str, DefaultFile | LoadError] = field(default_factory=dict)
 
     def only(self, names: Collection[str] | None) -> Snapshot:
         """Snapshot of these models; None: of all."""
@@ -113,7 +115,11 @@ class Scanner:
                 time.sleep(BREATH)
         self._policies = {name: cached for name, cached in self._policies.items() if name in policies}
         self._find_edits(entries, prints, policies)
-        return Snapshot(entries, prints, policies, _synchronized(self._repository))
+        defaults = layout.default_files(candidates)
+        for name, default in defaults.items():
+            if isinstance(default, DefaultFile):
+                policies[name] = replace(policies[name], default=default.version)
+        return Snapshot(entries, prints, policies, _synchronized(self._repository), defaults)
 
     def _find_edits(
         self, entries: Mapping[Key, Candidate], prints: Mapping[Key, Fingerprint], policies: dict[str, VersionPolicy]
@@ -191,7 +197,8 @@ def _config_facts(candidate: Candidate) -> bytes:
     facts: dict[str, str] = {}
     with contextlib.suppress(OSError), os.scandir(os.path.join(candidate.root, *candidate.steps[:-1])) as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and not entry.is_dir(follow_symlinks=False):
+            hidden = entry.name.startswith(".") or entry.name == layout.DEFAULT_FILE  # no reason to read versions again
+            if not hidden and not entry.is_dir(follow_symlinks=False):
                 facts[entry.name] = _facts(entry.stat(follow_symlinks=False))
     return repr(sorted(facts.items())).encode() if pbtxt.FILE_NAME in facts else b""
 

@@ -157,7 +157,7 @@ class Control:
         Raises NotFound, FailedPrecondition."""
         default, choice = self._default(name), self.registry.choice(name)
         lower = [version for version in self.registry.regular_versions(name) if version < default]
-        target = choice.previous_version if choice is not None else max(lower, default=0)
+        target = (choice.previous_version if choice is not None else 0) or max(lower, default=0)
         if not target:
             raise FailedPrecondition(
                 f"model '{name}' has no ready version below {default}",

@@ -11,7 +11,7 @@ from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
 from kanserve.cli.inventory import Entry
 from kanserve.cli.options import InputError
 from kanserve.config.settings import Settings
-from kanserve.errors import ConfigError
+from kanserve.errors import ConfigError, LoadError
 from kanserve.repository import layout
 from kanserve.system import resources
 
@@ -39,6 +39,7 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
         )
     for entry in entries:
         yield _judged(entry, settings)
+    yield from _default_files(settings)
     yield free_memory(sum(entry.size or 0 for entry in served), settings, resources.available())
     yield from _left_behind(repository)
 
@@ -52,6 +53,18 @@ def _named(settings: Settings) -> Finding:
     except ConfigError as error:
         return problem(ABOUT, str(error), error.hint)
     return ok(ABOUT, f"the only model is served as '{settings.model_name}'")
+
+
+def _default_files(settings: Settings) -> Iterator[Finding]:
+    """Findings about the files with default versions: an invalid file, or one that names a missing version."""
+    candidates = layout.scan(settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.allow_hard_links)
+    known = {(candidate.name, candidate.version) for candidate in candidates}
+    for name, file in layout.default_files(candidates).items():
+        if isinstance(file, LoadError):
+            yield problem(ABOUT, f"servers ignore the default version of {name}: {file}", file.hint)
+        elif (name, file.version) not in known:
+            text = f"the file {layout.DEFAULT_FILE} of {name} names version {file.version}, which is missing"
+            yield problem(ABOUT, text, f"add the version, or run `kanserve rollback {name} --repository FOLDER`")
 
 
 def free_memory(size: int, settings: Settings, free: int | None) -> Finding:

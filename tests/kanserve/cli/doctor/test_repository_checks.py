@@ -41,6 +41,16 @@ def config(folder: Path) -> None:
         ),
         (lambda folder: (folder / "toy" / "02").mkdir(), Level.WARNING, "toy version 02 is ignored: invalid version"),
         (plain, Level.WARNING, "plain version 1 has no manifest and is ignored"),
+        (
+            lambda folder: (folder / "toy" / "default").write_text("two\n"),
+            Level.PROBLEM,
+            "servers ignore the default version of toy: default has 'two\\n', expected one version number",
+        ),
+        (
+            lambda folder: (folder / "toy" / "default").write_text("7\n"),
+            Level.PROBLEM,
+            "the file default of toy names version 7, which is missing",
+        ),
         (config, Level.WARNING, "toy version 1: entries of config.pbtxt without effect: optimization"),
     ],
 )

@@ -1,0 +1,130 @@
+"""The default version of a model in a repository folder: the file that all servers of the folder read at each scan."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from kanexport.contract import atomic, temp_dirs
+from kanexport.contract.cli.console import Exit
+from kanserve.cli import inventory
+from kanserve.cli.options import CommandError, InputError
+from kanserve.client.control import VersionChoice
+from kanserve.errors import LoadError
+from kanserve.repository import layout
+from kanserve.repository.layout import Candidate, DefaultFile
+
+
+def add_repository_option(parser: argparse.ArgumentParser) -> None:
+    """`--repository` of a command that changes one server otherwise."""
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        metavar="FOLDER",
+        help="model repository; the command changes the default version of each server that reads it (default: none, "
+        "the command changes the server at --url)",
+    )
+
+
+def check_target(args: argparse.Namespace) -> None:
+    """Raises InputError if both a folder and a server are passed."""
+    if args.repository is not None and args.url_given:
+        raise InputError(
+            "--repository cannot be combined with --url",
+            code="arguments-conflict",
+            hint="remove --url to change the folder, or --repository to change the server",
+        )
+
+
+def promote(repository: Path, name: str, version: str) -> VersionChoice:
+    """Write the default version; "": remove the file, so that the highest version is the default version. The same
+    version again does not change the target of a rollback. Raises InputError, CommandError."""
+    if version:
+        inventory.version(repository, name, version)
+    versions = inventory.candidates(repository, name)
+    path = _path(repository, versions[-1])
+    try:
+        with temp_dirs.locked(path.parent):
+            before = _valid_file(versions[-1])
+            default = before.version if before is not None else next(_usable(repository, versions), 0)
+            if not version:
+                path.unlink(missing_ok=True)
+                return VersionChoice(name, str(next(_usable(repository, versions), "")), str(default or ""))
+            if before is not None and before.version == int(version):
+                default = before.previous_version
+            return _write(path, name, DefaultFile(int(version), default if default != int(version) else 0))
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def rollback(repository: Path, name: str) -> VersionChoice:
+    """Write the previous default version of the file, or else the valid version below the default version. Raises
+    InputError, CommandError."""
+    versions = inventory.candidates(repository, name)
+    path = _path(repository, versions[-1])
+    try:
+        with temp_dirs.locked(path.parent):
+            file = _valid_file(versions[-1])
+            default = file.version if file is not None else next(_usable(repository, versions), 0)
+            lower = (own for own in _usable(repository, versions) if own < default)
+            target = (file.previous_version if file is not None else 0) or next(lower, 0)
+            if not target:
+                raise InputError(
+                    f"{repository}: {name} has no valid version below {default or 'the highest one'}",
+                    code="no-version-to-roll-back-to",
+                    hint="set a default version by its number: `kanserve promote NAME VERSION --repository FOLDER`",
+                )
+            inventory.version(repository, name, str(target))
+            return _write(path, name, DefaultFile(target, default))
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _path(repository: Path, candidate: Candidate) -> Path:
+    """The path of the file. Raises InputError if it cannot be a regular file next to the versions."""
+    if not candidate.steps:
+        raise InputError(
+            f"{repository} is itself a model version, expected a folder of models",
+            code="repository-is-a-version",
+            hint="pass the repository, two folders above the version",
+        )
+    path = candidate.root.joinpath(*candidate.steps[:-1], layout.DEFAULT_FILE)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path} is not a regular file", code="file-not-regular", hint="remove it")
+    return path
+
+
+def _valid_file(candidate: Candidate) -> DefaultFile | None:
+    """The contents of the file; None if there is none, or an invalid one, which the command replaces."""
+    try:
+        return layout.default_file(candidate)
+    except LoadError:
+        return None
+
+
+def _usable(repository: Path, versions: list[Candidate]) -> Iterator[int]:
+    """The valid versions that a server may serve by default, the highest first. Edits without a release are not."""
+    left_out = layout.left_out(versions)
+    for candidate in reversed(versions):
+        if candidate not in left_out and not layout.is_edit(candidate):
+            try:
+                inventory.version(repository, candidate.name, str(candidate.version))
+            except InputError:  # a server rejects it
+                continue
+            yield candidate.version
+
+
+def _write(path: Path, name: str, file: DefaultFile) -> VersionChoice:
+    """Replace the file. Raises OSError."""
+    atomic.write(path, file.text().encode())
+    return VersionChoice(name, str(file.version), str(file.previous_version or ""))
+
+
+def _not_written(path: Path, error: OSError) -> CommandError:
+    return CommandError(
+        f"{path} cannot be written: {error.strerror or error}",
+        code="version-not-written",
+        hint="check the free space and the permissions of the folder",
+        exit_code=Exit.FAILED,
+    )
