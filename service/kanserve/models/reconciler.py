@@ -237,7 +237,8 @@ class Reconciler:
                 self._registry.choose(name, None)
             else:
                 self._defaults[name] = file
-                self._registry.choose(name, Choice(file.version, file.previous_version))
+                known = before[name] if before[name] != file.version else 0
+                self._registry.choose(name, Choice(file.version, file.previous_version or known))
         return before
 
     def _report_files(self, before: Mapping[str, int]) -> None:

@@ -116,13 +116,17 @@ class Registry:
         return {name: choice.version for name, choice in self._chosen.items()}
 
     def default(self, name: str) -> int | None:
-        """The default version, for requests without a version; None if no version is ready, or only edits are."""
+        """The default version, for requests without a version; None if no version is ready, or only edits are. If the
+        chosen one is not ready, it is the previous default version below it, or else the next lower ready one."""
         choice = self._chosen.get(name)
         regular = self.regular_versions(name)
         if choice is not None:
             if self.model(name, choice.version) is not None:
                 return choice.version
-            # The next lower one, so that a version above the chosen one does not serve just because that one failed.
+            before = choice.previous_version
+            if before < choice.version and self.model(name, before) is not None:
+                return before
+            # A version that nobody chose yet, or that was rolled back, does not serve just because another one failed.
             regular = [version for version in regular if version < choice.version] or regular
         return regular[-1] if regular else None
 

@@ -267,12 +267,10 @@ def _config_bytes(candidate: Candidate) -> bytes | None:
 def default_file(candidate: Candidate) -> DefaultFile | None:
     """The file `default` next to the versions of a model; None if there is none. A folder that is itself one version
     has none. Raises LoadError for an invalid or unreadable one."""
-    if not candidate.steps:
+    if not candidate.steps or not os.path.lexists(os.path.join(candidate.root, *candidate.steps[:-1], DEFAULT_FILE)):
         return None
     try:
         with _opened(candidate.root, candidate.steps[:-1]) as directory:
-            if DEFAULT_FILE not in os.listdir(directory):
-                return None
             data = _read(candidate, directory, DEFAULT_FILE, DEFAULT_LIMIT)
     except LoadError as error:
         raise LoadError(error.reason, str(error), code=error.code, hint=PROMOTE_AGAIN) from error

@@ -73,13 +73,20 @@ def test_all_servers_of_a_folder_follow_its_file(three: Path) -> None:
         assert chosen(first) == [(2, "file"), (4, "promote"), (4, "file"), (2, "file"), (4, "file")]
 
 
-def test_a_newer_version_does_not_stand_in_for_one_that_does_not_load(three: Path) -> None:
-    toy_model.write(three, "toy", version=2, reference_scale=2.0)
-    (three / "toy" / "default").write_text("2\n")
-    with serving(three) as server:
-        assert reload_tools.factor(server) == 2, "the next lower version serves"
-        (line,) = reload_tools.events(server, "default_version_not_ready")
-        assert (line["version"], line["default"]) == (2, 1)
+def test_a_version_that_nobody_chose_does_not_stand_in_for_one_that_does_not_load(three: Path) -> None:
+    toy_model.write(three, "toy", version=3, reference_scale=2.0)
+    reload_tools.write(three / "toy" / "4", 16.0, version=4)
+    file = three / "toy" / "default"
+    file.write_text("3\n")
+    with serving(three, repository_poll_seconds=0.1) as server:
+        assert reload_tools.factor(server) == 4, "the next lower version serves"
+        file.write_text("1\n")
+        serve(2, server)
+        file.write_text("3\n")
+        until(lambda: len(reload_tools.events(server, "default_version_not_ready")) == 2)
+        assert reload_tools.factor(server) == 2, "the previous default version keeps serving"
+        lines = reload_tools.events(server, "default_version_not_ready")
+        assert [(line["version"], line["default"]) for line in lines] == [(3, 2), (3, 1)]
 
 
 def test_the_command_checks_the_version_and_the_file(three: Path) -> None:
