@@ -126,8 +126,12 @@ def problems(documents: list[Document]) -> list[str]:
         )
         found += [f"{name}: {problem}" for problem in _containers(document)]
         found += [f"{name}: {problem}" for problem in _scraped(spec.get("annotations") or {})]
-        for predictor in (spec.get("predictor"), *(part.get("predictor") for part in spec.get("canary") or ())):
-            found += [f"{name}: {problem}" for problem in _predictor(predictor or {}, runtimes)]
+        canaries = [part.get("predictor") or {} for part in spec.get("canary") or ()]
+        for predictor in (spec.get("predictor") or {}, *canaries):
+            found += [f"{name}: {problem}" for problem in _predictor(predictor, runtimes)]
+        # The published schema of KServe 0.20 requires the name in a canary only. The Python package does not say it.
+        named = [(predictor.get("model") or {}).get("name") for predictor in canaries]
+        found += [f"{name}: canary model.name {value}, expected {CONTAINER}" for value in named if value != CONTAINER]
     return found
 
 

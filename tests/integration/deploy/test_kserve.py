@@ -72,6 +72,7 @@ def test_the_objects_have_only_fields_and_references_that_exist(version: str) ->
         ("inferenceservice-s3.yaml", ("spec", "predictor", "minReplicas"), "two", "not of type 'integer'"),
         ("inferenceservice-keda.yaml", QUERY, "sum(kanserve_inflght_requests)", "no metric kanserve_inflght_requests"),
         ("inferenceservice-canary.yaml", ("spec", "canary", 0, "predictor", "model", "modelFormat", "name"), "k", "k"),
+        ("inferenceservice-canary.yaml", ("spec", "canary", 0, "predictor", "model", "name"), "", "canary model.name"),
     ],
 )
 def test_each_wrong_value_is_noticed(file: str, path: tuple[str | int, ...], value: Any, message: str) -> None:
@@ -99,7 +100,7 @@ def pod(tmp_path: Path) -> Iterator[tuple[Document, dict[str, str], int, int]]:
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([*COMMAND, *container["args"]], env=env, stdout=log, stderr=log)
     try:
-        until(lambda: process.poll() is not None or passes(container["startupProbe"], env, ports[0]))
+        until(lambda: process.poll() is not None or passes(container["startupProbe"], {"h2c": ports[0]}))
         assert process.poll() is None, (tmp_path / "log").read_text()
         yield container, env, ports[0], ports[1]
     finally:
@@ -112,9 +113,9 @@ def test_a_server_with_the_variables_of_the_runtime_serves_the_name_of_the_servi
     pod: tuple[Document, dict[str, str], int, int],
 ) -> None:
     pytest.importorskip("h2corn")
-    container, env, port, metrics_port = pod
+    container, _, port, metrics_port = pod
     for name in ("readinessProbe", "livenessProbe"):  # a probe may take too long on a busy machine
-        until(lambda name=name: passes(container[name], env, port))
+        until(lambda name=name: passes(container[name], {"h2c": port}))
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/iris/ready", timeout=SECONDS) as answer:
         assert answer.status == 200
     path = yaml.safe_load(RUNTIME.read_text())["spec"]["annotations"]["prometheus.io/path"]
