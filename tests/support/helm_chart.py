@@ -23,7 +23,8 @@ CHART = ROOT / "service" / "deploy" / "helm" / "kanserve"
 EXAMPLES = sorted((CHART / "ci").glob("*.yaml"))
 OLDEST, NEWEST = "1.27", "1.37"
 # Values whose keys the user chooses.
-CHOSEN = ("labels", "annotations", "podLabels", "podAnnotations", "nodeSelector")
+CHOSEN = ("labels", "annotations", "deploymentAnnotations", "podLabels", "podAnnotations", "nodeSelector")
+IMAGE = ("--set", "image.repository=registry.example/kanserve")  # which the examples and the guide have, too
 Document = dict[str, Any]
 
 
@@ -51,7 +52,7 @@ def documents(text: str) -> list[Document]:
 @functools.cache
 def render(values: str, version: str = NEWEST) -> list[Document]:
     """The objects of a release `r` in the namespace `models`, for the text of a values file."""
-    done = run("template", "r", str(CHART), "--namespace", "models", "--kube-version", version, values=values)
+    done = run("template", "r", str(CHART), "--namespace", "models", "--kube-version", version, *IMAGE, values=values)
     assert done.returncode == 0, f"{values}\n{done.stderr}"
     return documents(done.stdout)
 

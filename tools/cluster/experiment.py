@@ -23,6 +23,7 @@ RETRIES, NO_RETRIES, TRITON, HEADLESS = "Client", "Client, retries=0", "tritoncl
 STRICT = (RETRIES, NO_RETRIES, TRITON, HEADLESS)
 VALUES: dict[str, Any] = {
     "insecure": True,
+    "image": {"repository": "registry.example/kanserve"},
     "models": {"pvc": {"claimName": "models"}},
     "settings": {"threads": 1, "access_log": "none"},
 }

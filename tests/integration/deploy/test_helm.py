@@ -21,6 +21,7 @@ from tests.support.command_line import kanserve
 from tests.support.helm_chart import (
     CHART,
     EXAMPLES,
+    IMAGE,
     NEWEST,
     OLDEST,
     ROOT,
@@ -116,6 +117,11 @@ def test_each_pair_of_values_renders_valid_objects(values: str) -> None:
         (CLIENTS[:-1] + ", probes: {type: https}}", "probes.type: https"),
         (INSECURE[:-1] + ", autoscaling: {type: keda, maxReplicas: 1}}", "autoscaling.maxReplicas: 1"),
         (INSECURE[:-1] + ", autoscaling: {type: hpa, hpa: {cpuPercent: 0}}}", "autoscaling.hpa: no metric"),
+        (INSECURE, "image.repository: not set"),
+        (INSECURE[:-1] + ", gateway: {backendTLS: {hostname: h}}}", "gateway.backendTLS: set without tls.secretName"),
+        (INSECURE[:-1] + ", tls: {certificate: {issuerRef: {name: ca}}}}", "tls.certificate.issuerRef: set without"),
+        (INSECURE[:-1] + ", service: {externalTrafficPolicy: Local}}", "service.externalTrafficPolicy: Local with"),
+        (INSECURE[:-1] + ", service: {loadBalancerClass: c}}", "service.loadBalancerSourceRanges: set with"),
     ],
     2,
 )
@@ -146,6 +152,70 @@ def test_the_termination_grace_period_covers_the_drain(waits: tuple[float, float
     settings = json.dumps(dict(zip(names, waits, strict=True)))
     pod = only(render(f"{INSECURE[:-1]}, settings: {settings}}}"), "Deployment")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == math.ceil(sum(waits)) + 5
+
+
+EXTRA = """
+models: {pvc: {claimName: m}}
+tokens: {secretName: t}
+tls: {secretName: s, certificate: {issuerRef: {name: ca, kind: ClusterIssuer}, spec: {duration: 720h}}}
+gateway: {backendTLS: {caCertificateRefs: [{group: "", kind: ConfigMap, name: ca}]}}
+service:
+  {type: LoadBalancer, externalTrafficPolicy: Local, loadBalancerClass: c, loadBalancerSourceRanges: [192.0.2.0/24]}
+autoscaling: {type: TYPE, behavior: {scaleUp: {policies: [{type: Pods, value: 2, periodSeconds: 60}]}}}
+monitoring:
+  rules: {enabled: true}
+  serviceMonitor:
+    {enabled: true, jobLabel: app.kubernetes.io/instance, metricRelabelings: [{regex: le, action: labeldrop}]}
+deploymentAnnotations: {example.com/restart: "true"}
+envFrom: [{secretRef: {name: proxy}}]
+lifecycle: {preStop: {sleep: {seconds: 7}}}
+initContainers: [{name: fetch, image: registry.example/fetch}]
+extraContainers: [{name: proxy, image: registry.example/proxy}]
+extraObjects: [{apiVersion: v1, kind: ConfigMap, metadata: {name: "{{ .Release.Name }}-own"}}]
+"""
+
+
+@spread("scaler", ["hpa", "keda"], 1)
+def test_a_cluster_adds_its_own_containers_objects_and_policies(scaler: str) -> None:
+    values = EXTRA.replace("TYPE", scaler)
+    documents = render(values)
+    assert problems(documents, values) == []
+    deployment, spec = only(documents, "Deployment"), only(documents, "Service", "r-kanserve")["spec"]
+    pod, container = deployment["spec"]["template"]["spec"], server(documents)
+    assert deployment["metadata"]["annotations"] == {"example.com/restart": "true"}
+    assert [part["name"] for part in (*pod["initContainers"], *pod["containers"])] == ["fetch", "kanserve", "proxy"]
+    assert (container["envFrom"], pod["terminationGracePeriodSeconds"]) == ([{"secretRef": {"name": "proxy"}}], 36 + 7)
+    assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": 7}}}
+    assert (spec["externalTrafficPolicy"], spec["loadBalancerClass"]) == ("Local", "c")
+    assert spec["loadBalancerSourceRanges"] == ["192.0.2.0/24"]
+    scaling = only(documents, "HorizontalPodAutoscaler" if scaler == "hpa" else "ScaledObject")["spec"]
+    behavior = scaling.get("behavior") or scaling["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior["scaleDown"] == {"stabilizationWindowSeconds": 300}
+    assert behavior["scaleUp"]["policies"] == [{"type": "Pods", "value": 2, "periodSeconds": 60}]
+    certificate, policy = only(documents, "Certificate")["spec"], only(documents, "BackendTLSPolicy")["spec"]
+    assert {"r-kanserve.models.svc", "r-kanserve-headless.models.svc"} <= set(certificate["dnsNames"])
+    assert (certificate["secretName"], certificate["duration"]) == ("s", "720h")
+    assert policy["validation"]["hostname"] == "r-kanserve.models.svc"
+    (endpoint,) = only(documents, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["metricRelabelings"] == [{"regex": "le", "action": "labeldrop"}]
+    rules = json.dumps(only(documents, "PrometheusRule"))
+    assert 'job=\\"kanserve\\"' not in rules, "the job is the name of the release"
+    assert only(documents, "ConfigMap", "r-own")
+
+
+def test_the_network_policy_admits_the_clients_of_a_service_for_outside() -> None:
+    for service, expected in (
+        ("{type: ClusterIP}", []),
+        ("{type: NodePort}", ["0.0.0.0/0", "::/0"]),
+        ("{type: LoadBalancer, loadBalancerSourceRanges: [192.0.2.0/24]}", ["0.0.0.0/0", "::/0"]),
+        (
+            "{type: LoadBalancer, externalTrafficPolicy: Local, loadBalancerSourceRanges: [192.0.2.0/24]}",
+            ["192.0.2.0/24"],
+        ),
+    ):
+        documents = render(f"{INSECURE[:-1]}, service: {service}}}")
+        peers = only(documents, "NetworkPolicy")["spec"]["ingress"][0]["from"]
+        assert [peer["ipBlock"]["cidr"] for peer in peers if "ipBlock" in peer] == expected, service
 
 
 def test_clients_find_a_new_pod_before_the_rollout_goes_on() -> None:
@@ -346,7 +416,7 @@ def test_each_example_of_the_guide_has_valid_values() -> None:
 @full("package")
 def test_the_guide_names_the_objects_of_its_release() -> None:
     """The Service of a release `kanserve` has that name, without the chart's name a second time."""
-    done = run("template", "kanserve", str(CHART), "--namespace", "models", values=SECURE)
+    done = run("template", "kanserve", str(CHART), "--namespace", "models", *IMAGE, values=SECURE)
     services = [d for d in yaml.safe_load_all(done.stdout) if d and d["kind"] == "Service"]
     assert [service["metadata"]["name"] for service in services] == ["kanserve", "kanserve-headless"]
     assert "service/kanserve 8001" in GUIDE

@@ -140,7 +140,7 @@ def test_the_image_is_one_that_runtimes_mount(here: Desk, tmp_path: Path) -> Non
     rendered = here.run(
         upgrade.replace("helm upgrade", f"{pinned('helm')} template")
         .replace("service/deploy", str(ROOT / "service" / "deploy"))
-        .replace("--reuse-values", "--set insecure=true --show-only templates/deployment.yaml")
+        .replace("--reuse-values", "--set insecure=true,image.repository=r --show-only templates/deployment.yaml")
     )
     volumes = yaml.safe_load(rendered)["spec"]["template"]["spec"]["volumes"]
     (found,) = (volume["image"]["reference"] for volume in volumes if "image" in volume)

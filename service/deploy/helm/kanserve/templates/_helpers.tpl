@@ -68,11 +68,26 @@ labels: {{- include "kanserve.labels" . | nindent 2 }}
 {{- .Values.tls.serverName | default (printf "%s.%s.svc" (include "kanserve.name" .) .Release.Namespace) -}}
 {{- end -}}
 
-{{/* Time from SIGTERM to SIGKILL: the three waits of the shutdown, and 5 s to close the ports. */}}
+{{/* DNS names of both Services, for a certificate. */}}
+{{- define "kanserve.dnsNames" -}}
+{{- $names := list (include "kanserve.serverName" .) -}}
+{{- range list (include "kanserve.name" .) (include "kanserve.headless" .) -}}
+{{- $names = concat $names (list . (printf "%s.%s" . $.Release.Namespace) (printf "%s.%s.svc" . $.Release.Namespace)) -}}
+{{- end -}}
+{{- toYaml (uniq $names) -}}
+{{- end -}}
+
+{{/* How an autoscaler adds and removes pods. */}}
+{{- define "kanserve.behavior" -}}
+{{- $down := dict "scaleDown" (dict "stabilizationWindowSeconds" .Values.autoscaling.scaleDownSeconds) -}}
+{{- toYaml (mergeOverwrite $down (deepCopy .Values.autoscaling.behavior)) -}}
+{{- end -}}
+
+{{/* Time from the end of a pod to SIGKILL: a sleep of preStop, the three waits of the shutdown, and 5 s for the ports. */}}
 {{- define "kanserve.terminationSeconds" -}}
 {{- $settings := .Values.settings -}}
 {{- $waits := addf $settings.drain_delay_seconds $settings.drain_reject_seconds $settings.drain_grace_seconds -}}
-{{- add (ceil $waits) 5 -}}
+{{- add (ceil $waits) 5 (dig "preStop" "sleep" "seconds" 0 .Values.lifecycle) -}}
 {{- end -}}
 
 {{/* Text of a setting. Numbers of a values file are floats, which print large integers with an exponent. */}}
@@ -196,5 +211,20 @@ timeoutSeconds: {{ .root.Values.probes.timeoutSeconds }}
 {{- end -}}
 {{- if and (ne $values.gateway.route "none") (not $values.gateway.parentRefs) -}}
 {{- fail "gateway.parentRefs: empty, expected the name of a Gateway. Set it" -}}
+{{- end -}}
+{{- range $name, $set := dict "tls.certificate.issuerRef" $values.tls.certificate.issuerRef "gateway.backendTLS" $values.gateway.backendTLS -}}
+{{- if and $set (not $values.tls.secretName) -}}
+{{- fail (printf "%s: set without tls.secretName, expected both. Set tls.secretName" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- $service := $values.service -}}
+{{- if and $service.externalTrafficPolicy (eq $service.type "ClusterIP") -}}
+{{- fail (printf "service.externalTrafficPolicy: %s with service.type ClusterIP, expected NodePort or LoadBalancer. Leave it empty" $service.externalTrafficPolicy) -}}
+{{- end -}}
+{{- if and (or $service.loadBalancerClass $service.loadBalancerSourceRanges) (ne $service.type "LoadBalancer") -}}
+{{- fail (printf "service.loadBalancerClass, service.loadBalancerSourceRanges: set with service.type %s, expected LoadBalancer. Leave them empty" $service.type) -}}
+{{- end -}}
+{{- if not $values.image.repository -}}
+{{- fail "image.repository: not set, expected the repository of the server image in your registry, such as registry.example/kanserve. Set it" -}}
 {{- end -}}
 {{- end -}}
