@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -269,6 +271,31 @@ def test_a_release_reports_a_changed_file_and_a_tag_of_another_commit(clone: Pat
     git(clone, "tag", "v9.0.0")
     with pytest.raises(release.ReleaseError, match=r"HEAD has the tag v9\.0\.0"):
         release.check(clone)
+
+
+def test_the_files_of_a_release_name_their_commit(clone: Path, tmp_path: Path) -> None:
+    """The archive of a commit has it in the code; the provenance has it with the hash of each file."""
+    for name in (".gitattributes", "service/kanserve/version.py"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).write_bytes((ROOT / name).read_bytes())
+    git(clone, "add", ".")
+    git(clone, "commit", "--quiet", "--no-verify", "--message", "release: add the version")
+    made = release.Release(clone, VERSION, tmp_path / "work")
+    head = release.git(clone, "rev-parse", "HEAD").strip()
+    made.built.mkdir(parents=True)
+    (made.built / "kanserve.whl").write_bytes(b"wheel")
+    release.unpack(made)
+    assert runpy.run_path(str(made.source / "service" / "kanserve" / "version.py"))["commit"]() == head
+    assert runpy.run_path(str(ROOT / "service" / "kanserve" / "version.py"))["commit"]() == "unknown"
+    release.keep(made)
+    statement = json.loads((clone / "dist" / f"kanserve-{VERSION}-provenance.json").read_text())
+    assert statement["subject"] == [
+        {"name": "kanserve.whl", "digest": {"sha256": release.sha256(made.built / "kanserve.whl")}}
+    ]
+    (source,) = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert source["digest"] == {"gitCommit": head}
+    sums = subprocess.run(["sha256sum", "--check", release.SUMS], cwd=clone / "dist", capture_output=True, text=True)
+    assert sums.stdout.count(": OK\n") == 2, sums.stdout + sums.stderr
 
 
 def test_a_failed_command_of_a_release_is_shown_with_its_output(tmp_path: Path) -> None:

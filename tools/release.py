@@ -13,6 +13,7 @@ import argparse
 import datetime
 import hashlib
 import io
+import json
 import os
 import platform
 import re
@@ -28,7 +29,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +46,7 @@ SLOWER = 5  # of an emulated machine
 OUTPUT_LINES = 25  # of a failed command
 CHART = "service/deploy/helm/kanserve"
 SUMS = "SHA256SUMS"
+REPOSITORY = "https://github.com/kanserve/kanserve"
 SECTIONS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Renamed names")
 
 
@@ -207,14 +209,15 @@ def build_kernel(release: Release) -> str:
 
 
 def package_chart(release: Release) -> str:
-    """The Helm chart as one file."""
+    """The Helm chart as one file, whose name is not nearly that of the sdist."""
     try:
         helm = download.program("helm")
     except download.Unavailable as error:
         raise ReleaseError(str(error), "install helm, or check the network") from error
     command = [str(helm), "package", CHART, "--destination", str(release.built)]
     run(command, release.source, "run `make test ARGS=tests/integration/deploy`")
-    return distribution(release, "kanserve-*.tgz").name
+    packaged = distribution(release, "kanserve-*.tgz")
+    return packaged.rename(packaged.with_name(f"kanserve-chart-{release.version}.tgz")).name
 
 
 def install(release: Release) -> str:
@@ -236,10 +239,17 @@ def install(release: Release) -> str:
     run([*pip, "install", "--quiet", "--only-binary", ":all:", "-c", str(constraints), *needs], release.work, advice)
     run([*pip, "check"], release.work, "correct the dependencies in pyproject.toml")
     printed = run([str(release.bin / "kanserve"), "--version"], release.work, "run `make test`").strip()
+    advice = "correct service/kanserve/version.py, and its line in .gitattributes"
     if printed != f"kanserve {release.version}":
-        advice = "correct service/kanserve/version.py"
         raise ReleaseError(f"kanserve --version prints {printed!r}, expected 'kanserve {release.version}'", advice)
-    return printed
+    program = "from kanserve.version import commit; print(commit())"
+    commit, head = (
+        run([python, "-P", "-c", program], release.work, advice).strip(),
+        git(release.root, "rev-parse", "HEAD"),
+    )
+    if commit != head.strip():
+        raise ReleaseError(f"the installed package names the commit {commit}, expected {head.strip()}", advice)
+    return f"{printed}, commit {commit[:10]}"
 
 
 def export(release: Release) -> str:
@@ -345,6 +355,7 @@ def build_image(release: Release) -> str:
     name = f"kanserve-{release.version}-image-{platform.machine()}"
     archive, bill = (release.built / f"{name}.{suffix}" for suffix in ("oci.tar", "cdx.json"))
     variables = {"KANSERVE": str(release.bin / "kanserve"), "ARCHIVE": str(archive), "SBOM": str(bill)}
+    variables["COMMIT"] = git(release.root, "rev-parse", "HEAD").strip()
     run(["bash", "service/deploy/container-test.sh"], release.source, "run `make container`", variables)
     return f"{archive.name}, {archive.stat().st_size / 1e6:.0f} MB"
 
@@ -359,13 +370,38 @@ def build_docs(release: Release) -> str:
 
 
 def keep(release: Release) -> str:
-    """The tested distributions in dist/ of the clone, and their hashes in the format of `sha256sum --check`."""
+    """The tested distributions and their provenance in dist/ of the clone, with hashes for `sha256sum --check`."""
+    statement = provenance(release, git(release.root, "rev-parse", "HEAD").strip())
+    (release.built / f"kanserve-{release.version}-provenance.json").write_text(json.dumps(statement, indent=1) + "\n")
     target, built = release.root / "dist", sorted(release.built.iterdir())
     target.mkdir(exist_ok=True)
     for path in built:
         shutil.copyfile(path, target / path.name)
     (target / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in built))
     return f"{len(built)} files and {SUMS}"
+
+
+def provenance(release: Release, commit: str) -> dict[str, Any]:
+    """Origin of the distributions: the source commit, this program as the builder, and the SHA-256 of each file.
+
+    The form is a statement of in-toto with the predicate of SLSA 1.0. Without a signature it proves nothing by itself.
+    """
+    source = f"git+{REPOSITORY}@refs/tags/v{release.version}"
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [
+            {"name": path.name, "digest": {"sha256": sha256(path)}} for path in sorted(release.built.iterdir())
+        ],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": f"{REPOSITORY}/blob/{commit}/tools/release.py",
+                "externalParameters": {"source": source},
+                "resolvedDependencies": [{"uri": source, "digest": {"gitCommit": commit}}],
+            },
+            "runDetails": {"builder": {"id": f"{REPOSITORY}/blob/{commit}/Makefile#release"}},
+        },
+    }
 
 
 STEPS: tuple[tuple[str, Callable[[Release], str]], ...] = (

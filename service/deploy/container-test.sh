@@ -12,17 +12,19 @@
 #
 # Variables: KANSERVE (the client; default .venv/bin/kanserve), BASE_IMAGE,
 # GRPC_PORT, METRICS_PORT, CA_BUNDLE (a bundle pip should trust in the build),
+# COMMIT (of the sources; default: that of the clone),
 # SBOM (a file for the bill of materials of the image, CycloneDX in JSON), ARCHIVE (a file for the image, as an archive
 # of OCI). Both are written after all checks.
 set -euo pipefail
 . "$(dirname "$0")/podman.sh"
 
-[ $# -eq 3 ] || [ $# -eq 0 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -eq 3 ] || [ $# -eq 0 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
 kanserve=${KANSERVE:-$root/.venv/bin/kanserve}
 base=${BASE_IMAGE:-$(sed -n 's/^ARG BASE_IMAGE=//p' "$root/Dockerfile")}
 grpc_port=${GRPC_PORT:-18001} metrics_port=${METRICS_PORT:-18002}
 ca=${CA_BUNDLE:-${SSL_CERT_FILE:-}}
+commit=${COMMIT:-$(git -C "$root" describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)}
 image=localhost/kanserve:container-test container=kanserve-container-test-$$
 work=$(mktemp -d)
 golden=$root/tests/golden/checkpoints/efficient-kan-digits
@@ -76,8 +78,8 @@ make_base() {
 build() {
   say "building from $base"
   [ -n "$ca" ] && build_arguments+=(-v "$ca:/etc/ssl/certs/ca-certificates.crt:ro")
-  podman build --format docker --network host "${build_arguments[@]}" --build-arg "BASE_IMAGE=$base" --target server \
-    --tag "$image" "$root"
+  podman build --format docker --network host "${build_arguments[@]}" --build-arg "BASE_IMAGE=$base" \
+    --build-arg "COMMIT=$commit" --target server --tag "$image" "$root"
 }
 
 # Files that a layer contains in vain, because another layer replaces or removes them.
@@ -159,7 +161,7 @@ check() {
   head -c 300 "$work/answer.json"
   echo
   "$kanserve" models --url "127.0.0.1:$grpc_port"
-  podman exec "$container" /opt/kanserve/bin/python -c '
+  podman exec --env "COMMIT=$commit" "$container" /opt/kanserve/bin/python -c '
 import importlib.util, os, urllib.request
 assert os.getuid() == os.getgid() == 65532, (os.getuid(), os.getgid())
 for name in ("torch", "onnx", "kanexport.cli", "kanexport.pipeline", "pip"):
@@ -180,7 +182,7 @@ else:
     raise SystemExit("the root file system is writable")
 port = os.environ["KANSERVE_METRICS_PORT"]
 text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-assert "kanserve_build_info{" in text
+assert "kanserve_build_info{commit=\"%s\"" % os.environ["COMMIT"] in text
 print("uid 65532, no torch, no exporter, metrics served")
 ' || fail "the container has another user, file system or package than expected"
 }

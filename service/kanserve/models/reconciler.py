@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from dataclasses import replace
 from typing import TypeVar
 
+from kanserve import version
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, FailedPrecondition, LoadError, LoadReason, NotFound, Unavailable, text_and_hint
 from kanserve.insight.store import StatisticsStore
@@ -34,7 +35,6 @@ from kanserve.repository.plan import Action, Known, Step, left_out, plan
 from kanserve.repository.snapshot import Fingerprint, Key, Scanner, Snapshot, remove_stale_exports
 from kanserve.runtime.base import Backend
 from kanserve.system import resources
-from kanserve.version import version as own_version
 
 REJECTED = "the version loaded before keeps serving, because the files in the repository were rejected: "
 MISSING = "its files are missing from the repository; it keeps serving until the server ends"
@@ -96,7 +96,8 @@ class Reconciler:
         Raises ConfigError if no version can load: for an unreadable repository, or a missing device.
         """
         device = self._settings.device
-        self._metrics.number("kanserve_build_info").labels(own_version(), self._runtime, device).set(1)
+        build = (version.version(), version.commit(), self._runtime, device)
+        self._metrics.number("kanserve_build_info").labels(*build).set(1)
         log.info("runtime_selected", runtime=self._runtime, device=device, threads=self._threads)
         for left in await run_detached(lambda: remove_stale_exports(self._settings.repository)):
             log.info("stale_export_removed", left=left, reason="an export was killed")

@@ -188,8 +188,8 @@ DEFINITIONS = (
     ),
     _gauge(
         "kanserve_build_info",
-        "Constant 1; labels give the version, the runtime and the device of the server.",
-        ("version", "runtime", "device"),
+        "Constant 1; labels give the version, the commit, the runtime and the device of the server.",
+        ("version", "commit", "runtime", "device"),
     ),
     _counter("kanserve_edge_queries_total", "Edge queries completed, by status code.", (*MODEL, "grpc_code")),
     _histogram("kanserve_edge_query_duration_seconds", "Duration of edge queries.", MODEL, SECONDS),

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[3]
 RECIPE = (ROOT / "Dockerfile").read_text()
 SCRIPT = ROOT / "service" / "deploy" / "container-test.sh"
 SERVERS, IMAGES = ("server", "server-cuda"), ("server", "server-cuda", "export")
+BASES = {"${BASE_IMAGE}", "scratch", "runtime", "server-dependencies", "cuda-dependencies"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -50,7 +51,7 @@ def test_the_server_is_the_default_of_three_images() -> None:
     assert set(IMAGES) < set(STAGES)
     assert list(STAGES)[-1] == "server"
     assert re.findall(r"^ARG BASE_IMAGE=(\S+)$", RECIPE, re.MULTILINE)
-    assert set(re.findall(r"^FROM (\S+)", RECIPE, re.MULTILINE)) == {"${BASE_IMAGE}", "scratch", "runtime"}
+    assert set(re.findall(r"^FROM (\S+)", RECIPE, re.MULTILINE)) == BASES
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -60,9 +61,21 @@ def test_it_runs_without_root_shell_and_telemetry_and_is_labelled(image: str) ->
         assert isinstance(json.loads(instruction(image, name)), list)
     assert environment(image)["ORT_DISABLE_TELEMETRY"] == "1"
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', STAGES[image]))
-    assert set(labels) == {"title", "description", "version", "licenses", "url"}
+    assert set(labels) == {"title", "description", "version", "revision", "licenses", "url"}
     assert (labels["licenses"], labels["url"]) == (PROJECT["license"], PROJECT["urls"]["Repository"])
-    assert (labels["version"], instruction(image, "ARG")) == ("${VERSION}", f"VERSION={PROJECT['version']}")
+    assert (labels["version"], labels["revision"]) == ("${VERSION}", "${COMMIT}")
+    assert f"ARG VERSION={PROJECT['version']}\nARG COMMIT=unknown\n" in STAGES[image]
+
+
+@pytest.mark.parametrize("image", SERVERS)
+def test_a_change_of_our_code_leaves_the_layer_of_the_dependencies(image: str) -> None:
+    """Its stage reads only the locked requirements and the steps of the build."""
+    copies = re.findall(r"^COPY --from=(\S+) (\S+) ", STAGES[image], re.MULTILINE)
+    dependencies, own = copies[-2:]
+    assert (dependencies[1], own[1]) == ("/opt/kanserve", "/own")
+    read = re.findall(r"^COPY (\S+)", STAGES[dependencies[0]], re.MULTILINE)
+    assert [path for path in read if not path.startswith("requirements/")] == ["service/deploy/image"]
+    assert "FROM " + dependencies[0] + " AS " + own[0] in RECIPE
 
 
 @pytest.mark.parametrize("image", SERVERS)
@@ -90,7 +103,8 @@ def test_what_it_installs_is_locked_by_hash() -> None:
         assert text.count("--hash=sha256:") >= len(pins)
         assert not re.search(r"https?://|torch", text)
         assert f"!requirements/{name}" in (ROOT / ".dockerignore").read_text()
-    installs = re.findall(r"pip install (.+)", RECIPE.replace("\\\n", " "))
+    installs = re.findall(r"pip (?:--python \S+ )?install (.+)", RECIPE.replace("\\\n", " "))
+    assert len(installs) == 8
     free = [line for line in installs if "--require-hashes" not in line and "--no-deps" not in line]
     assert len(free) == 1
     assert '"torch>=2.10"' in free[0]  # its CPU build is on another index, with other hashes
