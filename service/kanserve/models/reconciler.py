@@ -244,10 +244,10 @@ class Reconciler:
 
     def _report_files(self, before: Mapping[str, int]) -> None:
         """Record the default versions that the files of these models chose."""
-        for name, version in before.items():
+        for name, previous in before.items():
             default = self._registry.default(name)
             if default is not None:
-                self.chosen(name, "file", version)
+                self.chosen(name, "file", previous)
                 if name in self._defaults and self._defaults[name].version != default:
                     named = self._defaults[name].version
                     log.error("default_version_not_ready", model=name, version=named, default=default)

@@ -11,6 +11,7 @@ from kanserve.analysis import curves
 from kanserve.errors import FailedPrecondition, ResourceExhausted
 from kanserve.report import selection
 from kanserve.report.selection import Curves, Plan
+from kanserve.services import statistics
 from kanserve.services.kan import Kan
 from kanserve.types import CurveRequest, Description, EdgeRequest, LayerCurves, ModelInfo, Scores
 
@@ -60,9 +61,12 @@ async def gather(kan: Kan, info: ModelInfo, manifest: Manifest, caller: str) -> 
 
 
 async def _scores(kan: Kan, described: Description, caller: str) -> Scores | None:
-    """Scores over the rows of the export. None if the model has none, or too many."""
+    """Scores over the baseline of the export, or over its reference rows. None if the model has none, or too many."""
     request = EdgeRequest(described.name, described.version, id="", rows=(), row_count=0, caller=caller)
     try:
+        if source := statistics.best(kan, request):
+            counted = await statistics.counted_scores(kan, request, source)
+            return Scores(described.version, counted.source, counted.rows, counted.layers, counted.notes)
         _, source, row_count, layers = await kan.scores(request)
     except (FailedPrecondition, ResourceExhausted):
         return None
