@@ -10,7 +10,7 @@ from tests.support.golden_cases import ROOT
 from tests.support.tiers import spread
 
 
-@spread("seed", range(25), 1, "rare")
+@spread("seed", range(10), 1, "rare")
 def test_no_reader_of_a_mutated_file_ends_in_a_signal_or_a_traceback(seed: int, tmp_path: Path) -> None:
     """20 mutants of each format for each seed."""
     toy_model.write(tmp_path).rename(tmp_path / "model")

@@ -64,7 +64,7 @@ def package(place: Path) -> Path:
 
 def _state() -> str:
     """Digest of the sources, the build and the compiler."""
-    files = sorted(path for path in SOURCE.rglob("*") if path.suffix in (".cpp", ".h", ".py"))
+    files = sorted(path for path in SOURCE.rglob("*") if path.suffix in (".cpp", ".h", ".inc", ".py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files))
     with contextlib.suppress(builder().CannotBuild):
         digest.update(subprocess.run([*builder().compiler(), "--version"], capture_output=True, check=False).stdout)

@@ -227,7 +227,8 @@ def panels() -> list[tuple[str, str]]:
     for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):
             expression = target["expr"].replace("$__rate_interval", "1m")
-            found.append((panel["title"], re.sub(r"\$(job|instance|model|version)\b", ".*", expression)))
+            everything = re.sub(r"\$(namespace|release|job|instance|model|version)\b", ".*", expression)
+            found.append((panel["title"], everything))
     return found
 
 
