@@ -54,7 +54,7 @@ demo: setup ## Export real checkpoints, serve them, send requests, stop
 # Its environment has all of .venv, and beside it what is too large for that.
 notebook: setup ## Run examples/*.ipynb, from training with pykan to drift, and shap's plots; where there is torch
 	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(MAKE) --no-print-directory $(NOTEBOOK_VENV)/.ready && \
-		$(NOTEBOOK_VENV)/bin/python -m pytest -q $(PARALLEL) tests/test_notebook.py tests/kanserve/client/test_explanation.py \
+		$(NOTEBOOK_VENV)/bin/python -m pytest -q $(PARALLEL) --dist load tests/test_notebook.py tests/kanserve/client/test_explanation.py \
 		tests/benchmarks/test_published.py --no-skip 'make notebook'; \
 	else echo "torch is left out here (TORCH=1 takes it), so that pykan trains nothing: the notebook was not run"; fi
 
