@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from kanexport.contract import atomic, temp_dirs
-from kanexport.contract.cli.console import Exit
 from kanserve.cli import inventory
-from kanserve.cli.options import CommandError, InputError
+from kanserve.cli.options import InputError
 from kanserve.client.control import VersionChoice
 from kanserve.errors import LoadError
 from kanserve.repository import layout
@@ -42,43 +42,46 @@ def promote(repository: Path, name: str, version: str) -> VersionChoice:
     version again does not change the target of a rollback. Raises InputError, CommandError."""
     if version:
         inventory.version(repository, name, version)
-    versions = inventory.candidates(repository, name)
-    path = _path(repository, versions[-1])
-    try:
-        with temp_dirs.locked(path.parent):
-            before = _valid_file(versions[-1])
-            default = before.version if before is not None else next(_usable(repository, versions), 0)
-            if not version:
-                path.unlink(missing_ok=True)
-                return VersionChoice(name, str(next(_usable(repository, versions), "")), str(default or ""))
-            if before is not None and before.version == int(version):
-                default = before.previous_version
-            return _write(path, name, DefaultFile(int(version), default if default != int(version) else 0))
-    except OSError as error:
-        raise _not_written(path, error) from error
+    with _locked(repository, name) as (versions, path):
+        before = _valid_file(versions[-1])
+        default = before.version if before is not None else next(_usable(repository, versions), 0)
+        if not version:
+            path.unlink(missing_ok=True)
+            return VersionChoice(name, str(next(_usable(repository, versions), "")), str(default or ""))
+        if before is not None and before.version == int(version):
+            default = before.previous_version
+        return _write(path, name, DefaultFile(int(version), default if default != int(version) else 0))
 
 
 def rollback(repository: Path, name: str) -> VersionChoice:
     """Write the previous default version of the file, or else the valid version below the default version. Raises
     InputError, CommandError."""
+    with _locked(repository, name) as (versions, path):
+        file = _valid_file(versions[-1])
+        default = file.version if file is not None else next(_usable(repository, versions), 0)
+        lower = (own for own in _usable(repository, versions) if own < default)
+        target = (file.previous_version if file is not None else 0) or next(lower, 0)
+        if not target:
+            raise InputError(
+                f"{repository}: {name} has no valid version below {default or 'the highest one'}",
+                code="no-version-to-roll-back-to",
+                hint="set a default version by its number: `kanserve promote NAME VERSION --repository FOLDER`",
+            )
+        inventory.version(repository, name, str(target))
+        return _write(path, name, DefaultFile(target, default))
+
+
+@contextlib.contextmanager
+def _locked(repository: Path, name: str) -> Iterator[tuple[list[Candidate], Path]]:
+    """Context in which no other command changes the model: its versions, and the path of the file. Raises InputError,
+    and CommandError if the file cannot be written."""
     versions = inventory.candidates(repository, name)
     path = _path(repository, versions[-1])
     try:
         with temp_dirs.locked(path.parent):
-            file = _valid_file(versions[-1])
-            default = file.version if file is not None else next(_usable(repository, versions), 0)
-            lower = (own for own in _usable(repository, versions) if own < default)
-            target = (file.previous_version if file is not None else 0) or next(lower, 0)
-            if not target:
-                raise InputError(
-                    f"{repository}: {name} has no valid version below {default or 'the highest one'}",
-                    code="no-version-to-roll-back-to",
-                    hint="set a default version by its number: `kanserve promote NAME VERSION --repository FOLDER`",
-                )
-            inventory.version(repository, name, str(target))
-            return _write(path, name, DefaultFile(target, default))
+            yield versions, path
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise inventory.not_written(path, error) from error
 
 
 def _path(repository: Path, candidate: Candidate) -> Path:
@@ -119,12 +122,3 @@ def _write(path: Path, name: str, file: DefaultFile) -> VersionChoice:
     """Replace the file. Raises OSError."""
     atomic.write(path, file.text().encode())
     return VersionChoice(name, str(file.version), str(file.previous_version or ""))
-
-
-def _not_written(path: Path, error: OSError) -> CommandError:
-    return CommandError(
-        f"{path} cannot be written: {error.strerror or error}",
-        code="version-not-written",
-        hint="check the free space and the permissions of the folder",
-        exit_code=Exit.FAILED,
-    )

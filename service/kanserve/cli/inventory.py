@@ -328,13 +328,18 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
             hint="run the command again",
         ) from error
     except OSError as error:
-        raise CommandError(
-            f"{home / target} cannot be written: {error.strerror or error}",
-            code="version-not-written",
-            hint="check the free space and the permissions of the folder",
-            exit_code=Exit.FAILED,
-        ) from error
+        raise not_written(home / target, error) from error
     return manifest
+
+
+def not_written(path: Path, error: OSError) -> CommandError:
+    """The error for a file or folder of a repository that cannot be written."""
+    return CommandError(
+        f"{path} cannot be written: {error.strerror or error}",
+        code="version-not-written",
+        hint="check the free space and the permissions of the folder",
+        exit_code=Exit.FAILED,
+    )
 
 
 def _released(manifest: Manifest, source: str) -> Manifest:
