@@ -42,7 +42,7 @@ def _exit_code(program: str, arguments: Sequence[str], act: Callable[[], int]) -
         return int(failure.exit_code)
 
 
-# Of a command without a better error: the allocation failed where no part of it can be named.
+# The text for a MemoryError that no part of a command turns into its own error.
 NO_MEMORY = Failure(
     "the command needs more memory than this process may have",
     code="memory-limit-exceeded",

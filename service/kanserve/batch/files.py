@@ -88,8 +88,8 @@ def inputs(patterns: Sequence[str], suffixes: Sequence[str], output: str = "") -
     suffixes  endings of the files that a folder or a pattern selects
     output    folder or URL of the results
 
-    Raises BadRequest if there is no file, if two would have one name, or if the next run would read the results. Raises
-    OSError.
+    Raises BadRequest if no file fits, if two results would have the same name, or if a folder of `patterns` contains
+    `output`. Raises OSError.
     """
     files: dict[str, Input] = {}
     for pattern in patterns:

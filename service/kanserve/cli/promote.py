@@ -12,10 +12,10 @@ from kanserve.client import control
 
 TEXT = """Set the default version of a model: the version for requests that name none.
 
-The choice changes one server and lasts until it exits, also when newer versions appear. With --repository, the command
-writes the file FOLDER/NAME/default, or removes it if there is no VERSION. Each server of the folder reads it at its
-next scan and after a restart. A change of the file replaces the choice of one server. `kanserve rollback NAME` restores
-the previous default version.
+Without --repository, the command changes one server. The choice lasts until that server exits, and newer versions do
+not change it. With --repository, the command writes the file FOLDER/NAME/default. Without VERSION, it removes the file.
+Each server that serves the folder reads the file at its next scan, and again after a restart. A changed file replaces
+an earlier choice on a server. `kanserve rollback NAME` restores the previous default version.
 """
 EXAMPLES = """examples:
   kanserve promote digits 1

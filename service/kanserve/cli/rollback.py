@@ -12,9 +12,10 @@ from kanserve.client import control
 
 TEXT = """Restore the default version that a model had before the last `kanserve promote`.
 
-Without an earlier promote, the next lower version that is not an edit becomes the default version. The choice changes
-one server and lasts until it exits or until the next `kanserve promote`. With --repository, the command writes the file
-FOLDER/NAME/default. Each server of the folder reads it at its next scan and after a restart.
+Without an earlier promote, the next lower version that is not an edit becomes the default version. Without
+--repository, the command changes one server. The choice lasts until that server exits, or until the next `kanserve
+promote`. With --repository, the command writes the file FOLDER/NAME/default. Each server that serves the folder reads
+the file at its next scan, and again after a restart.
 """
 EXAMPLES = """examples:
   kanserve rollback digits

@@ -61,9 +61,9 @@ def stream(
     client: Client, model: ServedModel, parts: Iterable[Any], *, version: int | str = "", outputs: Sequence[str] = ()
 ) -> Iterator[Answer]:
     """Outputs for consecutive parts of rows, in order. Each part has the form that `infer` takes, and each result has
-    the rows of one request. At most WINDOW requests are in flight. The client takes the next part after a response. If
-    there are no rows, the client sends one request. `outputs`: names; empty: all. Without a `version`, all rows use the
-    version of the first response, also if the default version changes. Raises ClientError."""
+    the rows of one request. At most WINDOW requests are in flight. The client takes the next part after a response. The
+    client sends one request for parts without rows. `outputs`: names; empty: all. If `version` is empty, the version of
+    the first response computes all rows, even if the default version changes. Raises ClientError."""
     return _Stream(client, model, version_text(version), outputs).answers(parts)
 
 

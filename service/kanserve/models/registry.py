@@ -126,7 +126,7 @@ class Registry:
             before = choice.previous_version
             if before < choice.version and self.model(name, before) is not None:
                 return before
-            # A version that nobody chose yet, or that was rolled back, does not serve just because another one failed.
+            # A higher version is new, or an operator rolled it back. It does not replace a chosen version that fails.
             regular = [version for version in regular if version < choice.version] or regular
         return regular[-1] if regular else None
 
