@@ -30,6 +30,7 @@ BUFFERS = 2**26  # bytes of the buffers of all columns together
 LEAST_BUFFER, MOST_BUFFER = 2**16, 2**23  # of the buffer of a column
 GROUP_BYTES, MOST_GROUP = 2**25, 2**20  # of a row group of a result: bytes and rows
 HEAD = 2**20  # bytes in which a CSV has its header
+BLOCK = 2**22  # bytes of a CSV that are parsed at a time
 NO_VALUE = ("", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "#NA")  # cells of a CSV without a number; NaN is a number
 
 
@@ -174,13 +175,19 @@ def _open_csv(file: BinaryIO) -> Source:
 def _csv_batches(source: Source, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
     from pyarrow import csv as reader
 
+    header, _ = next(_records_of(source))  # the number of its last line: a cell may have line breaks
+    source.file.seek(0)
     read = reader.ReadOptions(
-        use_threads=False, block_size=2**22, column_names=source.schema.names, skip_rows=1 if source.names else 0
+        use_threads=False,
+        block_size=BLOCK,
+        column_names=source.schema.names,
+        skip_rows=header if source.names else 0,
     )
+    parse = reader.ParseOptions(newlines_in_values=True)
     kinds = {name: source.schema.field(name).type for name in columns}
     convert = reader.ConvertOptions(column_types=kinds, include_columns=list(columns), null_values=NO_VALUE)
     try:
-        with reader.open_csv(source.file, read_options=read, convert_options=convert) as batches:
+        with reader.open_csv(source.file, read, parse, convert) as batches:
             for batch in batches:
                 yield batch, ""
     except arrow().ArrowInvalid:
@@ -230,10 +237,15 @@ def _check_cells(source: Source, kinds: Mapping[str, Any]) -> None:
 def _rows_of(source: Source) -> Iterator[tuple[int, list[str]]]:
     """The cells of each row of a CSV from its start, with the number of its last line. Raises TableError and
     UnicodeDecodeError."""
+    yield from itertools.islice(filter(operator.itemgetter(1), _records_of(source)), int(source.names), None)
+
+
+def _records_of(source: Source) -> Iterator[tuple[int, list[str]]]:
+    """All records of a CSV from its start, as `_records`."""
     source.file.seek(0)
     lines = io.TextIOWrapper(source.file, "utf-8-sig", newline="")
     try:
-        yield from itertools.islice(filter(operator.itemgetter(1), _records(lines)), int(source.names), None)
+        yield from _records(lines)
     finally:
         lines.detach()
 

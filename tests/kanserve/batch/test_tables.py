@@ -77,6 +77,11 @@ def test_a_csv_may_have_no_header_and_any_line_ends() -> None:
     assert [part.batch.to_pylist() for part in source.parts(["f1"])] == [[{"f1": 2.0}, {"f1": 4.0}]]
     source = tables.opened(io.BytesIO('\ufeff"a" , b\n1,2\n'.encode()), "csv")
     assert (source.names, source.schema.names) == (True, ["a", "b"])
+    for end in ("\n", "\r\n"):  # also in cells, and where pyarrow begins another block
+        rows = f'1,"{"x" * (tables.BLOCK - 14)}{end}y"{end}3,z{end}'
+        found = parts(f'"a{end}kg",b{end}{rows}'.encode(), "csv", f"a{end}kg")
+        cells = [cell for part in found for cell in part.batch.column(0).to_pylist()]
+        assert cells == [1.0, 3.0], repr(end)
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
