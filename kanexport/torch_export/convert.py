@@ -43,6 +43,7 @@ from kanexport.verify.verify import Proof
 
 Array = npt.NDArray[np.float64]
 
+FIRST = 2  # rows that show how long a module takes
 PROOF_ROWS = 32
 EXTREME = ("equal values", "tiny values", "large values")  # regions in which a normalization may underflow or overflow
 MOST_ROWS = 100_000  # of a batch that a graph may have to be tried with
@@ -71,14 +72,9 @@ def convert(
     x, wiring = inputs.rows(example, unwrapped(module))
     whole = Whole(unwrapped(module), wiring)
     stored = _stored(whole)
-    oracle = ReferenceModule.of(whole, x[:FEW])
+    oracle = ReferenceModule.of(whole, x[:FIRST])
     with lent(whole, oracle.dtype):
-        with trace.Operations(part.module for part in kan_candidates.candidates(whole).values()) as operations:
-            oracle.run(x[:FEW])
-        operations.require_few()
-        phase(f"searching for KAN layers; the module runs {operations.count} operations outside of likely ones")
-        state_dict.require_finite(whole, lambda: _answers(oracle, x[:FEW]))
-        most = planning.affordable(whole, oracle, x, MOST_ROWS)
+        most = _rows_at_once(whole, oracle, x, phase)
         plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
     plan, (lowered, proof) = LayerReplacementSearch(
         lambda plan: _attempt(whole, plan, x, min(most, planning.visible(plan)), target, _Progress(advance, phase)),
@@ -99,6 +95,22 @@ def convert(
         notes=(*plan.notes, *planning.without_edges(whole, plan), *_precision(stored, target.dtype, oracle)),
     )
     return publish(target, model)
+
+
+def _rows_at_once(whole: Whole, oracle: ReferenceModule, x: Array, phase: Callable[[str], None]) -> int:
+    """The number of rows with which a lent module may run at once. Raises InvalidKan for a module that is too large,
+    or has weights or outputs that are not finite."""
+    with trace.Operations(part.module for part in kan_candidates.candidates(whole).values()) as operations:
+        oracle.run(x[:FIRST])
+    effort = operations.numbers // len(x[:FIRST])
+    operations.require_few(len(x[:FIRST]))
+    phase(
+        f"searching for KAN layers; the module runs {operations.count} operations outside of likely ones, and "
+        f"computes {effort:.2g} numbers per row"
+    )
+    most = planning.affordable(whole, oracle, x, MOST_ROWS, effort)
+    state_dict.require_finite(whole, lambda: _answers(oracle, x[: min(FEW, most)]))
+    return most
 
 
 def _check(target: Target) -> None:

@@ -33,6 +33,7 @@ Array = npt.NDArray[np.float64]
 
 FEW = 8  # rows that settle what a layer is
 NUMBERS = 20_000_000  # of all calls of a module, kept at a time
+EFFORT = 400_000_000  # numbers that the operations of a module compute in one run: seconds, and less than a GiB
 VECTORS = 4096  # evaluated at a time
 ROUNDING = float(np.finfo(np.float32).eps) / 2
 OWN = 4.0  # times what float32 moves the module's own answers by is excused in a graph's
@@ -263,12 +264,13 @@ def _tapped(readings: Mapping[str, Reading]) -> list[str]:
     return [name for name, reading in readings.items() if isinstance(reading.by, Convolved)]
 
 
-def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int) -> int:
-    """The number of rows, at most `most`, with which a lent module may be captured at once."""
+def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int, effort: int = 0) -> int:
+    """The number of rows, at most `most`, with which a lent module may be captured at once. `effort`: the numbers
+    that its operations compute for one row."""
     modules = {name: candidate.module for name, candidate in kan_candidates.candidates(whole).items()}
     y, calls = oracle.run(repeat(x, 2), modules, nested=True)  # a module may not take one row by itself
     numbers = (y.size + sum(call.x.size + call.y.size for call in calls)) // 2
-    return max(1, min(most, NUMBERS // max(1, numbers)))
+    return max(1, min(most, NUMBERS // max(1, numbers), EFFORT // max(1, effort)))
 
 
 def visible(plan: Plan) -> int:

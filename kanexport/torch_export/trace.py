@@ -23,6 +23,7 @@ from onnxscript.function_libs.torch_lib.ops import nn as torch_lib
 from torch import nn
 from torch.onnx._internal.exporter import _registration
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kanexport.errors import ModuleRefused
 from kanexport.torch_export import capture, control_flow
@@ -47,9 +48,14 @@ OPSET = 18  # the oldest that the exporter writes without converting
 CAUSES = 8  # causes of a failure that the exporter reads, at most
 RANGES = 8  # of batches that a module may tell from each other
 OPERATIONS = 20_000  # of one run; torch traces about 150 of them in a second of processor time
+NUMBERS = 1_000_000_000  # of one row; torch computes about 200 million in a second of processor time
 VECTORIZED = (
     "compute all edges and basis functions at once with tensor operations, in place of loops in Python; or "
     "export the state dict without --module if a reader knows the layers"
+)
+SMALLER = (
+    "export with smaller inputs, such as --input-shape 3,32,32, if the module takes any size; or export a module that "
+    "has only the KAN layers"
 )
 TRACEABLE = "remove branches on values and fixed batch sizes from the forward, use x.shape, and keep only tensor code"
 ONE_SIZE = "it works for batches of one size only"
@@ -289,11 +295,12 @@ def traces(
 
 
 class Operations(TorchDispatchMode):
-    """A context that counts the operations of torch, which become nodes of a graph, outside some modules."""
+    """A context that counts the operations of torch, which become nodes of a graph, outside some modules; and the
+    numbers that all operations compute, views left out."""
 
     def __init__(self, outside: Iterable[nn.Module] = ()) -> None:
         super().__init__()
-        self.count, self._depth, self._outside = 0, 0, tuple(outside)
+        self.count, self.numbers, self._depth, self._outside = 0, 0, 0, tuple(outside)
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -310,13 +317,24 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += self._depth == 0
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            self.numbers += sum(item.numel() for item in tree_leaves(result) if isinstance(item, torch.Tensor))
+        return result
 
     def _move(self, by: int) -> None:
         self._depth += by
 
-    def require_few(self) -> None:
-        """Raises ModuleRefused for more operations than torch traces in minutes."""
+    def require_few(self, rows: int = 0) -> None:
+        """Raises ModuleRefused for more operations than torch traces in minutes; and, if this was a run of `rows`
+        rows, for more numbers per row than an export can compute for hundreds of rows."""
+        if rows and self.numbers // rows > NUMBERS:
+            raise ModuleRefused(
+                f"the module computes {self.numbers // rows} numbers for each row, expected at most {NUMBERS}: the "
+                "exporter runs hundreds of rows, which would take hours",
+                code="module-too-large",
+                hint=SMALLER,
+            )
         if self.count > OPERATIONS:
             raise ModuleRefused(
                 f"the module runs {self.count} operations outside of its KAN layers, expected at most {OPERATIONS}: a "

@@ -13,11 +13,11 @@ from torch import nn
 
 from kanexport.errors import ModuleRefused
 from kanexport.lowering import lower
-from kanexport.torch_export import trace
+from kanexport.torch_export import plan, trace
 from tests.support import modules_unusual as odd
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
 from tests.support.tiers import full
-from tests.support.torch_modules import Composed, draw, edges_of, exact, export, names, require_alike
+from tests.support.torch_modules import Composed, KANLinear, draw, edges_of, exact, export, names, require_alike
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,21 @@ def test_a_module_with_too_many_operations_is_refused_before_its_trace(tmp_path:
     assert 0 < outside.count < 5  # tanh, and copies for its derivative
     with pytest.raises(ModuleRefused, match="operations outside of its KAN layers"):
         export(model, rows[0], tmp_path)
+
+
+def test_a_large_module_runs_few_rows_at_a_time_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers that operations inside of KAN layers compute count as well."""
+    batches: list[int] = []
+    module = Composed(lambda m, x: (batches.append(len(x)), m.kan(x))[1], kan=KANLinear(4, 3))
+    with trace.Operations([module.kan]) as operations:
+        module(torch.zeros(2, 4))
+    monkeypatch.setattr(plan, "EFFORT", 2 * operations.numbers)
+    assert not export(module, draw(4), tmp_path / "slow").manifest.notes
+    assert max(batches) == 5, "4 rows, and one more to show that the graph takes any number"
+    monkeypatch.setattr(trace, "NUMBERS", operations.numbers // 4)
+    with pytest.raises(ModuleRefused, match="numbers for each row") as caught:
+        export(module, draw(4), tmp_path / "refused")
+    assert "--input-shape" in caught.value.hint
 
 
 def test_the_line_that_cannot_be_followed_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
