@@ -24,7 +24,7 @@ TIER ?= all
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test test-full coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container stack-test data-test kernel release clean
+.PHONY: help setup demo notebook test test-full wild-test coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container stack-test data-test kernel release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -73,6 +73,11 @@ test: setup ## Run the tests of a change: every unit, reader and checkpoint, a s
 test-full: WORKERS := $(shell expr $$(nproc) + 2)
 test-full: setup ## Run all tests: those of `make test`, combinations, fuzzing, other programs, documents
 	@$(BIN)/python -m pytest -q $(PARALLEL) --tier all $(ARGS)
+
+wild-test: setup ## Export modules in the forms of public KAN code, and compare the graphs with torch; print a table (ARGS="--only UNet")
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then \
+		$(BIN)/python tools/oracle/public_modules.py tools/oracle/wild --table tools/oracle/wild.toml $(ARGS); \
+	else echo "torch is left out here (TORCH=1 takes it), and no module can be exported" >&2; exit 1; fi
 
 coverage: setup ## Run the suite with branch coverage, processes it starts included; print the table
 	@rm -f .coverage .coverage.*

@@ -188,6 +188,11 @@ class Judge:
         many = min(batches[-1], 33)
         for factor in (*FACTORS, 0.0):
             yield self.zone(f"{factor:g} times as far", self.model.rows(many, SEED + 1000, factor))
+        alike = [
+            x if below else np.broadcast_to(x.reshape(len(x), -1)[:, :1].reshape(-1, *[1] * (x.ndim - 1)), x.shape)
+            for x, below in zip(self.model.rows(many, SEED + 1000), self.model.tokens, strict=True)
+        ]
+        yield self.zone("equal values", alike)
         for name, value in ODD.items():
             rows = self.model.rows(2, SEED + 2000)
             for x, below in zip(rows, self.model.tokens, strict=True):
@@ -244,9 +249,12 @@ def export(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
     return document
 
 
-def refused(document: dict[str, Any]) -> dict[str, Any]:
-    """The outcome of a configuration whose export failed."""
+def refused(document: dict[str, Any], expected: str = "", hint: str = "") -> dict[str, Any]:
+    """The outcome of a configuration whose export failed: the code of the error, if it and words of the advice are
+    expected."""
     words = document["error"]["message"]
+    if expected == document["error"]["code"] and hint in document["error"]["hint"]:
+        return {"outcome": expected, "why": words[:300]}
     outcome = next((name for name, signs in RIGHTLY.items() if any(sign in words for sign in signs)), "refused")
     return {"outcome": outcome, "why": words[:300]}
 

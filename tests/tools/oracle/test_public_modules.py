@@ -86,6 +86,15 @@ def test_each_becomes_what_it_should(clones: Path) -> None:
     assert done.returncode == 1, "what did not run is no success"
 
 
+@full("combination")
+def test_forms_of_public_code_become_what_their_table_says(tmp_path: Path) -> None:
+    """Every fifth form; `make wild-test` exports all."""
+    shared = ["--table", str(ORACLE / "wild.toml"), "--every", "5", "--first", "2"]
+    done = oracle(tmp_path, str(ORACLE / "public_modules.py"), str(ORACLE / "wild"), *shared)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "module-too-large" in done.stdout
+
+
 WRONG = """
 import json, pathlib, sys, public_trial
 folder = pathlib.Path.cwd()
