@@ -75,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
         f"{report.rows} rows of {report.requests} requests, {report.rows_out_of_tolerance} ({part:.2%}) out of "
         f"tolerance {report.tolerance:.3g}"
     )
+    if report.rows_with_other_class is not None:
+        part = report.rows_with_other_class / report.rows if report.rows else 0.0
+        say(f"{report.rows_with_other_class} rows ({part:.2%}) with another class: another output is the largest")
     say(f"largest difference {report.largest_difference:.3g}, relative to the largest output of a row, or to 1")
     if report.requests_dropped or report.requests_failed:
         say(f"{report.requests_dropped} requests dropped, {report.requests_failed} failed")

@@ -42,7 +42,8 @@ def rollback(client: Client, name: str) -> VersionChoice:
 
 @dataclass(frozen=True, slots=True)
 class ShadowReport:
-    """Result of a shadow deployment. A difference is the largest of a row, relative to its largest output or to 1."""
+    """Result of a shadow deployment. A difference is the largest of a row, relative to its largest output or to 1. The
+    class of a row is the number of its largest output; `rows_with_other_class` is None for a model without classes."""
 
     model: str
     version: str
@@ -56,6 +57,7 @@ class ShadowReport:
     requests_dropped: int
     requests_failed: int
     largest_difference: float
+    rows_with_other_class: int | None = None
 
 
 def shadow(
@@ -139,6 +141,7 @@ def _shadowed(report: kan.ShadowReport) -> ShadowReport:
         report.requests_dropped,
         report.requests_failed,
         report.largest_difference,
+        report.rows_with_other_class if report.HasField("rows_with_other_class") else None,
     )
 
 

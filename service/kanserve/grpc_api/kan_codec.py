@@ -533,5 +533,6 @@ def shadow_report(report: ShadowReport) -> bytes:
         requests_dropped=report.requests_dropped,
         requests_failed=report.requests_failed,
         largest_difference=report.largest_difference,
+        rows_with_other_class=report.rows_with_other_class,
     )
     return answer.SerializeToString()

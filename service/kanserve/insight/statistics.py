@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.contract import grids as own
-from kanexport.contract.manifest import LayerInfo, Manifest
+from kanexport.contract.manifest import LayerInfo, Manifest, TensorSpec
 from kanexport.contract.sections import NodeBaseline
 from kanserve.analysis import drift
 from kanserve.analysis import drift as drift_analysis
@@ -20,7 +20,7 @@ from kanserve.errors import FailedPrecondition
 from kanserve.runtime.base import Session
 from kanserve.sandbox import verify
 from kanserve.scheduling import batching
-from kanserve.types import DTYPES, Array
+from kanserve.types import DTYPES, Array, TensorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +264,10 @@ def _range(values: Array) -> tuple[float, float]:
 
 def classes(manifest: Manifest) -> int:
     """The number of classes of the output; 0 for several outputs, or for a single number."""
-    width = manifest.output.shape[-1] if len(manifest.output.shape) > 1 else 0
-    alone = len(manifest.outputs) == 1 and manifest.output.datatype in verify.FLOATS
-    return width if alone and width > 1 else 0
+    return manifest.output.shape[-1] if has_classes(manifest.outputs) else 0
+
+
+def has_classes(outputs: Sequence[TensorSpec | TensorInfo]) -> bool:
+    """True if the largest number of the output is a class: one output, a vector of several floating-point numbers."""
+    shape = outputs[0].shape
+    return len(outputs) == 1 and outputs[0].datatype in verify.FLOATS and len(shape) > 1 and shape[-1] > 1

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanserve.errors import KanserveError
+from kanserve.insight import statistics
 from kanserve.models.model import Copy, Model
 from kanserve.observability.metrics import Metrics
 from kanserve.system.resources import pool
@@ -36,12 +37,17 @@ class Shadow:
         self.model, self.baseline_version, self.share, self.tolerance = model, baseline_version, share, tolerance
         self.requests = self.rows = self.rows_out_of_tolerance = self.requests_dropped = self.requests_failed = 0
         self.largest_difference = 0.0
+        outputs = model.info.outputs
+        self._class_output = outputs[0].name if statistics.has_classes(outputs) else None
+        self.rows_with_other_class: int | None = None if self._class_output is None else 0
         self._labels, self._metrics = (model.info.name, str(model.info.version)), metrics
         self._due, self._waiting, self._bytes = 0.0, 0, 0
         self._ended = False
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor = pool(1, f"shadow-{model.info.name}", NICE)
         self._count("dropped_requests_total", 0)
+        if self.rows_with_other_class is not None:
+            self._count("other_class_rows_total", 0)
         self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(0)
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
@@ -75,15 +81,17 @@ class Shadow:
         try:
             actual = self.model.trace(names, feeds)
             difference = differences(expected, actual)
+            pairs = [(expected[at], actual[at]) for at, name in enumerate(names) if name == self._class_output]
+            other = sum(other_classes(*pair) for pair in pairs)
         except (KanserveError, ValueError):
             self.requests_failed += 1
             self._count("failed_requests_total", 1)
         else:
-            self._take(difference)
+            self._take(difference, other)
         finally:
             self._hold(-1, -size)
 
-    def _take(self, difference: Floats) -> None:
+    def _take(self, difference: Floats, other: int) -> None:
         beyond = int((~(difference <= self.tolerance)).sum())
         self.requests += 1
         self.rows += len(difference)
@@ -91,6 +99,9 @@ class Shadow:
         self.largest_difference = max(self.largest_difference, float(difference.max(initial=0.0)))
         self._count("rows_total", len(difference))
         self._count("mismatched_rows_total", beyond)
+        if self.rows_with_other_class is not None:
+            self.rows_with_other_class += other
+            self._count("other_class_rows_total", other)
         self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(self.largest_difference)
 
     def _count(self, what: str, amount: int) -> None:
@@ -113,6 +124,18 @@ def differences(expected: Sequence[Array], actual: Sequence[Array]) -> Floats:
             )
         worst = np.maximum(worst, difference.max(axis=1, initial=0.0))
     return worst
+
+
+def other_classes(expected: Array, actual: Array) -> int:
+    """The number of rows of [B, ..., C] whose class, the number of the largest output, differs at any position.
+    NaN counts as a separate class."""
+    different = _classes(expected) != _classes(actual)
+    return int(different.reshape(len(expected), -1).any(axis=1).sum())
+
+
+def _classes(outputs: Array) -> NDArray[np.int64]:
+    values = outputs.astype(np.float64)
+    return np.where(np.isnan(values).any(axis=-1), -1, values.argmax(axis=-1))
 
 
 def _numbers(array: Floats, other: Floats) -> Floats:

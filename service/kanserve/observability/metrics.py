@@ -145,6 +145,11 @@ DEFINITIONS = (
         MODEL,
     ),
     _counter(
+        "kanserve_shadow_other_class_rows_total",
+        "Mirrored rows for which another output of the shadow version is the largest (another class).",
+        MODEL,
+    ),
+    _counter(
         "kanserve_shadow_dropped_requests_total",
         "Mirrored requests that were dropped before the shadow version computed them.",
         MODEL,

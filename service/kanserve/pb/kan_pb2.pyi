@@ -103,7 +103,7 @@ class ShadowModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., share: _Optional[float] = ..., tolerance: _Optional[float] = ..., stop: _Optional[bool] = ...) -> None: ...
 
 class ShadowReport(_message.Message):
-    __slots__ = ("model_name", "model_version", "baseline_version", "running", "share", "tolerance", "requests", "rows", "rows_out_of_tolerance", "requests_dropped", "requests_failed", "largest_difference")
+    __slots__ = ("model_name", "model_version", "baseline_version", "running", "share", "tolerance", "requests", "rows", "rows_out_of_tolerance", "requests_dropped", "requests_failed", "largest_difference", "rows_with_other_class")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     BASELINE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +116,7 @@ class ShadowReport(_message.Message):
     REQUESTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FAILED_FIELD_NUMBER: _ClassVar[int]
     LARGEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_WITH_OTHER_CLASS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     baseline_version: str
@@ -128,7 +129,8 @@ class ShadowReport(_message.Message):
     requests_dropped: int
     requests_failed: int
     largest_difference: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., baseline_version: _Optional[str] = ..., running: _Optional[bool] = ..., share: _Optional[float] = ..., tolerance: _Optional[float] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., rows_out_of_tolerance: _Optional[int] = ..., requests_dropped: _Optional[int] = ..., requests_failed: _Optional[int] = ..., largest_difference: _Optional[float] = ...) -> None: ...
+    rows_with_other_class: int
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., baseline_version: _Optional[str] = ..., running: _Optional[bool] = ..., share: _Optional[float] = ..., tolerance: _Optional[float] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., rows_out_of_tolerance: _Optional[int] = ..., requests_dropped: _Optional[int] = ..., requests_failed: _Optional[int] = ..., largest_difference: _Optional[float] = ..., rows_with_other_class: _Optional[int] = ...) -> None: ...
 
 class DescribeModelRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "page_bytes", "page_token")

@@ -285,6 +285,7 @@ class ShadowReport:
     requests_dropped: int
     requests_failed: int
     largest_difference: float
+    rows_with_other_class: int | None
 
 
 class Shadows:
@@ -383,4 +384,5 @@ def _report(shadow: Shadow, *, running: bool) -> ShadowReport:
         requests_dropped=shadow.requests_dropped,
         requests_failed=shadow.requests_failed,
         largest_difference=shadow.largest_difference,
+        rows_with_other_class=shadow.rows_with_other_class,
     )

@@ -145,6 +145,7 @@ class Operations:
             "requests_dropped": own.get("shadow_dropped", 0),
             "requests_failed": own.get("shadow_failed", 0),
             "largest_difference": own.get("shadow_largest", 0),
+            "rows_with_other_class": None if report.rows_with_other_class is None else own.get("shadow_classes", 0),
         }
 
 
@@ -245,6 +246,7 @@ NUMBERS = {
     "kanserve_out_of_range_rows_total": "out_of_range_rows",
     "kanserve_shadow_rows_total": "shadow_rows",
     "kanserve_shadow_mismatched_rows_total": "shadow_beyond",
+    "kanserve_shadow_other_class_rows_total": "shadow_classes",
     "kanserve_shadow_dropped_requests_total": "shadow_dropped",
     "kanserve_shadow_failed_requests_total": "shadow_failed",
     "kanserve_shadow_max_difference_ratio": "shadow_largest",

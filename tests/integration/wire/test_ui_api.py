@@ -246,7 +246,7 @@ def test_those_who_ask_and_leave_have_the_metrics_read_once() -> None:
 def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path) -> None:
     reload_tools.write(tmp_path / "toy" / "1")
     with serving(tmp_path, **ASGI, repository_poll_seconds=0.1) as server, Client(server.address) as client:
-        reload_tools.write(tmp_path / "toy" / "2", 2.0, version=2)
+        reload_tools.write(tmp_path / "toy" / "2", -2.0, version=2)
         until(lambda: ("default version", "2") in happened(server))
         control.promote(client, "toy", "1")
         control.rollback(client, "toy")
@@ -256,7 +256,7 @@ def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path)
         until(lambda: operations(server)["shadows"][0]["rows"] == 3)
         (shadow,) = operations(server)["shadows"]
         assert (shadow["version"], shadow["baseline_version"], shadow["running"]) == ("2", "1", True)
-        assert shadow["rows_out_of_tolerance"] == 3
+        assert (shadow["rows_out_of_tolerance"], shadow["rows_with_other_class"]) == (3, 3)
         assert shadow["largest_difference"] > 0.1
         control.shadow(client, "toy", stop=True)
         assert operations(server)["shadows"][0]["running"] is False

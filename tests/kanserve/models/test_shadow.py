@@ -14,10 +14,11 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.models.shadow import BYTES, WAIT, Shadow, differences
+from kanserve.models.shadow import BYTES, WAIT, Shadow, differences, other_classes
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
+from kanserve.types import TensorInfo
 from tests.kanserve.grpc_api import test_request_cache
 from tests.support import reload_tools, toy_model
 from tests.support.bad_requests import refused
@@ -42,6 +43,19 @@ def test_how_far_rows_are_apart(supplied: list, actual: list, apart: list) -> No
     same = np.zeros((len(supplied), 1), np.float32)
     pairs = ([np.array(item, kind), same] for item in (supplied, actual))
     np.testing.assert_allclose(differences(*pairs), apart, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("supplied", "actual", "count"),
+    [
+        ([[1, 2], [2, 1], [1, 2]], [[1, 3], [1, 2], [5, 4]], 2),
+        ([[NAN, 1], [NAN, 1], [1, 2]], [[1, NAN], [0, 1], [1, NAN]], 2),  # NaN is a separate class
+        ([[1, 1]], [[2, 2]], 0),  # the first of equal outputs
+        ([[[1, 2], [1, 2]], [[1, 2], [1, 2]]], [[[1, 2], [2, 1]], [[1, 2], [1, 2]]], 1),  # any position of a row
+    ],
+)
+def test_rows_of_another_class(supplied: list, actual: list, count: int) -> None:
+    assert other_classes(np.array(supplied, np.float32), np.array(actual, np.float32)) == count
 
 
 def test_other_shapes_are_no_answer() -> None:
@@ -85,13 +99,16 @@ def test_what_is_told(two: Path, transport: str) -> None:
         assert reported.largest_difference == pytest.approx(apart.max(), rel=1e-5)
         assert reload_tools.shown(server, f"kanserve_shadow_rows_total{series}") == sent
         assert reload_tools.shown(server, f"nv_inference_count{series}") == 0, "nobody asked it"
-        reload_tools.swap(reload_tools.write(two / "made", 2.0), two / "toy" / "1")  # now it gives what version 2 gives
+        assert reported.HasField("rows_with_other_class")
+        assert reported.rows_with_other_class == 0
+        reload_tools.swap(reload_tools.write(two / "made", -2.0), two / "toy" / "1")  # the other output is the largest
         until(lambda: asked(server).rows == 0)
         assert reload_tools.factor(server) == 2
         until(lambda: asked(server).rows == 2)
-        assert (asked(server).largest_difference, asked(server).rows_out_of_tolerance) == (0, 0)
+        assert (asked(server).rows_with_other_class, asked(server).rows_out_of_tolerance) == (2, 2)
+        until(lambda: reload_tools.shown(server, f"kanserve_shadow_other_class_rows_total{series}") == 2)
         done = document(kanserve("shadow", "toy", "--stop", "--url", server.address, "--json"))
-        assert (done["running"], done["rows"]) == (False, 2)
+        assert (done["running"], done["rows"], done["rows_with_other_class"]) == (False, 2, 2)
         assert reload_tools.factor(server) == 2
         assert reload_tools.factor(server) == 2  # a request of which the server would have told the shadow by now
         assert asked(server).rows == 2
@@ -101,7 +118,7 @@ class Slow:
     """A version whose runs wait until they are let go."""
 
     def __init__(self) -> None:
-        self.info = types.SimpleNamespace(name="toy", version=1)
+        self.info = types.SimpleNamespace(name="toy", version=1, outputs=[TensorInfo("y", "FP32", (-1, 1))])
         self.go = threading.Event()
 
     def trace(self, names: object, feeds: object) -> list[np.ndarray]:

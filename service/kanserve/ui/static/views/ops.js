@@ -224,6 +224,7 @@ class Operations {
       { name: 'State', value: (shadow) => (shadow.running ? `running, ${share(shadow.share)}` : 'ended') },
       { name: 'Rows', value: (shadow) => shadow.rows, text: (shadow) => count(shadow.rows), number: true },
       { name: 'Mismatches', value: (shadow) => shadow.rows_out_of_tolerance, text: (shadow) => el('span', { class: shadow.rows_out_of_tolerance && 'moved' }, count(shadow.rows_out_of_tolerance)), number: true },
+      { name: 'Other class', value: (shadow) => shadow.rows_with_other_class ?? -1, text: (shadow) => (shadow.rows_with_other_class === null ? '-' : count(shadow.rows_with_other_class)), number: true },
       { name: 'Largest difference', value: (shadow) => shadow.largest_difference, text: (shadow) => number(shadow.largest_difference, 3), number: true },
       { name: 'Dropped', value: (shadow) => shadow.requests_dropped, number: true },
       { name: 'Failed', value: (shadow) => shadow.requests_failed, number: true },
