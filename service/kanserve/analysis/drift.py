@@ -21,7 +21,7 @@ import enum
 import functools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,24 +64,34 @@ class Drift:
 
 def compare(baseline: NodeBaseline, baseline_rows: int, window: Window, window_rows: int) -> Drift:
     """The drift of a window of `window_rows` rows from a baseline of `baseline_rows` rows."""
-    nodes, longest = window.counts.shape
-    reference = np.array([(*row, *[0] * (longest - len(row))) for row in baseline.counts], np.int64)
-    there = window.cells.there
-    p, q = (_shares(counts, there) for counts in (reference, window.counts))
+    reference = padded(baseline.counts, window.counts.shape[1])
+    return compare_counts(reference, baseline_rows, window.counts, window_rows, window.lengths)
+
+
+def compare_counts(reference: Counts, baseline_rows: int, counts: Counts, window_rows: int, lengths: Counts) -> Drift:
+    """The same for counts [n, K]. The first `lengths` [n] counts of a node are its bins."""
+    nodes = len(lengths)
+    there = np.asarray(np.arange(counts.shape[1]) < lengths[:, None])
+    p, q = (_shares(each, there) for each in (reference, counts))
     middle = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         pairs = ((q, p), (p, middle), (q, middle))
         of_both, of_p, of_q = [np.where(there, np.log(part / other), 0.0) for part, other in pairs]
-    level = {int(length): chi_squared(1 - LEVEL / nodes, int(length) - 1) for length in set(window.lengths.tolist())}
+    level = {int(length): chi_squared(1 - LEVEL / nodes, int(length) - 1) for length in set(lengths.tolist())}
     return Drift(
         psi=((q - p) * of_both).sum(axis=1),
         js=((p * of_p).sum(axis=1) + (q * of_q).sum(axis=1)) / 2 / math.log(2),
         wasserstein=np.abs(np.cumsum(q - p, axis=1)).sum(axis=1),
         psi_threshold=(1 / max(window_rows, 1) + 1 / max(baseline_rows, 1))
-        * np.array([level[int(length)] for length in window.lengths]),
-        out_of_range=_outside(window.counts, window.lengths),
-        baseline_out_of_range=_outside(reference, window.lengths),
+        * np.array([level[int(length)] for length in lengths]),
+        out_of_range=_outside(counts, lengths),
+        baseline_out_of_range=_outside(reference, lengths),
     )
+
+
+def padded(counts: Iterable[Sequence[int]], longest: int) -> Counts:
+    """[n, longest], with zeros beyond the counts of a node."""
+    return np.array([(*row, *[0] * (longest - len(row))) for row in counts], np.int64)
 
 
 def _shares(counts: Counts, there: NDArray[np.bool_]) -> Floats:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kanexport.contract.cli.console import Exit, print_json
+from kanexport.contract.cli.console import print_json
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID
-from kanserve.cli import input_rows, session
+from kanserve.cli import input_rows, servers, session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options, add_show_option
-from kanserve.client.statistics import OUTPUT, NodeStatistics, Statistics, node_name
+from kanserve.client import fleet
+from kanserve.client.statistics import OUTPUT, NodeStatistics, Statistics, compared, node_name
 from kanserve.report.text_tables import line
 from kanserve.types import Description
 
@@ -21,6 +22,7 @@ TEXT = """Detect data drift: compare live traffic, or the rows of a file, with t
 
 kanserve compares the distributions of inputs, hidden nodes and outputs. The model needs a baseline (kanserve export
 --baseline). A node has drifted if its PSI is above the no-drift threshold for this number of rows.
+With the addresses of several servers and without --input, the command adds their counts of live traffic.
 """
 EXAMPLES = """examples:
   kanserve export tests/golden/checkpoints/pykan-hello-adapted/model --name watched --baseline examples/hello.csv
@@ -31,7 +33,7 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{servers.EXITS}"
     add_model_options(parser)
     add_row_options(parser, "the latest rows of the model's traffic")
     add_show_option(parser, 20, "nodes")
@@ -39,19 +41,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0. Raises CommandError."""
-    source = input_rows.contents(args.input) if args.input else None
-    with session.connection(args, model=args.name) as client:
-        described = client.describe(args.name, args.model_version)
-        rows: Any = None
-        if source is not None:
+    """Returns 0, or 1 for a partial sum of several servers. Raises CommandError."""
+    if args.input:
+        source = input_rows.contents(args.input)
+        with session.connection(args, model=args.name) as client:
+            described = client.describe(args.name, args.model_version)
             rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
-        statistics = client.drift(described, rows)
+            statistics = client.drift(described, rows)
+        replies = fleet.Replies({args.url: statistics}, {})
+    else:
+        with session.connections(args, model=args.name) as clients:
+            replies = fleet.ask(clients, lambda each: each.statistics(args.name, args.model_version, source="live"))
+            summed = fleet.added(replies)
+            described = clients[next(iter(replies.by_server))].describe(args.name, summed.version)
+            statistics = compared(summed, described)
     if args.json:
-        print_json(drift_document(described, statistics))
+        print_json(drift_document(described, statistics) | servers.document(replies))
     else:
         table(described, statistics, args.show).show()
-    return Exit.DONE
+    return servers.end(replies)
 
 
 LEGEND = (

@@ -65,6 +65,21 @@ def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]
         raise InputError(str(error), code=error.code, hint=error.hint) from error
 
 
+@contextlib.contextmanager
+def connections(args: argparse.Namespace, *, model: str) -> Iterator[dict[str, Client]]:
+    """A client of each server of `--url`, by address; errors as of `connection`."""
+    try:
+        servers = targets.each(args.url)
+    except ArgumentError as error:
+        raise InputError(str(error), code=error.code, hint=error.hint) from error
+    with contextlib.ExitStack() as stack:
+        clients = {}
+        for address, name in servers.items():
+            own = argparse.Namespace(**{**vars(args), "url": address, "server_name": args.server_name or name})
+            clients[address] = stack.enter_context(connection(own, model=model))
+        yield clients
+
+
 def _client(args: argparse.Namespace, *, own: bool) -> Client:
     """`own`: this command started the server, which needs neither certificates nor a token."""
     if own:

@@ -6,27 +6,29 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from kanexport.contract.cli.console import Exit, print_json, say
-from kanserve.cli import session
+from kanexport.contract.cli.console import print_json, say
+from kanserve.cli import servers, session
 from kanserve.cli.options import add_client_options, add_name
-from kanserve.client import control
+from kanserve.client import control, fleet
 
 TEXT = """Mirror traffic to another version of a model (shadow deployment), and report how much its outputs differ.
 
 Clients get the responses of the default version only, and do not wait for the shadow version. The server drops and
-counts mirrored requests that it has no capacity for. Without VERSION, the command reports the results up to now.
+counts mirrored requests that it has no capacity for. Without VERSION, the command reports the results up to now. With
+the addresses of several servers, the command starts or stops the shadow on each, and adds their results.
 """
 EXAMPLES = """examples:
   kanserve promote digits 1
   kanserve shadow digits 2 --share 0.1                            # mirror 10% of the requests to version 2
   kanserve shadow digits                                          # report the results
   kanserve shadow digits --stop
+  kanserve shadow digits --url dns:///kanserve.models.svc:8001    # the sum of all servers of the name
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{servers.EXITS}"
     add_name(parser)
     parser.add_argument(
         "version",
@@ -57,14 +59,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0. Raises CommandError."""
-    with session.connection(args, model=args.name) as client:
-        report = control.shadow(
-            client, args.name, args.version, share=args.share, tolerance=args.tolerance, stop=args.stop
-        )
+    """Returns 0, or 1 if a server of several did not reply. Raises CommandError."""
+    options = {"share": args.share, "tolerance": args.tolerance, "stop": args.stop}
+    with session.connections(args, model=args.name) as clients:
+        replies = fleet.ask(clients, lambda each: control.shadow(each, args.name, args.version, **options))
+        report = fleet.added_shadows(replies)
     if args.json:
-        print_json(asdict(report))
-        return Exit.DONE
+        print_json(asdict(report) | servers.document(replies))
+    else:
+        _show(report)
+    return servers.end(replies)
+
+
+def _show(report: control.ShadowReport) -> None:
     state = "running" if report.running else "stopped"
     say(
         f"{report.model}: shadow version {report.version} {state}; baseline version {report.baseline_version}, "
@@ -81,4 +88,3 @@ def run(args: argparse.Namespace) -> int:
     say(f"largest difference {report.largest_difference:.3g}, relative to the largest output of a row, or to 1")
     if report.requests_dropped or report.requests_failed:
         say(f"{report.requests_dropped} requests dropped, {report.requests_failed} failed")
-    return Exit.DONE

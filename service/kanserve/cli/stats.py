@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy as np
 from kanexport.contract.cli.console import Exit, note, print_json, say
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID
-from kanserve.cli import session
+from kanserve.cli import servers, session
 from kanserve.cli.options import add_client_options, add_model_options, add_show_option, index, positive_seconds
+from kanserve.client import fleet, targets
 from kanserve.client.statistics import OUTPUT, ZONES, NodeStatistics, Statistics, node_name
 from kanserve.client.sync import Client
 from kanserve.report.text_tables import bar, line
@@ -23,19 +25,21 @@ from kanserve.types import Description
 TEXT = """Show traffic statistics of a model: the shares of input, hidden-node and output values that are in grid, in
 the extended grid or out of grid, and the distribution of predicted classes.
 
-The command needs no baseline. To compare the traffic with training data, use `kanserve drift`.
+The command needs no baseline. To compare the traffic with training data, use `kanserve drift`. With the addresses of
+several servers, it adds their counts; --watch and --reset need one server.
 """
 EXAMPLES = """examples:
   kanserve stats digits
   kanserve stats digits --latest --show 40
   kanserve stats digits --watch --interval 1 --updates 3
   kanserve stats digits --reset                                   # needs the role admin
+  kanserve stats digits --url 10.0.0.1:8001,10.0.0.2:8001         # the sum of both servers
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{servers.EXITS}"
     add_model_options(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
@@ -62,16 +66,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0. Raises CommandError."""
-    with session.connection(args, model=args.name) as client:
-        if args.reset:
-            _reset(client, args)
-        elif args.watch:
-            _watch(client, args)
-        else:
-            statistics = client.statistics(args.name, args.model_version, source=_over(args))
-            _show(client.describe(args.name, statistics.version), statistics, args)
-    return Exit.DONE
+    """Returns 0, or 1 for a partial sum of several servers. Raises CommandError."""
+    if args.reset or args.watch:
+        with session.connection(args, model=args.name) as client:
+            targets.require_single(args.url, "--watch" if args.watch else "--reset")
+            (_reset if args.reset else _watch)(client, args)
+        return Exit.DONE
+    with session.connections(args, model=args.name) as clients:
+        replies = fleet.ask(clients, lambda each: each.statistics(args.name, args.model_version, source=_over(args)))
+        statistics = fleet.added(replies)
+        described = clients[next(iter(replies.by_server))].describe(args.name, statistics.version)
+    _show(described, statistics, args, servers.document(replies))
+    return servers.end(replies)
 
 
 def _over(args: argparse.Namespace) -> str:
@@ -102,9 +108,14 @@ def _watch(client: Client, args: argparse.Namespace) -> None:
             note(f"end of the updates: {update.end_reason}")
 
 
-def _show(described: Description, statistics: Statistics, args: argparse.Namespace) -> None:
+def _show(
+    described: Description,
+    statistics: Statistics,
+    args: argparse.Namespace,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     if args.json:
-        print_json(stats_document(described, statistics))
+        print_json({**stats_document(described, statistics), **more})
         return
     for table in tables(described, statistics, args.show):
         table.show()

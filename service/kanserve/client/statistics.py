@@ -38,8 +38,9 @@ class NodeStatistics:
     zones                  [n, 3], number of values in the grid, on the extended grid and out of the grid
     origins                origin of the bins: "grid", "reference" or "drawn" (out of range has no meaning then)
     mean, std, min, max    moments and extremes of the finite values
+    baseline_counts        by node, `counts` of the baseline rows
 
-    Without a baseline, the six arrays up to `baseline_out_of_range` are empty.
+    Without a baseline, the six arrays up to `baseline_out_of_range` are empty, and so is `baseline_counts`.
     """
 
     layer: int
@@ -58,6 +59,7 @@ class NodeStatistics:
     std: Floats
     min: Floats
     max: Floats
+    baseline_counts: tuple[NDArray[np.uint64], ...] = ()
 
     @property
     def drifted(self) -> NDArray[np.bool_]:
@@ -190,4 +192,7 @@ def _nodes(part: kan.NodeStatistics) -> NodeStatistics:
         std=np.frombuffer(part.std, "<f8"),
         min=np.frombuffer(part.min, "<f8"),
         max=np.frombuffer(part.max, "<f8"),
+        baseline_counts=tuple(
+            np.split(np.frombuffer(part.baseline_counts, "<u8"), ends) if part.baseline_counts else ()
+        ),
     )

@@ -116,6 +116,23 @@ def parse(url: str | Sequence[str]) -> Target:
     return Target(text, _scheme(text, words), places)
 
 
+def each(url: str) -> dict[str, str]:
+    """The address of each server of an address, with the name in its certificate ("": its host). A DNS name is resolved
+    now, to addresses of one IP version. Raises ArgumentError."""
+    target = parse(url)
+    if not target.places[0].startswith(DNS):
+        return dict.fromkeys((target.scheme + place for place in target.places) if target.balanced else [url], "")
+    authority, _, place = target.places[0].removeprefix(DNS).rpartition("/")
+    if authority.strip("/"):
+        raise ArgumentError(
+            f"{url} names a DNS server, expected dns:///NAME:PORT",
+            code="address-invalid",
+            hint="pass dns:///NAME:PORT, which the resolver of this machine resolves",
+        )
+    _, _, numbers = _resolved([place]).partition(":")
+    return {target.scheme + number: target.hosts[0] for number in numbers.split(",")}
+
+
 def _words(text: str) -> list[str]:
     """The addresses of a list. Targets of gRPC other than DNS names have commas in themselves."""
     if text.startswith(OTHER) and not text.startswith(DNS):

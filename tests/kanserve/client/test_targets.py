@@ -27,6 +27,25 @@ def test_an_address_is_one_server_or_several() -> None:
         assert bool(target.options()) == balanced
 
 
+def test_each_server_of_an_address() -> None:
+    for url, servers in (
+        ("a:1", {"a:1": ""}),
+        ("unix:/a,b", {"unix:/a,b": ""}),
+        ("grpcs://a:1,b:2", {"grpcs://a:1": "", "grpcs://b:2": ""}),
+        ("dns:///127.0.0.1:1", {"127.0.0.1:1": "127.0.0.1"}),
+        ("grpcs://dns:127.0.0.1:1", {"grpcs://127.0.0.1:1": "127.0.0.1"}),
+    ):
+        assert targets.each(url) == servers
+    for url, code in (
+        ("dns://8.8.8.8/a:1", "address-invalid"),
+        ("dns:///a", "address-invalid"),
+        ("dns:///no-such-host.invalid:1", "address-not-resolved"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            targets.each(url)
+        assert caught.value.code == code
+
+
 def test_an_address_that_is_none_is_an_error() -> None:
     for url, code in (
         ("a:1,grpcs://b:1,grpc://c:1", "address-invalid"),
