@@ -28,8 +28,8 @@ def add_repository_option(parser: argparse.ArgumentParser) -> None:
 
 
 def check_target(args: argparse.Namespace) -> None:
-    """Raises InputError if both a folder and a server are passed."""
-    if args.repository is not None and args.url_given:
+    """Raises InputError if both a folder and a server are passed, without waves."""
+    if args.repository is not None and args.url_given and not getattr(args, "waves", ()):
         raise InputError(
             "--repository cannot be combined with --url",
             code="arguments-conflict",

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from kanexport.contract.sections import Edit
 from kanserve.client import model_info
-from kanserve.client.calls import KAN, Call
+from kanserve.client.calls import INFERENCE, KAN, Call
 from kanserve.client.encoding import version_text
 from kanserve.client.sync import Client
+from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
 
 
@@ -75,6 +77,30 @@ def shadow(
         model_name=name, model_version=version_text(version), share=share, tolerance=tolerance, stop=stop
     )
     return client._do(Call(f"{KAN}ShadowModel", request, kan.ShadowReport.FromString, _shadowed, single=True))
+
+
+class RequestCounts(NamedTuple):
+    """Number of requests of a version since the server started, of failed ones among them, and of computed rows."""
+
+    requests: int
+    failures: int
+    rows: int
+
+    def minus(self, before: RequestCounts) -> RequestCounts:
+        """The counts since an earlier reading."""
+        return RequestCounts(*(now - then for now, then in zip(self, before, strict=True)))
+
+
+def request_counts(client: Client, name: str, version: int | str) -> RequestCounts:
+    """Request counts of a version. With several worker processes, those of the worker that handles the call."""
+    request = oip.ModelStatisticsRequest(name=name, version=version_text(version))
+    return client._do(Call(f"{INFERENCE}ModelStatistics", request, oip.ModelStatisticsResponse.FromString, _counted))
+
+
+def _counted(answer: oip.ModelStatisticsResponse) -> RequestCounts:
+    (entry,) = answer.model_stats
+    failures = entry.inference_stats.fail.count
+    return RequestCounts(entry.inference_stats.success.count + failures, failures, entry.inference_count)
 
 
 @dataclass(frozen=True, slots=True)
