@@ -27,7 +27,7 @@ from kanserve.analysis.histogram import Cells, Window  # noqa: E402 - as above
 
 BOUNDS = tuple(np.linspace(-2, 2, 11).tolist())  # 12 bins, with the two outer ones
 FIXED = (0.1, 0.25)  # thresholds of common rules of thumb
-SIZES = ((1, 1000, 100), (13, 1000, 100), (13, 1000, 500), (64, 1000, 500), (13, 10_000, 5000))
+SIZES = ((1, 1000, 100), (16, 350, 350), (13, 1000, 100), (13, 1000, 500), (64, 1000, 500), (13, 10_000, 5000))
 STD = 0.6
 
 

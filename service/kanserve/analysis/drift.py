@@ -9,8 +9,8 @@ value is added to each count.
     out of range   the share of values below the first bound and above the last
 
 Without drift, PSI is about (1/n + 1/m) times a chi-squared number, whose degrees of freedom are the number of bins
-less one (Yurdakul 2018). `psi_threshold` is the 99th percentile of PSI without drift, for all nodes of a layer
-together. Windows of a few rows therefore raise no false alarm.
+less one (Yurdakul 2018). `psi_threshold` is the 99th percentile of PSI without drift, for all nodes of the model
+together. So in about 1% of the windows without drift, any node is above it. Windows of a few rows raise fewer alarms.
 
 Shapes: n nodes, K bins; the outer two have no end.
 """
@@ -33,7 +33,8 @@ from kanexport.contract.sections import NodeBaseline
 from kanserve.analysis.histogram import Counts, Floats, Window
 
 ADDED = 0.5  # to each count
-LEVEL = 0.01  # rate of false alarms: windows without drift above the threshold
+LEVEL = 0.01  # rate of false alarms: windows without drift in which a node of the model is above the threshold
+STEPS = 50  # of Newton's method; about 5 are enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +63,18 @@ class Drift:
         return np.asarray(self.psi > self.psi_threshold)
 
 
-def compare(baseline: NodeBaseline, baseline_rows: int, window: Window, window_rows: int) -> Drift:
-    """The drift of a window of `window_rows` rows from a baseline of `baseline_rows` rows."""
+def compare(baseline: NodeBaseline, baseline_rows: int, window: Window, window_rows: int, nodes: int = 0) -> Drift:
+    """The drift of a window of `window_rows` rows from a baseline of `baseline_rows` rows. `nodes`: the number of
+    compared nodes of the model; 0: only those of the window."""
     reference = padded(baseline.counts, window.counts.shape[1])
-    return compare_counts(reference, baseline_rows, window.counts, window_rows, window.lengths)
+    return compare_counts(reference, baseline_rows, window.counts, window_rows, window.lengths, nodes)
 
 
-def compare_counts(reference: Counts, baseline_rows: int, counts: Counts, window_rows: int, lengths: Counts) -> Drift:
+def compare_counts(
+    reference: Counts, baseline_rows: int, counts: Counts, window_rows: int, lengths: Counts, nodes: int = 0
+) -> Drift:
     """The same for counts [n, K]. The first `lengths` [n] counts of a node are its bins."""
-    nodes = len(lengths)
+    nodes = nodes or len(lengths)
     there = np.asarray(np.arange(counts.shape[1]) < lengths[:, None])
     p, q = (_shares(each, there) for each in (reference, counts))
     middle = (p + q) / 2
@@ -106,12 +110,30 @@ def _outside(counts: Counts, lengths: Counts) -> Floats:
         return np.asarray((counts[:, 0] + last) / counts.sum(axis=1))
 
 
+@functools.lru_cache(2**10)
 def chi_squared(share: float, degrees: int) -> float:
-    """Quantile of the chi-squared distribution (Wilson and Hilferty 1931)."""
+    """Quantile of the chi-squared distribution, above 0: Newton's method on the logarithm of the tail, from the
+    approximation of Wilson and Hilferty (1931)."""
     if degrees < 1:
         return 0.0
     part = 2 / (9 * degrees)
-    return degrees * max(0.0, 1 - part + statistics.NormalDist().inv_cdf(share) * math.sqrt(part)) ** 3
+    value = degrees * max(0.01, 1 - part + statistics.NormalDist().inv_cdf(share) * math.sqrt(part)) ** 3
+    for _ in range(STEPS):
+        tail = _chi_squared_tail(value, degrees)
+        density = math.exp((degrees / 2 - 1) * math.log(value / 2) - value / 2 - math.lgamma(degrees / 2)) / 2
+        step = tail / density * math.log(tail / (1 - share))
+        value = max(value + step, value / 2)
+        if abs(step) < 1e-12 * value:
+            break
+    return value
+
+
+def _chi_squared_tail(value: float, degrees: int) -> float:
+    """Probability of a larger value: the regularized incomplete gamma function, a finite sum for whole degrees."""
+    half, first = value / 2, (degrees % 2) / 2
+    powers = (first + at for at in range(degrees // 2))
+    terms = (math.exp(power * math.log(half) - half - math.lgamma(power + 1)) for power in powers)
+    return math.fsum(terms) + (math.erfc(math.sqrt(half)) if degrees % 2 else 0.0)
 
 
 Span = tuple[float, float]

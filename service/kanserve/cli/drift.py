@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 LEGEND = (
-    "drift ratio: PSI divided by the no-drift threshold (99th percentile of PSI without drift); drifted: above 1",
+    "drift ratio: PSI divided by the no-drift threshold; drifted: above 1, any node in 1% of samples without drift",
     "shift: Wasserstein distance in histogram bins",
     "out of range: share of values outside the outermost knots, or outside the baseline range for a node without knots",
 )

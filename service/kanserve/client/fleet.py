@@ -65,16 +65,15 @@ def added(replies: Replies[Statistics]) -> Statistics:
         lambda each: (each.digest, each.baseline, each.baseline_rows, [_bins(part) for part in each.nodes]),
     )
     every = replies.values
-    rows = sum(each.row_count for each in every)
+    counts = {name: sum(getattr(each, name) for each in every) for name in ("row_count", "rows_seen", "processes")}
     parts = zip(*(each.nodes for each in every), strict=True)
+    node_count = sum(len(part.baseline_counts) for part in every[0].nodes)
     return replace(
         every[0],
-        row_count=rows,
-        nodes=tuple(_nodes(part, rows, every[0].baseline_rows) for part in parts),
-        rows_seen=sum(each.rows_seen for each in every),
+        **counts,
+        nodes=tuple(_nodes(part, counts["row_count"], every[0].baseline_rows, node_count) for part in parts),
         seconds=max(each.seconds for each in every),
         since=min(each.since for each in every),
-        processes=sum(each.processes for each in every),
         classes=np.sum([each.classes for each in every], axis=0),
     )
 
@@ -115,10 +114,10 @@ def _bins(part: NodeStatistics) -> tuple[object, ...]:
     return part.layer, part.origins, [[row.tolist() for row in rows] for rows in counts]
 
 
-def _nodes(parts: Sequence[NodeStatistics], rows: int, baseline_rows: int) -> NodeStatistics:
+def _nodes(parts: Sequence[NodeStatistics], rows: int, baseline_rows: int, node_count: int) -> NodeStatistics:
     counts = tuple(np.sum(node, axis=0) for node in zip(*(part.counts for part in parts), strict=True))
     first = parts[0]
-    compared = _drift(first, counts, rows, baseline_rows) if first.baseline_counts else {}
+    compared = _drift(first, counts, rows, baseline_rows, node_count) if first.baseline_counts else {}
     mean, std = _moments(parts)
     return replace(
         first,
@@ -133,12 +132,14 @@ def _nodes(parts: Sequence[NodeStatistics], rows: int, baseline_rows: int) -> No
     )
 
 
-def _drift(part: NodeStatistics, counts: Sequence[NDArray[np.uint64]], rows: int, baseline_rows: int) -> dict[str, Any]:
+def _drift(
+    part: NodeStatistics, counts: Sequence[NDArray[np.uint64]], rows: int, baseline_rows: int, node_count: int
+) -> dict[str, Any]:
     """The figures of drift [n] of counts by node."""
     lengths = np.array([len(row) for row in counts])
     both = ([row.tolist() for row in each] for each in (part.baseline_counts, counts))
     reference, current = (drift.padded(each, int(lengths.max())) for each in both)
-    figures = drift.compare_counts(reference, baseline_rows, current, rows, lengths)
+    figures = drift.compare_counts(reference, baseline_rows, current, rows, lengths, node_count)
     return {name: getattr(figures, name) for name in COMPARED if name != "drifted"}
 
 

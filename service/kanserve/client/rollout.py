@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
 from kanserve.client import control, fleet
 from kanserve.client.control import RequestCounts, ShadowReport
 from kanserve.client.errors import ClientError, NotSupported
@@ -170,7 +172,7 @@ class Rollout:
         statistics = fleet.added(replies)
         if not (statistics.baseline_rows and statistics.row_count):
             return None
-        return max(float((part.psi / part.psi_threshold).max()) for part in statistics.nodes)
+        return max(float((part.psi / np.maximum(part.psi_threshold, 1e-12)).max()) for part in statistics.nodes)
 
     def _rows(self, what: str, read: Callable[[], int]) -> None:
         """Wait until `read` returns the number of rows."""

@@ -29,7 +29,7 @@ class NodeStatistics:
     psi                    population stability index against the baseline
     js                     Jensen-Shannon divergence in bits
     wasserstein            Wasserstein distance in bins
-    psi_threshold          99th percentile of psi without drift, for all of these nodes together
+    psi_threshold          99th percentile of psi without drift, for all nodes of the model together
     out_of_range           share of values outside the bins, in the window
     baseline_out_of_range  share of values outside the bins, in the baseline
     nonfinite              number of values that are not finite

@@ -74,6 +74,7 @@ class Nodes:
         self._names = [part.tensor for part in self.parts]
         self._wanted = list(dict.fromkeys(self._names))
         self._classes, self._before = classes(manifest), manifest.baseline.rows
+        self._compared = sum(len(part.baseline.counts) for part in self.parts if part.baseline is not None)
         self.names = manifest.names.classes[: self._classes]  # of classes
 
     def empty(self) -> NodeCounts:
@@ -101,7 +102,9 @@ class Nodes:
         )
 
     def _drift(self, part: Part, window: Window, rows: int) -> Drift | None:
-        return None if part.baseline is None else drift_analysis.compare(part.baseline, self._before, window, rows)
+        if part.baseline is None:
+            return None
+        return drift_analysis.compare(part.baseline, self._before, window, rows, self._compared)
 
 
 def _flat(values: Array) -> NDArray[np.float64]:
