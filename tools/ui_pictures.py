@@ -36,7 +36,8 @@ READY = "main:not([aria-busy]) h1"
 PAGES = {
     "map": ("ui/hello", ".network .curve"),
     "edge": ("ui/hello/edge/0/1/0", "svg .seen.live"),
-    "matrix": ("ui/digits", "canvas"),
+    "layers": ("ui/digits", ".edge-card .line.edge"),
+    "matrix": ("ui/digits?as=matrix", "canvas"),
     "explain": (f"ui/wine/explain#row={ROW}", ".dots figure"),
     "drift": ("ui/wine/drift", ".verdict.good"),
     "operations": ("ui/ops", ".board"),

@@ -105,9 +105,35 @@ def test_what_leads_to_a_node_folds(page: Any) -> None:
     until(lambda: page.locator(".network .edge").count() == 3)
 
 
+def test_a_large_network_shows_its_strongest_edges_in_layers_and_their_curves(page: Any) -> None:
+    scores = page.request.post("v1/kan/models/digits/scores", data={"source": "best"}).json()["layers"]
+    opened(page, "ui/digits")
+    page.get_by_text("64 of 1\N{NARROW NO-BREAK SPACE}184 edges: the strongest of each layer").wait_for()
+    page.get_by_label("Edges shown").select_option("16")
+    edges = page.locator(".network .edge")
+    until(lambda: edges.count() == 16)
+    drawn = {edges.nth(at).get_attribute("data-edge") for at in range(16)}
+    importance = [np.abs(layer["edges"]).ravel() for layer in scores]
+    assert drawn == {f"{at}/{edge}" for at, own in enumerate(importance) for edge in np.argsort(-own)[:8]}
+    weights = np.abs(scores[0]["nodes"])
+    inputs = page.locator(".network .spot[data-key^='0/']").evaluate_all("(all) => all.map((one) => one.dataset.key)")
+    sources = {int(key.split("/")[1]) // 16 for key in drawn if key.startswith("0/")}
+    assert inputs == [f"0/{node}" for node in sorted(sources, key=lambda node: -weights[node])]
+    assert page.get_by_text(f"{len(inputs)} of 64", exact=True).count() == 1
+    card = page.get_by_role("status").filter(has_text="importance")
+    edges.locator("xpath=self::*[@tabindex='0']").focus()
+    page.keyboard.press("ArrowRight")  # the second strongest edge of the first layer
+    source, destination = divmod(int(np.argsort(-importance[0])[1]), 16)
+    name = f"x{source} → node {destination} of layer 1"
+    card.filter(has_text=f"{name}, numeric, importance").filter(has_text=" over ").wait_for()
+    card.get_by_role("img", name=f"Curve of {name}").locator(".line.edge").wait_for()
+    page.locator(".network .edge[data-edge^='1/']").last.dispatch_event("pointerover")
+    card.filter(has_text=" → y").filter(has_text="Values ").wait_for()
+
+
 def test_traffic_outside_the_grid_glows(page: Any, server: Server) -> None:
     server.infer(np.full((50, 64), 40.0, np.float32), model="digits")
-    opened(page, "ui/digits?as=diagram")
+    opened(page, "ui/digits")
     page.locator(".network .spot.glows").first.wait_for()
     assert "out of grid" in page.locator(".network .spot.glows").first.get_attribute("aria-label")
 

@@ -2,8 +2,8 @@
 
 import { button, download, el, saver } from './dom.js';
 import { small } from './diagram.js';
-import { number, share, shortened } from './format.js';
-import { CLASSES, KINDS, brief, chosen, curves } from './network.js';
+import { shortened } from './format.js';
+import { CLASSES, brief, chosen, curves } from './network.js';
 
 const NAMED = 13; // pixels of a cell from which nodes have names
 const CURVED = 40; // pixels of a cell from which it shows its curve
@@ -15,15 +15,15 @@ const [LEFT, TOP] = [92, 74]; // room for names
 const SHADES = 256;
 const RULE = 'matrix-note';
 
-/** Creates {node, controls, saver, show(layer, filter), close()}. Sources are columns, destinations are rows. */
-export function matrix(ctx) {
-  const view = new Matrix(ctx);
+/** card: an `EdgeCard` for the edge under the pointer. Creates {node, controls, saver, show(layer, filter), close()}. Sources are columns, destinations are rows. */
+export function matrix(ctx, card) {
+  const view = new Matrix(ctx, card);
   return { node: view.node, controls: view.controls, saver: view.saver, show: (...what) => view.show(...what), close: () => view.close() };
 }
 
 class Matrix {
-  constructor(ctx) {
-    this.ctx = ctx;
+  constructor(ctx, card) {
+    Object.assign(this, { ctx, card });
     this.canvas = el('canvas', {
       class: 'matrix', tabindex: '0', role: 'application', 'aria-describedby': RULE,
       onpointerdown: (event) => this.#down(event), onpointermove: (event) => this.#move(event), onpointerup: (event) => this.#up(event),
@@ -31,8 +31,7 @@ class Matrix {
     });
     this.canvas.addEventListener('wheel', (event) => this.#wheel(event), { passive: false });
     this.note = el('p', { class: 'quiet', id: RULE }, 'Drag to move, scroll to zoom, click an edge to open it. Keys: arrows, plus, minus, Enter.');
-    this.pointedText = el('p', { class: 'pointed' }, '\u00a0');
-    this.node = el('div', {}, this.canvas, this.pointedText, this.note);
+    this.node = el('div', {}, this.canvas, this.note);
     this.controls = el('span', { class: 'row' }, button('Zoom in', () => this.#zoom(1.5)), button('Zoom out', () => this.#zoom(1 / 1.5)), button('Fit', () => { this.#resize(); this.#fit(); this.#later(); }));
     this.saver = saver('PNG', () => this.canvas.toBlob((blob) => download(`${ctx.model.model_name}-layer${this.layer.at}.png`, blob)));
     this.paths = new Map();
@@ -60,6 +59,7 @@ class Matrix {
     if (!same) {
       this.paths = new Map();
       this.cursor = 0;
+      this.card.show(layer, this.cursor);
       this.#resize();
       this.#fit();
     }
@@ -274,17 +274,9 @@ class Matrix {
         for (const [edge, curve] of result) this.paths.set(edge, new Path2D(small(curve, 0, 0, 80)));
         this.#later();
       } catch (error) {
-        if (error.name !== 'AbortError') this.pointedText.textContent = `The curves are not available: ${error.message}`;
+        if (error.name !== 'AbortError') this.card.say(`The curves are not available: ${error.message}`);
       }
     }, STILL);
-  }
-
-  #describe(edge) {
-    const { layer } = this;
-    if (edge === null) { this.pointedText.textContent = '\u00a0'; return; }
-    const outside = layer.outOfGrid?.[layer.nodeOf(layer.source(edge))];
-    this.pointedText.textContent = [layer.edgeName(edge), KINDS[layer.kinds[edge]], layer.scores && `importance ${number(layer.scores[edge], 3)}`,
-      outside > 0 && `${share(outside)} of its live values are out of grid`].filter(Boolean).join(', ');
   }
 
   #place(event) {
@@ -305,7 +297,7 @@ class Matrix {
       this.at = this.drag.at.map((one, axis) => one - by[axis] / this.cell);
     }
     this.pointed = this.#edge(place);
-    this.#describe(this.pointed);
+    if (this.pointed !== null) this.card.show(this.layer, this.pointed);
     this.#later();
   }
 
@@ -338,8 +330,7 @@ class Matrix {
         const seen = (([this.width - LEFT, this.height - TOP])[axis]) / this.cell;
         this.at[axis] = Math.min(Math.max(this.at[axis], one + 1 - seen), one);
       });
-      this.#describe(this.cursor);
-      this.ctx.announce(this.pointedText.textContent);
+      this.card.show(layer, this.cursor);
     } else if (event.key === '+' || event.key === '=') this.#zoom(1.5, this.#corner(this.cursor));
     else if (event.key === '-') this.#zoom(1 / 1.5, this.#corner(this.cursor));
     else if (event.key === 'Enter') this.#open(this.cursor);

@@ -1,12 +1,14 @@
-// Network page: a diagram of all edges, or a matrix per layer if there are too many, next to the list of edges.
+// Network page: a diagram of all edges, of the strongest ones if there are many, or a matrix per layer; and the list of edges.
 
 import { ApiError } from '../api.js';
 import { button, el, facts, heading, labelled, panel, room, select, showError, sized } from '../dom.js';
-import { LINES, diagram, visible } from '../diagram.js';
+import { diagram, fits, matching } from '../diagram.js';
+import { EdgeCard } from '../edgecard.js';
 import { edgeList } from '../edgelist.js';
 import { count, number } from '../format.js';
+import { layered, selected } from '../layered.js';
 import { matrix } from '../matrix.js';
-import { BOTH, NUMERIC, SYMBOLIC, curves, glow, layersOf, score } from '../network.js';
+import { BOTH, NUMERIC, SYMBOLIC, curves, glow, layersOf, score, strongest } from '../network.js';
 import { BASES } from '../names.js';
 import { lines } from '../nodes.js';
 import { bone } from '../skeleton.js';
@@ -15,6 +17,8 @@ import { tablePanel } from '../table.js';
 
 const POINTS = 33; // of a curve on its edge
 const PATIENCE = 200; // milliseconds after the last key until a search begins
+const [USUAL, FEW] = [64, 128]; // edges of a layered diagram; a network of FEW is shown whole
+const MOST = [16, 32, USUAL, FEW, 256];
 const KINDS = [['', 'all kinds'], [NUMERIC, 'numeric'], [SYMBOLIC, 'symbolic'], [BOTH, 'both']];
 const SOURCES = [['best', 'export rows'], ['live', 'live traffic']];
 const KEYS = [['numeric', 'numeric'], ['symbolic', 'symbolic'], ['both', 'both'], ['alarm', 'live values out of grid']];
@@ -24,12 +28,12 @@ export async function show(root, ctx) {
   const { model, params } = ctx;
   const layers = layersOf(model);
   const edges = model.layers.reduce((sum, layer) => sum + layer.active_edges, 0);
-  const view = new MapView(ctx, layers, params.get('as') ?? (edges <= LINES ? 'diagram' : 'matrix'));
+  const view = new MapView(ctx, layers, params.get('as') ?? 'diagram');
   root.append(
     heading(`${model.model_name}, version ${model.model_version}`, model.description || []),
     el('section', { class: 'panel' }, facts(identity(model, edges), { across: true })),
     el('div', { class: 'map-page' },
-      panel('Network', { tools: view.tools, note: view.about }, view.filters(), keys(), view.status, view.place),
+      panel('Network', { tools: view.tools, note: view.about }, view.filters(), keys(), view.status, view.card.node, view.place),
       panel('Edges', { kind: 'edges' }, view.list)),
     layerPanel(model),
   );
@@ -60,11 +64,15 @@ class MapView {
     Object.assign(this, { ctx, layers, as });
     this.filter = { text: ctx.params.get('search') ?? '', kind: '', least: 0 };
     this.source = 'best';
+    this.most = layers.reduce((sum, layer) => sum + layer.info.active_edges, 0) <= FEW ? FEW : USUAL;
+    this.card = new EdgeCard(ctx, layers);
     this.folded = new Set();
     this.about = el('span', {}, 'The server computes the importance of each edge.');
     this.status = el('p', { class: 'quiet status' });
     this.tools = el('span', { class: 'tools' });
     this.place = el('div', { class: 'plot' }, bone('picture'));
+    this.card.follow(this.place);
+    this.size = labelled('Edges shown', select(MOST, this.most, (value) => { this.most = Number(value); this.picture(); }), { hidden: true });
     this.list = el('div', {}, bone('table'));
     this.matrix = null;
     this.layer = 0;
@@ -83,6 +91,7 @@ class MapView {
     return el('form', { class: 'filters', role: 'search', onsubmit: (event) => event.preventDefault() },
       el('span', { class: 'switch', role: 'group', 'aria-label': 'Form' }, tabs),
       labelled('Importance over', select(SOURCES, this.source, (value) => { this.source = value; this.scored().catch((error) => showError(this.place, error)); })),
+      this.size,
       labelled('Find node', el('input', { type: 'search', value: this.filter.text, oninput: (event) => later(() => { this.filter.text = event.target.value; }) })),
       labelled('Kind', select(KINDS, '', (value) => { this.filter.kind = value; this.draw(); })),
       labelled('Minimum importance', el('input', { type: 'range', min: 0, max: 1, step: 0.02, value: '0', oninput: (event) => later(() => { this.filter.least = Number(event.target.value); }) })));
@@ -112,22 +121,27 @@ class MapView {
     if (this.as === 'matrix') return this.#matrix();
     this.matrix?.close();
     this.matrix = null;
-    const shown = visible(this.layers, this.filter, this.folded);
-    const known = await Promise.all(this.layers.map((layer, at) => this.#curves(layer, shown.edges[at])));
+    const { layers, folded } = this;
+    const width = room(this.place, 900);
+    const { edges, hidden } = matching(layers, this.filter, folded);
+    const whole = fits(layers, edges, width);
+    const drawn = whole ? edges : selected(layers, edges, this.most);
+    const known = whole ? await Promise.all(layers.map((layer, at) => this.#curves(layer, edges[at]))) : [];
     if (turn !== this.turn) return undefined;
-    const focus = document.activeElement?.closest?.('.network .spot')?.dataset.key;
-    const picture = diagram({
-      layers: this.layers, shown, curves: known, width: room(this.place, 900), folded: this.folded,
-      link: this.ctx.link, onfold: (key) => this.#fold(key),
-    });
-    const drawn = shown.edges.reduce((sum, edges) => sum + edges.size, 0);
-    const words = [shown.left && `The diagram has the ${count(drawn)} strongest edges, without ${count(shown.left)} others.`,
-      shown.hidden && `${count(shown.hidden)} edges are folded.`];
+    const focus = document.activeElement?.closest?.('.network [data-key], .network [data-edge]')?.dataset;
+    const common = { layers, edges: drawn, width, folded, link: this.ctx.link, onfold: (key) => this.#fold(key) };
+    const picture = whole ? diagram({ ...common, curves: known }) : layered(common);
+    const [shown, all] = [drawn, edges].map((lists) => lists.reduce((sum, one) => sum + one.length, 0));
+    const order = layers.some((layer) => layer.scores) ? 'the strongest of each layer, ranked by importance' : 'the first of each layer, because their importance is unknown';
+    const words = [!whole && (shown < all ? `${count(shown)} of ${count(all)} edges: ${order}.` : `All ${count(all)} edges, ranked by importance.`),
+      hidden && `${count(hidden)} edges are folded.`];
     this.status.textContent = words.filter(Boolean).join(' ');
+    this.size.hidden = whole;
+    if (!this.card.shown && drawn[0].length) this.card.show(layers[0], strongest(layers[0], drawn[0])[0]);
     this.tools.replaceChildren(...savers(picture, `${this.ctx.model.model_name}-network`),
       ...(this.folded.size ? [button('Unfold all', () => { this.folded.clear(); this.picture(); })] : []));
     this.place.replaceChildren(picture);
-    if (focus) picture.querySelector(`[data-key="${focus}"]`)?.focus();
+    if (focus) picture.querySelector(focus.key ? `[data-key="${focus.key}"]` : `[data-edge="${focus.edge}"]`)?.focus();
     return undefined;
   }
 
@@ -138,12 +152,10 @@ class MapView {
   }
 
   async #curves(layer, edges) {
-    if (!edges.size || edges.size > LINES) return new Map();
     layer.cache ??= new Map();
-    if ([...edges].some((edge) => !layer.cache.has(edge))) {
+    if (edges.some((edge) => !layer.cache.has(edge))) {
       const sources = [...new Set(Array.from(edges, (edge) => layer.source(edge)))];
       const destinations = [...new Set(Array.from(edges, (edge) => layer.destination(edge)))];
-      if (sources.length * destinations.length > 4 * LINES) return layer.cache;
       for (const [edge, curve] of await curves(layer, this.ctx, sources, destinations, POINTS)) layer.cache.set(edge, curve);
     }
     return layer.cache;
@@ -151,13 +163,14 @@ class MapView {
 
   #matrix() {
     this.status.textContent = '';
+    this.size.hidden = true;
     if (!this.matrix) {
       const sizes = this.layers.map((layer) => [layer.at, `${layer.at}: ${layer.sources} \u00d7 ${layer.destinations}`]);
       const chooser = labelled('Layer', select(sizes, this.layer, (value) => {
         this.layer = Number(value);
         this.matrix.show(this.layers[this.layer], this.filter);
       }));
-      this.matrix = matrix(this.ctx);
+      this.matrix = matrix(this.ctx, this.card);
       this.tools.replaceChildren(this.matrix.saver);
       this.place.replaceChildren(el('p', { class: 'row' }, chooser, this.matrix.controls), this.matrix.node);
     }
