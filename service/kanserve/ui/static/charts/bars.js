@@ -3,12 +3,16 @@
 import { number, shortened } from '../format.js';
 import { linear, svg } from '../svg.js';
 
+const LETTER = 6.6; // pixels of a letter of a name
+
 /** Draws vertical bars. entries: [{name, value, short: text above the bar, title}], in order. */
 export function bars({ entries, title, width, height = 200, label }) {
   const top = Math.max(...entries.map((each) => each.value), 1e-300);
-  const margin = { left: 14, right: 14, top: 20, bottom: 42 };
+  const step = (width - 28) / Math.max(1, entries.length);
+  const longest = Math.max(0, ...entries.map((each) => each.name.length)) * LETTER;
+  const upright = longest > step; // otherwise the names of narrow bars overlap
+  const margin = { left: 14, right: 14, top: 20, bottom: upright ? 32 + longest : 42 };
   const y = linear([0, top], [height - margin.bottom, margin.top]);
-  const step = (width - margin.left - margin.right) / Math.max(1, entries.length);
   const size = Math.min(step - 4, 64);
   return svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height, role: 'img', 'aria-label': title, class: 'chart' },
     svg('title', {}, title),
@@ -18,7 +22,8 @@ export function bars({ entries, title, width, height = 200, label }) {
         svg('rect', { class: 'bar', x: middle - size / 2, y: y(each.value), width: Math.max(1, size), height: Math.max(0, y(0) - y(each.value)) },
           svg('title', {}, `${each.name}: ${each.title}`)),
         svg('text', { x: middle, y: y(each.value) - 5, 'text-anchor': 'middle', class: 'small' }, each.short ?? ''),
-        svg('text', { x: middle, y: height - margin.bottom + 15, 'text-anchor': 'middle', class: 'small' }, each.name));
+        svg('text', { class: 'small', ...(upright ? { 'text-anchor': 'end', transform: `translate(${middle + 4} ${y(0) + 6}) rotate(-90)` }
+          : { 'text-anchor': 'middle', x: middle, y: y(0) + 15 }) }, each.name));
     }),
     svg('line', { class: 'axis', x1: margin.left, x2: width - margin.right, y1: y(0), y2: y(0) }),
     label && svg('text', { class: 'label', x: width / 2, y: height - 6, 'text-anchor': 'middle' }, label));
