@@ -55,6 +55,7 @@ SUMMARIES = {
     "POST unload": "Unloads a model (explicit model control).",
     "GET ": "Returns name, versions, inputs and outputs of a model.",
     "GET rows": "Returns recent rows of the traffic, if `sample_rows` is above 0.",
+    "GET statistics/history": "Returns the drift of the traffic in each minute of the last hour, as one worker saw it.",
     "POST coverage": "Returns which nodes are in grid, in the extended grid and out of grid for the given rows.",
     "GET report": "Returns the model report as JSON, or as HTML with `Accept: text/html`.",
     "GET /v1/models/{name}": "Returns the name of a model if it is ready (KServe V1).",

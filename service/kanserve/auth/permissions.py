@@ -58,7 +58,11 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
     Role.INTERPRET: (
         ("GET", "/v1/kan/overview"),
         ("POST", f"{KSERVE_V1}:explain"),
-        *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/certificates", "/watch", "/rows", "/report")),
+        *(
+            ("GET", f"{model}{rest}")
+            for model in KANS
+            for rest in ("", "/certificates", "/watch", "/rows", "/report", "/statistics/history")
+        ),
         *(
             ("POST", f"{model}/{what}")
             for model in KANS

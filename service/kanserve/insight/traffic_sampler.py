@@ -27,6 +27,7 @@ import numpy as np
 from kanserve.analysis.histogram import Counts
 from kanserve.errors import KanserveError
 from kanserve.insight import store
+from kanserve.insight.drift_history import DriftHistory, PastDrift
 from kanserve.insight.statistics import OUTPUT, NodeCounts, Nodes, NodeStatistics, Recent, Run
 from kanserve.insight.store import ModelStatisticsFile, StoredStatistics
 from kanserve.observability import logs
@@ -92,6 +93,7 @@ class TrafficSampler:
     rate   sampled rows per second; infinite: all rows
     open_file  opens the file of these statistics and of those of other workers
     keep   number of rows that the sampler stores for inspection
+    clock  time of the history of drift, in seconds since the epoch
     """
 
     def __init__(
@@ -104,10 +106,11 @@ class TrafficSampler:
         metrics: Metrics,
         open_file: Callable[[ModelInfo, Nodes], ModelStatisticsFile] | None = None,
         keep: int = 0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._run, self._rate, self._pool = run, rate, pool
         self._metrics, self._labels = metrics, (info.name, str(info.version))
-        self.most_rows = keep
+        self.most_rows, self._clock = keep, clock
         self._nodes, self._file = nodes, None if open_file is None else open_file(info, nodes)
         self._row_bytes = max(1, sum(tensor.row_bytes for tensor in (*info.inputs, *info.outputs)))
         self._looked, self._cost = time.monotonic(), 0.0
@@ -136,7 +139,7 @@ class TrafficSampler:
         self._mark, self._since, self._begun = mark, since, time.monotonic()
         self._seen, self._spent = -self._answered.inference_count, 0.0  # without the rows before
         self._recent, self._total = Recent(self._nodes, ROWS), self._nodes.empty()
-        self._rows = KeptRows(self.most_rows, ROWS)
+        self._rows, self._history = KeptRows(self.most_rows, ROWS), DriftHistory(self._clock)
         self.drift: LatestDrift | None = None  # of this process; None without a baseline, or before the first rows
 
     def _take_over(self) -> None:
@@ -273,6 +276,11 @@ class TrafficSampler:
         with self._lock:
             return self._rows.latest()
 
+    def drift_history(self) -> Sequence[PastDrift]:
+        """The drift of the latest rows of this process in each minute of the last hour, the oldest first."""
+        with self._lock:
+            return self._history.entries()
+
     def _work(self, copies: Sequence[Callable[[], Copy]]) -> None:
         begun = time.thread_time()
         feeds: list[Mapping[str, Array]] = []
@@ -306,9 +314,12 @@ class TrafficSampler:
     def _tell(self) -> None:
         """Set the metrics: the most important figures of each layer."""
         with self._lock:
-            tally = self._recent.both()
+            tally, history = self._recent.both(), self._history
         compared = self._nodes.compared(tally)
         self.drift = _largest(compared, tally.rows)
+        if tally.rows:
+            with self._lock:
+                history.add(compared)
         with self._lock:  # otherwise an unloaded version could get its series again
             for nodes in () if self._ended else compared:
                 if nodes.drift is not None:

@@ -147,6 +147,7 @@ def _file(kind: str, body: bytes) -> _File:
 
 
 OPERATIONS, OVERVIEW = "/v1/kan/operations", "/v1/kan/overview"
+HISTORY = "statistics/history"  # as the last part of a path
 ZONES = ("unknown", "in_grid", "extended_grid", "out_of_grid")  # names of the numbers of zones
 VALUES = 64  # of a request for operations, which has one
 
@@ -162,6 +163,7 @@ class Views:
         """The routes of a model: last part of the path -> HTTP method and handler."""
         return {
             "rows": ("GET", self.rows),
+            HISTORY: ("GET", self.history),
             "coverage": ("POST", self.coverage),
             "report": ("GET", self._card.report),
         }
@@ -186,6 +188,25 @@ class Views:
                 for item in kept.rows
             ]
             return json_answer(reported | {"rows": rows})
+
+        return await asyncio.to_thread(answer)
+
+    async def history(self, requested: HttpRequest, call: Call) -> Answer:
+        """The drift of a version's traffic in each minute of the last hour, the oldest first, as this worker saw it."""
+        name = requested.path["name"]
+        call.facts["model"] = name[:128]
+        info, entries = statistics.drift_history(self._kan, name, requested.path.get("version", ""))
+        call.facts |= {"version": info.version, "entries": len(entries)}
+
+        def layer(at: int) -> dict[str, Any]:
+            ratio = np.array([entry.ratio[at] for entry in entries], np.float64).round(4)
+            outside = np.array([entry.out_of_range[at] for entry in entries])
+            return {"layer": at, "ratio": kan.fragment(ratio), "out_of_range": kan.fragment(outside)}
+
+        def answer() -> Answer:
+            reported = {"model_name": info.name, "model_version": str(info.version)}
+            layers = [layer(at) for at in (entries[0].ratio if entries else ())]
+            return json_answer(reported | {"times": [entry.at for entry in entries], "layers": layers})
 
         return await asyncio.to_thread(answer)
 

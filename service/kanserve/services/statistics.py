@@ -14,6 +14,7 @@ from kanexport.contract.manifest import Manifest
 from kanserve.analysis.histogram import Counts
 from kanserve.errors import BadRequest, FailedPrecondition, NotFound, ResourceExhausted, Unavailable, WatchesLimited
 from kanserve.insight import edge_scores
+from kanserve.insight.drift_history import PastDrift
 from kanserve.insight.statistics import NodeCounts, NodeStatistics
 from kanserve.insight.traffic_sampler import KeptRow, TrafficSampler, TrafficStatistics
 from kanserve.models.model import Model
@@ -141,6 +142,13 @@ def recent_rows(kan: Kan, name: str, version: str) -> RecentRows:
         return RecentRows(model.info, 0, (), counted=False, note=model.blind or SHUTTING_DOWN)
     note = "" if sampler.most_rows else NONE_KEPT
     return RecentRows(model.info, sampler.most_rows, sampler.rows(), counted=True, note=note)
+
+
+def drift_history(kan: Kan, name: str, version: str) -> tuple[ModelInfo, Sequence[PastDrift]]:
+    """The drift of a version's traffic in each minute of the last hour, the oldest first. Raises the errors of
+    `statistics`."""
+    model, _ = described(kan, name, version)
+    return model.info, live_statistics(model).drift_history()
 
 
 async def traffic_statistics(sampler: TrafficSampler, source: str) -> TrafficStatistics:

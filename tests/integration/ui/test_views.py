@@ -203,6 +203,11 @@ def test_drift_is_followed_while_the_traffic_shifts_and_rows_are_picked(at: Any,
     assert page.locator("tr.chosen").inner_text().startswith("length")
     assert page.locator(".node-view .now").count() > 0
     assert page.locator(".node-view path.before").count() == 1
+    later = at("")
+    later.route("**/statistics/history", an_hour_long)
+    later.goto("ui/hello/drift")
+    until(lambda: points(later.locator(".ratio-view .chart path.line.one")) >= 60)
+    assert points(later.locator("tr[data-key='0/0'] .spark path")) >= 60
     page.get_by_role("button", name="width", exact=True).click()
     page.get_by_role("heading", name="Distribution of width").wait_for()
     page.get_by_text("Prometheus queries").click()
@@ -221,6 +226,27 @@ def test_drift_is_followed_while_the_traffic_shifts_and_rows_are_picked(at: Any,
     assert page.locator(".sampled li").count() == 20
     page.locator(".sampled li button").nth(3).click()
     page.wait_for_function("() => location.hash.startsWith('#row=')")
+
+
+def an_hour_long(route: Any) -> None:
+    """The last entry of the history that the server has, once for each minute of an hour."""
+    reply = route.fetch()
+    history = reply.json()
+    assert len(history["times"]) >= 1
+    assert [(layer["layer"], np.shape(layer["ratio"])[1:]) for layer in history["layers"]] == [
+        (0, (2,)),
+        (1, (1,)),
+        (-1, (1,)),
+    ]
+    history["times"] = [history["times"][-1] - 60 * back for back in range(60, 0, -1)]
+    for layer in history["layers"]:
+        layer["ratio"], layer["out_of_range"] = layer["ratio"][-1:] * 60, layer["out_of_range"][-1:] * 60
+    route.fulfill(response=reply, json=history)
+
+
+def points(path: Any) -> int:
+    """The number of points of a line, 0 before it is drawn."""
+    return len(re.findall("[ML]", path.get_attribute("d"))) if path.count() else 0
 
 
 def test_without_a_reference_drift_says_so(at: Any) -> None:

@@ -97,6 +97,7 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     (f"{MODELS}/toy/coverage", {"rows": [[1, 2]]}, 400, "expected a list of 3"),
     (f"{MODELS}/nobody/coverage", {"rows": []}, 404, "nobody"),
     (f"{MODELS}/nobody/rows", None, 404, "nobody"),
+    (f"{MODELS}/nobody/statistics/history", None, 404, "nobody"),
     ("/v1/kan/operations", {"since": "now"}, 400, "since"),
     ("/v1/kan/operations", {"since": True}, 400, "since"),
     ("/v1/kan/operations", {"until": 3}, 400, "since"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import os
@@ -203,6 +204,35 @@ def test_short_pieces_of_work_change_no_count() -> None:
     for window, other in zip(tally.windows, expected.windows, strict=True):
         np.testing.assert_array_equal(window.counts, other.counts)
         np.testing.assert_array_equal(window.squares, other.squares)
+
+
+def test_drift_of_each_minute_of_the_last_hour_is_kept() -> None:
+    now = [6000.0]
+    toy = toy_model.manifest("toy")
+    toy = dataclasses.replace(toy, baseline=seen(TRAIN))
+    info = ModelInfo("toy", 1, 64, verify.tensors(toy.inputs), verify.tensors(toy.outputs), "", toy)
+    with ThreadPoolExecutor(1) as pool:
+        item = traffic_sampler.TrafficSampler(info, Nodes(toy, run), run, 1.0, pool, Metrics(), clock=lambda: now[0])
+        item._tell()
+        assert item.drift_history() == [], "without rows"
+        for at in range(150):  # two entries a minute, the second of which is kept
+            now[0] = 6000.0 + 30 * at
+            item._take({"x": draw(60, moved=at / 50)})
+            item._tell()
+        kept = item.drift_history()
+        assert [entry.at for entry in kept] == [6030.0 + 60 * at for at in range(15, 75)]
+        assert {layer: values.shape for layer, values in kept[-1].ratio.items()} == {0: (3,), 1: (4,), -1: (2,)}
+        for part in item.counted(lately=True).nodes:
+            assert part.drift is not None
+            assert kept[-1].ratio[part.layer].max() == pytest.approx(part.drift.ratio)
+            assert kept[-1].out_of_range[part.layer] == part.drift.out_of_range.max()
+        now[0] -= 300  # the clock was set back: later entries give way
+        item._tell()
+        assert [entry.at for entry in item.drift_history()][-2:] == [now[0] - 60, now[0]]
+        now[0] += 3600 - 90
+        assert len(item.drift_history()) == 2
+        item.anew()
+        assert item.drift_history() == []
 
 
 def test_a_clock_that_went_back_does_not_keep_anybody_from_counting_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,12 +122,13 @@ export function legend(entries) {
     el('span', { class: 'name', title: name }, name), (values || value !== undefined) && el('strong', {}, value ?? ''))));
 }
 
-/** Draws a line without axes, and a level across, for a cell of a table. */
-export function spark(values, level, { width = 90, height = 20 } = {}) {
+/** Draws a line without axes through points [time, value], and a level across, for a cell of a table. */
+export function spark(points, level, { width = 90, height = 20 } = {}) {
+  const [times, values] = [0, 1].map((axis) => points.map((point) => point[axis]));
   const [, top] = extent(values, [level * 1.5]);
-  const x = linear([0, Math.max(1, values.length - 1)], [1, width - 1]);
+  const x = linear(extent(times), [1, width - 1]);
   const y = linear([0, top || 1], [height - 2, 2]);
   return svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true', class: 'spark' },
     svg('line', { class: 'level', x1: 0, x2: width, y1: y(level), y2: y(level) }),
-    svg('path', { class: 'line edge', fill: 'none', d: path(values.map((_, at) => at), values, x, y) }));
+    svg('path', { class: 'line edge', fill: 'none', d: path(times, values, x, y) }));
 }

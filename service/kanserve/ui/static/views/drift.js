@@ -9,7 +9,7 @@ import { lines } from '../nodes.js';
 import { ofDrift, queries } from '../promql.js';
 import { savers } from '../svg.js';
 
-const KEPT = 900; // updates, one every two seconds: half an hour
+const [HOUR, KEPT] = [3600, 900]; // seconds, and points of a line
 const SHOWN = 40; // rows of the table at first
 const RANKED = 8; // bars of the ranking
 const ALARM = 3; // drift ratio at which the alert KanserveDrift fires
@@ -28,7 +28,7 @@ export async function show(root, ctx) {
 
 class Drift {
   constructor(root, ctx) {
-    Object.assign(this, { root, ctx, quit: new AbortController(), series: [], ratios: new Map(), chosen: '', all: false, rows: new Map() });
+    Object.assign(this, { root, ctx, quit: new AbortController(), past: [], series: [], ratios: new Map(), chosen: '', all: false, rows: new Map() });
     this.sort = 'ratio';
     this.verdict = el('p', { class: 'verdict', role: 'status' }, 'The server analyses the traffic.');
     this.facts = el('p', { class: 'quiet status' });
@@ -37,8 +37,8 @@ class Drift {
     this.tools = {};
     this.parts = {};
     for (const [name, title, note] of [
-      ['node', 'Distribution', '\u00a0'], ['ratio', 'Drift ratio', 'Since you opened this page'],
-      ['ranking', 'Largest drift ratios', 'PSI divided by the no-drift threshold'], ['outside', 'Out of grid', 'Largest share of a node, since you opened this page'],
+      ['node', 'Distribution', '\u00a0'], ['ratio', 'Drift ratio', 'Largest of each layer, in the last hour'],
+      ['ranking', 'Largest drift ratios', 'PSI divided by the no-drift threshold'], ['outside', 'Out of grid', 'Largest share of a node, in the last hour'],
     ]) {
       this.tools[name] = el('span', { class: 'tools' });
       this.parts[name] = el('div', { class: `plot ${name}-view` });
@@ -70,15 +70,17 @@ class Drift {
 
   async #follow() {
     const { ctx } = this;
+    const signal = this.quit.signal;
     try {
+      this.past = await past(ctx, signal);
       await ctx.api.follow(`${ctx.kan}/watch?source=live&interval=2`, (update) => this.#safely(update), {
-        signal: this.quit.signal,
+        signal,
         onTrouble: (error) => {
           this.trouble.textContent = error ? `${error.message} The view shows earlier values and tries again.` : '';
         },
       });
     } catch (error) {
-      if (this.quit.signal.aborted) return;
+      if (signal.aborted) return;
       if (this.now) this.trouble.textContent = error.message;
       else showError(this.root, error);
     }
@@ -98,21 +100,39 @@ class Drift {
     const { ctx } = this;
     this.now = statistics;
     this.lines = lines(ctx.model, statistics);
+    this.#begin();
     const at = Date.now() / 1000;
     const places = new Map();
     for (const line of this.lines) {
       if (line.ratio === null) continue;
       const known = this.ratios.get(line.key) ?? [];
-      known.push(statistics.row_count ? line.ratio : NaN);
-      this.ratios.set(line.key, known.slice(-KEPT));
+      known.push([at, statistics.row_count ? line.ratio : NaN]);
+      this.ratios.set(line.key, thinned(known, at, ([time]) => time));
       const place = places.get(line.place) ?? { ratio: NaN, outside: NaN };
       if (statistics.row_count && !(place.ratio > line.ratio)) place.ratio = line.ratio;
       if (statistics.row_count && !(place.outside > line.drift.outOfRange)) place.outside = line.drift.outOfRange;
       places.set(line.place, place);
     }
-    this.series = [...this.series, { at, places }].slice(-KEPT);
+    this.series = thinned([...this.series, { at, places }], at, (each) => each.at);
     this.#draw(false);
     if (why) ctx.changed(`The view shows the last values: ${why}.`);
+  }
+
+  /** Puts the hour that the server has kept before the first update. */
+  #begin() {
+    const known = Map.groupBy(this.lines, (line) => line.layer);
+    for (const { at, layers } of this.past) {
+      const places = new Map();
+      for (const { layer, ratio, outside } of layers) {
+        const own = known.get(layer) ?? [];
+        places.set(own[0]?.place, { ratio: ratio.reduce((most, each) => Math.max(most, each), 0), outside });
+        for (const line of ratio.length === own.length ? own : []) { // of a wide layer, the server keeps the largest ratio only
+          this.ratios.set(line.key, [...this.ratios.get(line.key) ?? [], [at, ratio[line.at]]]);
+        }
+      }
+      this.series.push({ at, places });
+    }
+    this.past = [];
   }
 
   /** Draws everything. A chart under the pointer stays, unless it `must` be drawn. */
@@ -207,7 +227,8 @@ class Drift {
     const times = this.series.map((each) => each.at);
     if (line && line.ratio !== null) {
       const own = this.ratios.get(line.key) ?? [];
-      drawn.push({ name: line.name, class: LINES[5], values: [...Array(Math.max(0, times.length - own.length)).fill(NaN), ...own] });
+      const known = new Map(own);
+      drawn.push({ name: line.name, class: LINES[5], values: times.map((at) => known.get(at) ?? NaN) });
     }
     this.#time('ratio', 'Drift ratio over time', times, drawn, { y: { names: (value) => number(value, 3), top: 1.5 }, level: { value: 1, name: 'no-drift threshold' } });
   }
@@ -275,6 +296,23 @@ class Drift {
     const texts = new Map([[2, drift ? (live ? number(line.ratio, 3) : 'no traffic') : 'no baseline'], [4, drift ? number(drift.psi, 3) : ''], [5, drift ? number(drift.threshold, 3) : ''],
       [6, live ? share(outside) : ''], [7, drift ? share(drift.baselineOutOfRange) : ''], [8, live ? number(line.mean, 4) : ''], [9, live ? number(line.std, 3) : '']]);
     for (const [at, text] of texts) row.cells[at].textContent = text;
+  }
+}
+
+/** The points of the last hour. If there are too many, every second one of the older half goes. */
+function thinned(points, now, time) {
+  const late = points.filter((each) => time(each) > now - HOUR);
+  return late.length <= KEPT ? late : late.filter((_, at) => at % 2 || at > KEPT / 2);
+}
+
+/** Resolves to the drift in each minute of the last hour, as the server has kept it: [{at, layers: [{layer, ratio, outside}]}]. */
+async function past({ api, kan }, signal) {
+  try {
+    const { times, layers } = await api.get(`${kan}/statistics/history`, { signal });
+    return times.map((at, place) => ({ at, layers: layers.map(({ layer, ratio, out_of_range: outside }) => ({ layer, ratio: ratio[place], outside: outside[place] })) }));
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    return []; // `follow` reports what is wrong
   }
 }
 
