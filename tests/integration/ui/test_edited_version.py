@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
 from kanexport.edit.operations import parse
 from kanexport.republish import edit_version
 from tests.integration.ui.conftest import GOLDEN, Seen
@@ -15,6 +18,8 @@ from tests.support.command_line import kanserve
 from tests.support.exports import exported
 from tests.support.server_process import serving
 from tests.support.tiers import full
+
+EDITED = {"x10 → node 3 of layer 1": (0, 10, 3), "node 0 of layer 1 → y0": (1, 0, 0)}
 
 pytestmark = full("second browser page")
 
@@ -30,6 +35,17 @@ def test_the_edge_and_the_card_of_an_edit(browse: Callable[..., Any], repository
         page.get_by_role("heading", name="Curve points").wait_for()
         assert page.get_by_text("from version 1").count() == 0, "the default version is not the edit"
         assert page.get_by_role("form", name="Edit of edge").count() == 0, "the server does not allow edits"
+        page.goto("ui/digits/compare?version=2")
+        page.get_by_role("heading", name="Largest differences").wait_for()
+        rows = page.get_by_role("region", name="Edges of both versions").locator("tbody tr")
+        shown = [row.locator("td").all_inner_texts() for row in rows.all()[:3]]
+        measured = {name: _difference(page, *edge) for name, edge in EDITED.items()}
+        assert [row[0] for row in shown[:2]] == sorted(measured, key=lambda name: -measured[name])
+        assert [float(row[1]) for row in shown[:2]] == pytest.approx([measured[row[0]] for row in shown[:2]], rel=5e-3)
+        assert shown[2][1] == "same"
+        assert page.locator("figure svg .line.former").count() == page.locator("figure svg .line.total").count() == 2
+        zeroed = next(row for row in shown if row[0] == "node 0 of layer 1 → y0")
+        assert (float(zeroed[4]), float(zeroed[2])) == (0, -float(zeroed[3])), "a zero edge has no importance"
         page.goto("ui/digits/card?version=2")
         page.get_by_text("edge 1:0:0 zero: exact").wait_for()
         assert "fair" in page.locator("p.verdict").get_attribute("class").split()
@@ -37,6 +53,16 @@ def test_the_edge_and_the_card_of_an_edit(browse: Callable[..., Any], repository
         page.goto("ui/")
         page.locator("tbody tr").filter(has_text="v2").get_by_text("edited network").wait_for()
         page.context.close()
+
+
+def _difference(page: Any, layer: int, source: int, destination: int) -> float:
+    """The root of the mean square of the difference of an edge of version 1 and 2, over its 33 points."""
+    edge = {"layers": [layer], "sources": [source], "destinations": [destination], "points": 33}
+    phi = []
+    for version in (1, 2):
+        answer = page.request.post(f"v1/kan/models/digits/versions/{version}/curves", data=edge)
+        phi.append(np.array(answer.json()["blocks"][0]["phi"][0][0]))
+    return float(np.sqrt(np.mean((phi[1] - phi[0]) ** 2)))
 
 
 def test_the_form_of_an_edge_previews_and_saves(

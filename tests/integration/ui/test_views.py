@@ -144,6 +144,37 @@ def test_a_row_is_pasted_and_what_is_wrong_with_one_is_said(at: Any) -> None:
     assert page.url == before
 
 
+def test_two_rows_are_compared_by_inputs_and_by_edges(at: Any, own: Server) -> None:
+    kept = [-0.4, 0.5]
+    page = at(f"ui/hello/explain#row={kept[0]},{kept[1]}")
+    page.locator(".waterfall").wait_for()
+    panel = page.locator(".panel").filter(has=page.get_by_role("heading", name="Comparison of rows", exact=True))
+    assert panel.is_hidden()
+    page.get_by_role("button", name="Keep row to compare").click()
+    panel.get_by_text("No input explains a difference.").wait_for()
+    for name, value in zip(("length", "width"), ROW, strict=True):
+        page.get_by_role("textbox", name=name, exact=True).fill(str(value))
+        page.keyboard.press("Enter")
+    page.wait_for_function("() => location.hash === '#row=0.3,-0.2&against=-0.4,0.5'")
+    page = at(page.url.split("/", 3)[3])  # the link has both rows
+    panel = page.locator(".rows")
+    panel.locator(".waterfall").wait_for()
+    truth = explained(own, ROW, reference=np.array([kept], np.float32), path_top_k=8)
+    before = explained(own, kept)
+    order = np.argsort(-np.abs(truth.contributions[0, :, 0]))
+    cells = panel.get_by_role("region", name="Inputs of both rows").locator("tbody td.number").all_inner_texts()
+    values = np.array([float(text.replace("\N{MINUS SIGN}", "-")) for text in cells]).reshape(2, 5)
+    contributions = (result.contributions[0, :, 0] for result in (before, explained(own, ROW)))
+    expected = [truth.contributions[0, :, 0], kept, ROW, *contributions]
+    np.testing.assert_allclose(values, np.array(expected).T[order], rtol=1e-2)
+    assert f"{truth.predictions[0, 0]:.4g} for this row, and {truth.base[0]:.4g} for the kept row" in panel.inner_text()
+    edges = panel.get_by_role("region", name="Edges of the difference").locator("tbody tr")
+    assert edges.count() == sum(np.count_nonzero(layer.values) for layer in truth.path)
+    page.get_by_role("button", name="Stop comparing").click()
+    page.wait_for_function("() => !location.hash.includes('against')")
+    assert panel.is_hidden()
+
+
 def test_a_row_beyond_the_grid_has_a_warning(at: Any) -> None:
     page = at("ui/hello/explain#row=30,0.1")
     page.locator(".cover.bad").filter(has_text="length = 30 is out of grid").wait_for()

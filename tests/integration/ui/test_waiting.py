@@ -48,6 +48,7 @@ VIEWS = [
     ("ui/hello/explain", "**/curves", "the ranges of the 2 inputs of hello", 5),
     ("ui/hello/card", "**/v1/kan/models/hello", "describes hello", 8),
     ("ui/hello", "**/scores", "computes the importance of each edge", 2),
+    ("ui/hello/compare?with=1", "**/scores", "describes version 1 of hello", 5),
     ("ui/", "**/v1/kan/overview", "requests and drift per version", 2),
     ("ui/hello", "**/repository/index", "lists its models", 4),
 ]

@@ -14,6 +14,7 @@ const VIEWS = {
   edge: { module: 'edge', title: 'Edge' },
   explain: { module: 'explain', title: 'Explain', listed: true },
   drift: { module: 'drift', title: 'Drift', listed: true },
+  compare: { module: 'compare', title: 'Compare', listed: true },
   card: { module: 'card', title: 'Model card', listed: true },
 };
 // Views of the server, such as /ui/ops. A model of that name is at /ui/NAME/map.
@@ -198,6 +199,7 @@ class App {
     return {
       api: this.api, name, version, path, params, model, models: this.models,
       kan: kan(name, version),
+      kanOf: (other) => kan(name, other),
       go: (address) => this.go(address),
       /** Returns the href of a view of this model and version: ctx.link('edge', 0, 1, 2). */
       link: (view, ...rest) => `ui/${this.address(view, name, version, rest)}`,

@@ -77,12 +77,13 @@ const OVER = {
   live: (rows) => `computed on ${rows} rows of live traffic`,
   baseline: (rows) => `computed on the baseline (${rows} rows)`,
   reference: (rows) => `computed on ${rows} synthetic verification rows, not on your data`,
+  rows: (rows) => `computed on ${rows} rows over the ranges of the inputs, not on your data`,
 };
 
 /** Sets the importance of each edge, and resolves to a text about its rows. source: 'best' for the baseline, or without
- * a baseline for the verification rows; or 'live'. Rejects with ApiError. */
+ * a baseline for the verification rows; or 'live'; or a list of rows. Rejects with ApiError. */
 export async function score(layers, { api, kan }, source) {
-  const result = await api.post(`${kan}/scores`, { source }, { packed: true });
+  const result = await api.post(`${kan}/scores`, Array.isArray(source) ? { rows: source } : { source }, { packed: true });
   for (const one of result.layers) {
     layers[one.layer].scores = one.edges ?? null;
     layers[one.layer].largest = Math.max(...extent(one.edges ?? []).map(Math.abs)) || 1;

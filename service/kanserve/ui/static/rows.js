@@ -2,7 +2,7 @@
 
 import { button, el } from './dom.js';
 import { number } from './format.js';
-import { feature, unit } from './names.js';
+import { feature, nodeOfSource, unit } from './names.js';
 
 const FORM = 30; // inputs that the form shows at a time
 const LISTED = 12; // names in an error message
@@ -57,20 +57,42 @@ function ofCsv(text, names) {
   return ofObject(Object.fromEntries(first.map((name, at) => [name, values[at]])), names);
 }
 
+/** Resolves to the range of each input, which is the range of the curves of the first layer. */
+export async function spans({ api, kan, model }, size) {
+  const ranges = Array.from({ length: size }, () => [-1, 1]);
+  if (!curved(model, 0)) return ranges; // edges of class B have no range
+  const { blocks } = await api.post(`${kan}/curves`, { layers: [0], destinations: [0], points: 2 });
+  for (const block of blocks) {
+    block.sources.forEach((source, at) => { ranges[nodeOfSource(model.layers[0], source)] = block.x[at]; });
+  }
+  return ranges;
+}
+
+/** Whether the edges of a layer are curves over their sources. */
+export function curved(model, layer) {
+  return (model.layers[layer].edge_class || model.edge_class) === 'A';
+}
+
 /** Reads the row from the part of the address after #, which browsers do not send to servers. */
 export function fromFragment(count) {
   const fragment = new URLSearchParams(location.hash.slice(1));
-  const row = (fragment.get('row') ?? '').split(',').filter((value) => value !== '').map(Number);
+  const read = (name) => {
+    const row = (fragment.get(name) ?? '').split(',').filter((value) => value !== '').map(Number);
+    return row.length === count && !row.some(Number.isNaN) ? row : null;
+  };
   return {
-    row: row.length === count && !row.some(Number.isNaN) ? row : null,
+    row: read('row'),
+    against: read('against'),
     reference: fragment.get('reference') ?? '',
     output: fragment.has('output') ? Number(fragment.get('output')) || 0 : null,
   };
 }
 
 /** Writes the row after #, so that the address shows it again. `several`: the model has several outputs. */
-export function toFragment({ row, reference, output }, several) {
-  const parts = [`row=${row.map((value) => Number(value.toPrecision(9))).join(',')}`];
+export function toFragment({ row, against, reference, output }, several) {
+  const written = (values) => values.map((value) => Number(value.toPrecision(9))).join(',');
+  const parts = [`row=${written(row)}`];
+  if (against) parts.push(`against=${written(against)}`);
   if (reference) parts.push(`reference=${reference}`);
   if (several) parts.push(`output=${output}`);
   history.replaceState(history.state, '', `${location.pathname}${location.search}#${parts.join('&')}`);

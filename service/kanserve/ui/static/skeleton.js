@@ -30,6 +30,7 @@ const LAYOUTS = {
     el('div', { class: 'panel stack' }, bones('line', 'row', 'row', 'row', 'row', 'row')),
     el('div', { class: 'results' }, bones('tile', 'chart', 'picture')))],
   drift: () => [...bones('title', 'tile', 'tiles'), board('four', 4), bone('table')],
+  compare: () => [...bones('title', 'row', 'tile'), board('three', 3), bone('table')],
   card: () => [...bones('title', 'line', 'tile', 'row'), board('', 4), bone('picture')],
   ops: () => [...bones('title', 'tiles'), board('three', 6), bone('table')],
 };

@@ -9,7 +9,8 @@ import { coverage, edgeNames, errorBar, headline, interval, notes, paths, probab
 import { number } from '../format.js';
 import * as names from '../names.js';
 import { RequestQueue } from '../request_queue.js';
-import { form, fromFragment, paste, sampled, toFragment } from '../rows.js';
+import { compareRows, comparison } from '../rowcompare.js';
+import { curved, form, fromFragment, paste, sampled, spans, toFragment } from '../rows.js';
 import { Doing, bone } from '../skeleton.js';
 import { savers } from '../svg.js';
 import { table } from '../table.js';
@@ -33,26 +34,10 @@ export async function show(root, ctx) {
   const ranges = await spans(ctx, size);
   const row = known.row ?? await beginning(ctx, ranges);
   const output = known.output ?? largest(await outputs(ctx, row) ?? []);
-  const state = { row, reference: known.reference, output: Math.min(output, names.width(model.output) - 1) };
+  const state = { row, against: known.against, reference: known.reference, output: Math.min(output, names.width(model.output) - 1) };
   const view = new Explain(root, ctx, state, ranges);
   await view.start();
   return () => view.leave();
-}
-
-/** Resolves to the range of each slider, which is the range of the curves of the first layer. */
-async function spans({ api, kan, model }, size) {
-  const ranges = Array.from({ length: size }, () => [-1, 1]);
-  if (!curved(model, 0)) return ranges; // edges of class B have no range
-  const { blocks } = await api.post(`${kan}/curves`, { layers: [0], destinations: [0], points: 2 });
-  for (const block of blocks) {
-    block.sources.forEach((source, at) => { ranges[names.nodeOfSource(model.layers[0], source)] = block.x[at]; });
-  }
-  return ranges;
-}
-
-/** Whether the edges of a layer are curves over their sources. */
-function curved(model, layer) {
-  return (model.layers[layer].edge_class || model.edge_class) === 'A';
 }
 
 /** Resolves to the first row: the newest sampled row, else the mean of live traffic, else the middle of the sliders. */
@@ -88,7 +73,7 @@ class Explain {
     const { model } = ctx;
     this.names = Array.from({ length: state.row.length }, (_, at) => names.feature(model, at));
     this.form = form(model, state.row, ranges, (row, moving) => this.#take({ row }, moving));
-    this.parts = Object.fromEntries(['prediction', 'bars', 'paths', 'dots', 'notes'].map((name) => [name, el('div', { class: name })]));
+    this.parts = Object.fromEntries(['prediction', 'bars', 'paths', 'dots', 'rows', 'notes'].map((name) => [name, el('div', { class: name })]));
     this.tools = { bars: el('span', { class: 'tools' }), paths: el('span', { class: 'tools' }) };
     this.trouble = el('p', { class: 'alarm', role: 'alert' });
     this.doing = new Doing(`The server computes the contributions of ${state.row.length} inputs, the ${EDGES} strongest edges of each layer, and their curves.`);
@@ -100,16 +85,19 @@ class Explain {
     const taken = (row) => { this.form.set(row); this.#take({ row }, false); };
     this.pathPanel = panel('Contribution paths', { tools: tools.paths, note: 'Width shows the contribution of an edge. Orange raises the prediction, blue lowers it.' }, parts.paths);
     this.dotPanel = panel('Edge functions', { note: 'The strongest edges of this prediction. The dot is the value of this row.' }, parts.dots);
+    this.rowPanel = panel('Comparison of rows', { tools: button('Stop comparing', () => this.#take({ against: null }, false)), note: 'The kept row is the reference of the difference. The contributions of each row are relative to the base value.' }, parts.rows);
+    this.rowPanel.hidden = true;
     root.append(
       heading(`Explain a prediction of ${ctx.model.model_name}`),
       el('div', { class: 'explain-page' },
         panel('Input row', {}, el('div', { class: 'choices' }, this.#choices()), this.form.node, paste(this.names, taken),
-          sampled(ctx.api, ctx.kan, this.names, taken), this.#link()),
+          sampled(ctx.api, ctx.kan, this.names, taken),
+          el('p', { class: 'row' }, button('Keep row to compare', () => { this.#take({ against: [...this.state.row] }, false); ctx.announce('Row kept. Change the row to compare both.'); })), this.#link()),
         el('div', { class: 'results' },
           panel('Prediction', {}, this.trouble, this.doing.node, parts.prediction),
           el('div', { class: 'parts' },
             panel('Feature contributions', { tools: tools.bars, note: 'From the base value to the prediction, one input per bar.' }, parts.bars), this.pathPanel),
-          this.dotPanel, parts.notes)));
+          this.rowPanel, this.dotPanel, parts.notes)));
     await this.queue.first(this.state);
     this.resized = sized(parts.bars, () => { if (this.response) this.#draw(this.response); });
   }
@@ -154,14 +142,15 @@ class Explain {
   }
 
   /** Requests everything about the row. */
-  async #explain({ row, reference, output }, signal) {
+  async #explain({ row, against, reference, output }, signal) {
     const { api, kan, model } = this.ctx;
     const rows = [names.shaped(row, model.input.shape)];
     const post = (path, body) => api.post(`${kan}/${path}`, { rows, ...body }, { signal });
-    const [explained, covered, all] = await Promise.all([
+    const [explained, covered, all, compared] = await Promise.all([
       post('explain', { reference, outputs: [output], path_top_k: EDGES }),
       post('coverage', {}),
       outputs(this.ctx, row, signal),
+      against && compareRows(this.ctx, { row, against, reference, output }, EDGES, signal),
     ]);
     const edges = this.moving && this.shown.length ? this.shown : strongestEdges(explained.path);
     const layers = [...new Set(edges.map((edge) => edge.layer))];
@@ -173,7 +162,7 @@ class Explain {
       values.set(at, layer);
       await Promise.all(own.map((edge) => this.#curve(edge, signal)));
     }));
-    return { explained, covered, outputs: all, edges, values, state: { row, reference, output } };
+    return { explained, covered, outputs: all, edges, values, compared, state: { row, against, reference, output } };
   }
 
   async #curve({ layer, source, destination }, signal) {
@@ -214,6 +203,8 @@ class Explain {
     this.#bars(response, told);
     this.#paths(response);
     this.#dots(response);
+    this.rowPanel.hidden = !response.compared;
+    this.parts.rows.replaceChildren(...(response.compared ? comparison(ctx, response, this.parts.rows) : []));
     this.parts.notes.replaceChildren(...notes(explained));
     this.form.first(told.all.slice(0, 20).map((input) => input.at));
     if (!this.moving) ctx.announce(`${told.name} is ${number(explained.predictions[0][0], 4)}. ${told.words}`);
