@@ -3,8 +3,6 @@
 The exporter exports none of them as another network. What it does not export ends in a typed error.
 """
 
-from __future__ import annotations
-
 import collections
 import importlib
 import random
