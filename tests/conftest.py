@@ -1,5 +1,7 @@
 """The tiers and the order of tests, skips that are failures, and the closing summary with the largest errors seen."""
 
+from __future__ import annotations
+
 import functools
 import gc
 import os

@@ -1,5 +1,7 @@
 """Fast imports: the shared contract and `--help` load no heavy package."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 

@@ -1,5 +1,7 @@
 """Comparison of certificates with solvers: the problem that they get, and contradictions."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

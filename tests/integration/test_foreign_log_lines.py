@@ -1,5 +1,7 @@
 """Log lines of third-party code have the server's format. A closed, full or stalled stderr loses only lines."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os

@@ -1,5 +1,7 @@
 """Hostile and damaged checkpoints: no code runs, and each gives a typed error quickly and in little memory."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import random

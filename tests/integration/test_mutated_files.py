@@ -1,5 +1,7 @@
 """Mutated files of users: no reader of tables, rows or checkpoints ends in a signal or a traceback."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from tests.support import forked_process, mutated_files, toy_model

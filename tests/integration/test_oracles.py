@@ -3,6 +3,8 @@
 The exporter exports none of them as another network. What it does not export ends in a typed error.
 """
 
+from __future__ import annotations
+
 import collections
 import importlib
 import random

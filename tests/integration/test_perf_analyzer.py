@@ -1,5 +1,7 @@
 """NVIDIA's perf_analyzer, a C++ client, runs against the server and prints its table."""
 
+from __future__ import annotations
+
 import platform
 import re
 import shutil

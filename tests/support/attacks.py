@@ -1,5 +1,7 @@
 """Hostile clients in a separate process: raw bytes and unfinished requests."""
 
+from __future__ import annotations
+
 import contextlib
 import gzip
 import socket

@@ -1,5 +1,7 @@
 """Certificates, a server with TLS, token files, and every method by every role."""
 
+from __future__ import annotations
+
 import datetime
 import http.client
 import json

@@ -1,5 +1,7 @@
 """Failures in the middle of work: of the n-th disk call, and of concurrent calls of the sandbox."""
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import os

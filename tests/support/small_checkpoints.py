@@ -1,5 +1,7 @@
 """Small checkpoints that tests write, export, and compare with formulas in loops."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Callable, Sequence

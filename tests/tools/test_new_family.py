@@ -1,5 +1,7 @@
 """`make new-family NAME=...` in a copy of the tree: the files that it writes work unchanged."""
 
+from __future__ import annotations
+
 import json
 import os
 import re

@@ -1,5 +1,7 @@
 """Linter of user-facing text: what it reads, and what it reports."""
 
+from __future__ import annotations
+
 import pytest
 
 from tools import prose

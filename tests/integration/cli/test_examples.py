@@ -1,5 +1,7 @@
 """Examples of `kanserve COMMAND --help`: each runs as written, from the root of the repository."""
 
+from __future__ import annotations
+
 import re
 import shutil
 import signal

@@ -1,5 +1,7 @@
 """Compose stack: known field names, existing files, settings of the server, safe containers."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil

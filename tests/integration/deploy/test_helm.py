@@ -1,5 +1,7 @@
 """The Helm chart: rendered by helm, checked strictly against the schemas of the oldest and the newest Kubernetes."""
 
+from __future__ import annotations
+
 import json
 import math
 import re

@@ -1,5 +1,7 @@
 """Polynomial, harmonic and sine bases in float32: exact where plain operators are not."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 

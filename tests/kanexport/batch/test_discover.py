@@ -1,5 +1,7 @@
 """Tests of `batch/discover.py`."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil

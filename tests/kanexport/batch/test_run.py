@@ -1,5 +1,7 @@
 """Export of a folder of checkpoints: discovery, version names, and failures that do not stop the rest."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Tests of `batch/worker.py`."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """Tests of `bundle/publish.py`."""
 
+from __future__ import annotations
+
 import ast
 from pathlib import Path
 

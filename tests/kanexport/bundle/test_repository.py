@@ -1,5 +1,7 @@
 """Atomic export into the repository: kills, races, links and rejections."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import itertools

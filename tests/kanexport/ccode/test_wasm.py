@@ -1,5 +1,7 @@
 """WebAssembly of the generated C, run by Node.js."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import subprocess

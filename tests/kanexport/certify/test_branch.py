@@ -1,5 +1,7 @@
 """Branch and bound covers the box, and its bounds become closer."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Certificates hold on the served graphs in float32, for golden checkpoints and random networks."""
 
+from __future__ import annotations
+
 import dataclasses
 import time
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Enclosures of bases and functions hold for values, slopes, chords and the float32 errors of served graphs."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

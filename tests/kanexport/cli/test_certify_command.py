@@ -1,5 +1,7 @@
 """`kanserve certify`: the document, the table, boxes and budgets."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import json

@@ -1,5 +1,7 @@
 """Tests of `contract/atomic.py`."""
 
+from __future__ import annotations
+
 import os
 import stat
 import subprocess

@@ -1,5 +1,7 @@
 """Tests of `contract/conformal.py`."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

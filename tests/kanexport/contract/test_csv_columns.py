@@ -1,5 +1,7 @@
 """Tests of `contract/csv_columns.py`."""
 
+from __future__ import annotations
+
 import io
 from typing import Any
 from unittest import mock

@@ -1,5 +1,7 @@
 """Tests of `contract/csv_text.py`."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

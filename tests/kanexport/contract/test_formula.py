@@ -1,5 +1,7 @@
 """Closed forms: random symbolic networks compared with their arithmetic, and networks without a closed form."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from typing import Any

@@ -1,5 +1,7 @@
 """Tests of `contract/formula_printer.py`."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import pytest

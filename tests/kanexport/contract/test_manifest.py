@@ -1,5 +1,7 @@
 """The manifest on disk: written values are read back, and invalid files are rejected."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import json

@@ -1,5 +1,7 @@
 """Tests of `contract/safe_files.py`."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Tests of `contract/serialization.py`."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import json

@@ -1,5 +1,7 @@
 """Rules that attribute a difference through each step: sums are preserved and match the definition."""
 
+from __future__ import annotations
+
 import itertools
 
 import numpy as np

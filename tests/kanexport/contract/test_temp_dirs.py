@@ -1,5 +1,7 @@
 """Tests of `contract/temp_dirs.py`."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Tests of `kanexport/contract/triton.py`, with the parser of the server."""
 
+from __future__ import annotations
+
 import dataclasses
 from pathlib import Path
 

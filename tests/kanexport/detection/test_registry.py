@@ -1,5 +1,7 @@
 """Tests of `detection/registry.py`."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 from typing import Any

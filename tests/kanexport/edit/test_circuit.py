@@ -1,5 +1,7 @@
 """Networks with forms on rows: outputs, derivatives, joint fits, and the network with symbolic edges."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

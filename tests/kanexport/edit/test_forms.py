@@ -1,5 +1,7 @@
 """Symbolic edges of expressions: the form, the values, and expressions that have no value on the grid."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

@@ -1,5 +1,7 @@
 """Functions of the library: names, domains, and pairs at which a search begins."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """safetensors files: equal to the safetensors library bit for bit, also bfloat16, and strictly checked."""
 
+from __future__ import annotations
+
 import json
 import struct
 import time

@@ -1,5 +1,7 @@
 """Function expressions from users: allowed ones compute as in Python, others are rejected."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """pykan's singularity-avoiding functions: formulas, operators, and whole models."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """Tests of `graph/precision.py`."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,5 +1,7 @@
 """An archive returns the exact network, and damaged ones are rejected."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import random

@@ -1,5 +1,7 @@
 """Tests of `ir/steps.py`."""
 
+from __future__ import annotations
+
 import inspect
 
 import numpy as np

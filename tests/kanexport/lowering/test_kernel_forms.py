@@ -1,5 +1,7 @@
 """Tests of `lowering/kernel_forms.py`; tests/kernel runs the graphs."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import numpy as np

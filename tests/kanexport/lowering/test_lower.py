@@ -1,5 +1,7 @@
 """Networks with only symbolic edges: graphs without a basis, and unchanged values."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Layers with few destinations as one matrix product: equal values, used if measured to be faster."""
 
+from __future__ import annotations
+
 import dataclasses
 from unittest import mock
 

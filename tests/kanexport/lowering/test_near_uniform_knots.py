@@ -1,5 +1,7 @@
 """Knots that float32 rounding makes uneven: closed form if verification passes, otherwise as stored."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

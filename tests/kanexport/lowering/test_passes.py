@@ -1,5 +1,7 @@
 """Graph passes: sources without live edges, and extra symbolic functions, cost no computation."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 from pathlib import Path

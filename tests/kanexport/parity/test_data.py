@@ -1,5 +1,7 @@
 """Tests of `parity/data.py`."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

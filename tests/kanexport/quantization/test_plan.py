@@ -1,5 +1,7 @@
 """Tests of `quantization/plan.py`."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

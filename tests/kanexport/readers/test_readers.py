@@ -1,5 +1,7 @@
 """Requirements on the documentation of every reader."""
 
+from __future__ import annotations
+
 import ast
 import re
 from pathlib import Path

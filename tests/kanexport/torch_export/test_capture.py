@@ -1,5 +1,7 @@
 """Capture of modules that take derivatives in forward, and of functions with a custom backward."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

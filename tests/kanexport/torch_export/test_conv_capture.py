@@ -1,5 +1,7 @@
 """Tests of `torch_export/conv_capture.py`."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """Modules with ambiguous layers: the layer's outputs decide its interpretation."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """Layers without a reader: edges are sampled from the layer's outputs if those are additive per source."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

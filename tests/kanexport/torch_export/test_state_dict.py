@@ -1,5 +1,7 @@
 """Tests of `torch_export/state_dict.py`."""
 
+from __future__ import annotations
+
 import torch
 from torch import nn
 

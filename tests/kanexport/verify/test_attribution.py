@@ -1,5 +1,7 @@
 """Tests of `verify/attribution.py`."""
 
+from __future__ import annotations
+
 import itertools
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Tests of `verify/prover.py`."""
 
+from __future__ import annotations
+
 import dataclasses
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Tests of `analysis/intervals.py`."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

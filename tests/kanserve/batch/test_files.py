@@ -1,5 +1,7 @@
 """Inputs by pattern, and the folder of results with its records."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import shutil

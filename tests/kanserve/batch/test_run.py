@@ -1,5 +1,7 @@
 """Runs over files: order, continuation after a kill, and bad input."""
 
+from __future__ import annotations
+
 import itertools
 import shutil
 import subprocess

@@ -1,5 +1,7 @@
 """Scores of record batches: the served outputs, explanations and coverage as columns."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import pickle

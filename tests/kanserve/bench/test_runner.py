@@ -1,5 +1,7 @@
 """Tests of `bench/runner.py`."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from kanserve.bench import runner

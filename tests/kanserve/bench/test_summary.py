@@ -1,5 +1,7 @@
 """Tests of `bench/summary.py`."""
 
+from __future__ import annotations
+
 import importlib.util
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """Tests of `bench/torch_eager.py`."""
 
+from __future__ import annotations
+
 import pytest
 
 from tests.support.command_line import document, kanserve

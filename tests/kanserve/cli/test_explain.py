@@ -1,5 +1,7 @@
 """`kanserve explain`: one row, many rows, the file, references, names, and rejected arguments."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

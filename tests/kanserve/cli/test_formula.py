@@ -1,5 +1,7 @@
 """`kanserve formula`: the printed formula computes the served outputs."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Tests of `cli/inventory.py`."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
 

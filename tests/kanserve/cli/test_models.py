@@ -1,5 +1,7 @@
 """`kanserve models` and `kanserve health`."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """`kanserve open` and `kanserve view`: the web UI's address, and the page at that address."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal

@@ -1,5 +1,7 @@
 """`kanserve score`: results, messages and exit codes."""
 
+from __future__ import annotations
+
 import signal
 import subprocess
 from pathlib import Path

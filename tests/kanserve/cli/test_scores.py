@@ -1,5 +1,7 @@
 """`kanserve scores`: tables, JSON and the file agree."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

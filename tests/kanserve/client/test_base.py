@@ -1,5 +1,7 @@
 """Tests of `client/base.py`."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import grpc

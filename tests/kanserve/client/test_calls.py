@@ -1,5 +1,7 @@
 """Tests of `client/calls.py`."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import Any
 

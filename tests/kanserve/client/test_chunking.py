@@ -1,5 +1,7 @@
 """Tests of `client/chunking.py`."""
 
+from __future__ import annotations
+
 import contextlib
 import threading
 import time

@@ -1,5 +1,7 @@
 """Tests of `client/control.py`."""
 
+from __future__ import annotations
+
 import grpc
 import pytest
 

@@ -1,5 +1,7 @@
 """Tests of `client/errors.py`."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import dataclasses

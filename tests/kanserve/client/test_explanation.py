@@ -3,6 +3,8 @@
 `make notebook` runs this file in an environment with shap.
 """
 
+from __future__ import annotations
+
 import sys
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Tests of `config/fields.py`."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """Reload of settings on SIGHUP: reloadable changes apply, others are pending restart, broken files are ignored."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os

@@ -1,5 +1,7 @@
 """Tests of `config/sources.py`."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Tests of `execution/config.py`."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from kanexport.bundle.repository import triton_config

@@ -1,5 +1,7 @@
 """Tests of `insight/coverage.py`."""
 
+from __future__ import annotations
+
 import dataclasses
 from pathlib import Path
 

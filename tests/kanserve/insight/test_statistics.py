@@ -1,5 +1,7 @@
 """Tests of `insight/statistics.py`."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

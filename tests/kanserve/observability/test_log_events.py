@@ -1,5 +1,7 @@
 """The table of log events and the calls that log them agree."""
 
+from __future__ import annotations
+
 import ast
 import json
 import re

@@ -1,5 +1,7 @@
 """The committed protocol code matches `proto/` and stays out of protobuf's default pool."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

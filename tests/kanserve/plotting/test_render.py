@@ -1,5 +1,7 @@
 """Tests of `plotting/render.py`."""
 
+from __future__ import annotations
+
 import io
 import struct
 import zlib

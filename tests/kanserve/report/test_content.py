@@ -1,5 +1,7 @@
 """Tests of `report/content.py`."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import numpy as np

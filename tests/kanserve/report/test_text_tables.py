@@ -1,5 +1,7 @@
 """Text descriptions of steps and bases."""
 
+from __future__ import annotations
+
 import dataclasses
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Repository layouts, valid and invalid."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import os

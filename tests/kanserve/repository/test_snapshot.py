@@ -1,5 +1,7 @@
 """Tests of `repository/snapshot.py`."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from kanserve.repository import snapshot

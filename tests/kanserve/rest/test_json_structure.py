@@ -1,5 +1,7 @@
 """Tests of `rest/json_structure.py`."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

@@ -1,5 +1,7 @@
 """Tests of `rest/oip.py`."""
 
+from __future__ import annotations
+
 import json
 
 import tritonclient.http

@@ -1,5 +1,7 @@
 """Tests of `runtime/ort.py`."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Tests of `sandbox/process.py`."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import signal

@@ -1,5 +1,7 @@
 """Several workers behind one port: replacement of killed workers, lost calls, and merged metrics."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess

@@ -1,5 +1,7 @@
 """The watchdog ends a process with a hung execution, event loop or worker, but not a stopped process."""
 
+from __future__ import annotations
+
 import os
 import signal
 import time

@@ -1,5 +1,7 @@
 """Streamed and reset statistics: intervals, durations, and ends of a stream."""
 
+from __future__ import annotations
+
 import asyncio
 import shutil
 import threading

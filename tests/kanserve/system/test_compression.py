@@ -1,5 +1,7 @@
 """Tests of `system/compression.py`."""
 
+from __future__ import annotations
+
 import gzip
 
 import grpc

@@ -1,5 +1,7 @@
 """Tests of `system/resources.py`."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

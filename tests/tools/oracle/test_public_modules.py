@@ -1,5 +1,7 @@
 """The oracle of published modules: it separates right from wrong on a test repository."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """The oracle of the limit of recorded outputs: it calibrates the limit by the formulas of the libraries, in torch."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

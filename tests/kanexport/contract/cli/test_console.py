@@ -1,5 +1,7 @@
 """Helpers that both command-line programs share: text, spelling suggestions, CSV, atomic files."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

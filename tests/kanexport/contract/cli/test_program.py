@@ -1,5 +1,7 @@
 """Tests of `contract/cli/program.py`."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

@@ -1,5 +1,7 @@
 """Tests of `contract/cli/suggest.py`."""
 
+from __future__ import annotations
+
 import pytest
 
 from kanexport.contract.cli import suggest

@@ -1,5 +1,7 @@
 """Tests of `readers/common/layer_tensors.py`."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 from typing import Any

@@ -1,5 +1,7 @@
 """Tests of `cli/doctor/config_checks.py`."""
 
+from __future__ import annotations
+
 import datetime
 import json
 import socket

@@ -1,5 +1,7 @@
 """Tests of `cli/doctor/machine_checks.py`."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

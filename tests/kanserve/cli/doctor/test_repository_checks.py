@@ -1,5 +1,7 @@
 """Tests of `cli/doctor/repository_checks.py`."""
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Callable
 from pathlib import Path
