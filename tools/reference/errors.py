@@ -124,10 +124,11 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Parsed file: its path below the root, its constants, and the results of its functions, by name."""
+    """Parsed file: its path below the root, its nodes, its constants, and the results of its functions, by name."""
 
     path: str
     tree: ast.Module
+    nodes: list[ast.AST]
     constants: dict[str, ast.expr] = dataclasses.field(default_factory=dict)
     functions: dict[str, ast.expr] = dataclasses.field(default_factory=dict)
 
@@ -141,15 +142,16 @@ def sources(root: Path) -> list[Source]:
             path = file.relative_to(root).as_posix()
             if not GENERATED.search(path):
                 tree = ast.parse(file.read_text())
-                bodies = [tree.body, *(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))]
+                nodes = list(ast.walk(tree))  # once: it takes longer than all the rest
+                bodies = [tree.body, *(node.body for node in nodes if isinstance(node, ast.ClassDef))]
                 constants = {name: value for body in bodies for name, value in _assigned(body)}
-                found.append(Source(path, tree, constants, dict(_returned(tree))))
+                found.append(Source(path, tree, nodes, constants, dict(_returned(nodes))))
     return found
 
 
-def _returned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+def _returned(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
     """The expression of the last return of each function."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef):
             for part in ast.walk(node):
                 if isinstance(part, ast.Return) and part.value is not None:
@@ -180,7 +182,7 @@ def classes(files: Iterable[Source]) -> dict[str, ErrorClass]:
     """The error classes by name, those with a code and a hint. A class inherits the code and the hint of its base."""
     named: dict[str, ErrorClass] = {}
     for file in files:
-        for node in ast.walk(file.tree):
+        for node in file.nodes:
             if isinstance(node, ast.ClassDef):
                 own = dict(_assigned(node.body))
                 kind = named.get(node.name, ErrorClass(()))  # the client has classes with the server's names
@@ -203,7 +205,9 @@ def classes(files: Iterable[Source]) -> dict[str, ErrorClass]:
 
 def _passed_on(node: ast.ClassDef, name: str) -> str:
     """The text that the constructor of a class passes to its base as the argument `name`; "" without one."""
-    calls = (part for part in ast.walk(node) if isinstance(part, ast.Call) and _last(part.func) == "__init__")
+    constructors = (part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
+    parts = (part for constructor in constructors for part in ast.walk(constructor))
+    calls = (part for part in parts if isinstance(part, ast.Call) and _last(part.func) == "__init__")
     found = (_literal(keyword.value) for call in calls for keyword in call.keywords if keyword.arg == name)
     return next(filter(None, found), "")
 
@@ -220,7 +224,7 @@ def _last(node: ast.expr) -> str:
 def _imported(file: Source, files: Sequence[Source]) -> Iterator[tuple[str, ast.expr]]:
     """The constants that a file imports by name. Files may have constants of one name."""
     modules = {other.path.removeprefix("service/").removesuffix(".py").replace("/", "."): other for other in files}
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.ImportFrom) and (other := modules.get(node.module or "")):
             names = (alias for alias in node.names if alias.name in other.constants)
             yield from ((alias.asname or alias.name, other.constants[alias.name]) for alias in names)
