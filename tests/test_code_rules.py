@@ -1,7 +1,5 @@
 """Rules of the source code: layers, sizes, docstrings, caught exceptions, opened files. One test per rule."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import re

@@ -1,7 +1,5 @@
 """CONTRIBUTING.md: its code equals the files' code, and its paths and commands exist."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """Files for contributors and releases: changelog, templates, hooks, version policy, and the programs of tools/."""
 
-from __future__ import annotations
-
 import json
 import re
 import runpy

@@ -1,7 +1,5 @@
 """Checked statements of the documents; test_docs_commands.py runs their commands."""
 
-from __future__ import annotations
-
 import ast
 import io
 import json

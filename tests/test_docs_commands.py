@@ -1,8 +1,6 @@
 """README and documentation pages: every block of commands and every Python block runs. Pages that do not export one of
 the models that are there share a server."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import os

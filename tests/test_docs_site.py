@@ -1,7 +1,5 @@
 """Documentation site: its navigation has every page, and the generated pages agree with the code."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Fast imports: the shared contract and `--help` load no heavy package."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -3,8 +3,6 @@
 The tests run them if `make notebook` has installed their dependencies.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """Public names: commands, flags, request fields, clients, errors and services. Each change needs a decision."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The search for rows outside of certificates runs, and counts the rows of a network."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Comparison of certificates with solvers: the problem that they get, and contradictions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Comparison of KANs with MLPs: the search for the narrowest MLP, and the graph of a trained MLP."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

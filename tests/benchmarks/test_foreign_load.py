@@ -1,7 +1,5 @@
 """Report of the benchmark next to foreign processes: ratios of the same round, and the words in the page."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`make bench` on the smallest networks: it runs, and it detects a wrong graph. No test checks a time."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

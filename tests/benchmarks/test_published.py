@@ -1,7 +1,5 @@
 """Speed figures in the documents: each matches a measured benchmark cell."""
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 import json

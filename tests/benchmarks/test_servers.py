@@ -1,7 +1,5 @@
 """Report of the server benchmark: its targets, its quartiles, and the page with the words that the report writes."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Fixture: one real server for all golden models, which the command line exports and starts."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path

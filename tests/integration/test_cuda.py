@@ -1,7 +1,5 @@
 """Exports on a GPU: the same verification as on the CPU, in full precision. Skipped if no GPU is visible."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -4,8 +4,6 @@ The tests put every kind of file in each such place. kanserve does not block, re
 no other file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -1,7 +1,5 @@
 """Log lines of third-party code have the server's format. A closed, full or stalled stderr loses only lines."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -174,7 +172,7 @@ SOCKET = (
 @full("load")
 @pytest.mark.parametrize("transport", ["asgi", "grpcio"])
 def test_upgrades_are_refused_and_fill_no_stderr(tmp_path: Path, transport: str) -> None:
-    """An unauthenticated client sends a thousand upgrades while stderr is full."""
+    """An unauthenticated client sends many upgrades while stderr is full."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):
@@ -183,7 +181,7 @@ def test_upgrades_are_refused_and_fill_no_stderr(tmp_path: Path, transport: str)
     os.set_blocking(writer, True)
     with started(tmp_path, "", writer, **http_client.way(transport)[1]) as (process, addresses):
         host, _, port = addresses["http"].rpartition(":")
-        for at in range(1000):
+        for at in range(200):
             with socket.create_connection((host, int(port)), timeout=60) as peer:
                 peer.sendall(SOCKET)
                 said = peer.recv(4096)
@@ -227,9 +225,7 @@ def page(addresses: dict[str, str]) -> str:
 
 TAKES_NOTHING = [
     ("2>/dev/full", 1, "asgi"),
-    ("2>/dev/full", 1, "grpcio"),
-    ("2>/dev/full", 2, "asgi"),
-    ("0<&- 2>&-", 1, "asgi"),
+    ("0<&- 2>&-", 2, "grpcio"),
 ]
 
 

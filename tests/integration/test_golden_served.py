@@ -1,7 +1,5 @@
 """Golden cases from checkpoint to response: served models, requested by real clients."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Mutated files of users: no reader of tables, rows or checkpoints ends in a signal or a traceback."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.support import forked_process, mutated_files, toy_model
@@ -10,7 +8,7 @@ from tests.support.golden_cases import ROOT
 from tests.support.tiers import spread
 
 
-@spread("seed", range(10), 1, "rare")
+@spread("seed", range(5), 1, "rare")
 def test_no_reader_of_a_mutated_file_ends_in_a_signal_or_a_traceback(seed: int, tmp_path: Path) -> None:
     """20 mutants of each format for each seed."""
     toy_model.write(tmp_path).rename(tmp_path / "model")

@@ -4,8 +4,6 @@ Each test has a control that imports onnxruntime before kanserve can disable tel
 onnxruntime has changed, and these tests no longer look for the right signs.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

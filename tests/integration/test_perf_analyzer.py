@@ -1,7 +1,5 @@
 """NVIDIA's perf_analyzer, a C++ client, runs against the server and prints its table."""
 
-from __future__ import annotations
-
 import platform
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The tutorial docs/tutorials/pytorch-module.md: its files and commands in an empty folder."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Torch modules with KAN layers, exported and served: outputs compared with the module in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

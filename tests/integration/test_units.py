@@ -4,8 +4,6 @@ A twin, the golden model without scalers, is served next to each model. The test
 numpy.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

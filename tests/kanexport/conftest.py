@@ -1,7 +1,5 @@
 """Fixtures of the exporter's tests: golden files and small checkpoints."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from collections.abc import Callable

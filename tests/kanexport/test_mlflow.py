@@ -1,7 +1,5 @@
 """Versions as models of MLflow, as far as this needs no MLflow; tests/integration/deploy has the rest."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

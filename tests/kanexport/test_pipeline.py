@@ -1,7 +1,5 @@
 """Golden checkpoints: exported from their files only, compared with their library's float64 outputs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Edited versions: settings and names of the parent, verified graphs, the manifest, and what is dropped."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """Hostile clients in a separate process: raw bytes and unfinished requests."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import socket

@@ -1,7 +1,5 @@
 """Table of invalid requests, and the codes, hints and words of errors that a test expects."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """C code of golden checkpoints, and its compilation by a compiler that a test names."""
 
-from __future__ import annotations
-
 import functools
 import shutil
 import subprocess

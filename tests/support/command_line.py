@@ -1,7 +1,5 @@
 """Command-line helpers: programs, `kanserve` in this process and for a shell, and a server."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The compose stack without containers, and the field names of its files."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

@@ -16,8 +16,6 @@ or the largest number of its type, never a wrong number. A compact basis gives z
 Where `evaluate` itself overflows, nothing is known.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any

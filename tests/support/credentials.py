@@ -1,7 +1,5 @@
 """Certificates, a server with TLS, token files, and every method by every role."""
 
-from __future__ import annotations
-
 import datetime
 import http.client
 import json

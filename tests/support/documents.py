@@ -1,7 +1,5 @@
 """Documents of tests: HTML, JSON texts, files with columns of numbers, files that a program must not open."""
 
-from __future__ import annotations
-
 import html.parser
 import json
 import os

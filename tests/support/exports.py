@@ -1,7 +1,5 @@
 """Exports that several tests and workers share: each is made once in a run, by its checkpoint and its arguments."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Failures in the middle of work: of the n-th disk call, and of concurrent calls of the sandbox."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import os
@@ -126,11 +124,11 @@ class Case:
         assert state(repository) == before
 
 
-CASES = [
-    Case(batch, exchanges, error)
-    for batch in (WIDE, NARROW)
-    for exchanges in (True, False)
-    for error in (OSError, MemoryError)
+CASES = [  # each pair of them
+    Case(WIDE, True, OSError),
+    Case(WIDE, False, MemoryError),
+    Case(NARROW, True, MemoryError),
+    Case(NARROW, False, OSError),
 ]
 
 

@@ -5,8 +5,6 @@ interpreter. The fork has the arguments, environment, folder and streams that th
 main module. Its exit is that of any interpreter. Tests of imports and of start-up times use `subprocess` itself.
 """
 
-from __future__ import annotations
-
 import array
 import atexit
 import functools

@@ -1,7 +1,5 @@
 """Parsers of printed formulas and of LaTeX that evaluate them with numpy, independent of kanserve's code."""
 
-from __future__ import annotations
-
 import ast
 import operator
 import re

@@ -1,7 +1,5 @@
 """Golden cases: checkpoints with reference values from the original libraries, their networks and their exports."""
 
-from __future__ import annotations
-
 import functools
 import json
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The Helm chart by the real program, checks of the result, misspelled fields, and probes of its containers."""
 
-from __future__ import annotations
-
 import functools
 import json
 import ssl

@@ -1,7 +1,5 @@
 """Hostile graphs, hostile version directories, and random mutations of bundles."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Mutations of checkpoint tensors, and an export of a whole hostile corpus in this process."""
 
-from __future__ import annotations
-
 import json
 import random
 import sys

@@ -1,7 +1,5 @@
 """Corpus of hostile and damaged files by name, and pickles that run code or never end."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

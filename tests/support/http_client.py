@@ -1,7 +1,5 @@
 """Clients of HTTP: each way that a server speaks it, plain requests, an HTTP/2 peer by hand, fixed responses."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json

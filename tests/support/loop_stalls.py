@@ -1,7 +1,5 @@
 """Stalls of the event loop of a server under test, and the time slice of its threads."""
 
-from __future__ import annotations
-
 import asyncio
 import ctypes
 import json

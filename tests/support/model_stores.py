@@ -1,7 +1,5 @@
 """Stores and hubs of models on loopback, a name with addresses that a test changes, and a guide with its server."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import hashlib

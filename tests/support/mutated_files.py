@@ -4,8 +4,6 @@
 signal has a name, and the exit code after it. `FOLDER/model` is a model version.
 """
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import io

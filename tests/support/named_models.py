@@ -1,7 +1,5 @@
 """Fixtures: one server with tight limits over tiny models, for commands and clients that only read from it."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

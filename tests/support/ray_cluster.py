@@ -1,7 +1,5 @@
 """A Ray cluster of two nodes on loopback, each with its address and its ports, and load on a server in it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

@@ -1,7 +1,5 @@
 """Networks with random numbers: splines, each basis that certificates support, layers of a picture."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Server of a test in a separate process, raw calls to it, and fixtures of one with the toy models."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """Small checkpoints that tests write, export, and compare with formulas in loops."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Sequence

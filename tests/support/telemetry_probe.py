@@ -5,8 +5,6 @@ It prints one JSON document. In its own network namespace it can only reach loop
 packets without a route.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,7 +1,5 @@
 """Tiers of the suite: `make test` leaves out the cases that are marked with `full(KIND)`, `make test-full` runs all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

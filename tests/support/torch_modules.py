@@ -1,7 +1,5 @@
 """Torch modules with KAN layers as users write them: plain, with convolutions, with several tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

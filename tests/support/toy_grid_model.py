@@ -5,8 +5,6 @@ x [B, 2, 3] -> "pixels", at 2 x 3 positions:  phi(x) = W0[0, j] * tanh(x / 2), t
             -> "head.layers.0", once:         phi(g_i) = W2[i, j] * tanh(g_i)                -> y [B, 2, 1]
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

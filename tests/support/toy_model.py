@@ -1,7 +1,5 @@
 """KAN small enough to check by hand, as a version directory; with a config.pbtxt or other manifests."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Transports that the product does not have: hypercorn, and one that counts objects without garbage collection."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import signal

@@ -1,7 +1,5 @@
 """Waits for an event. This module is the only one of the tests that sleeps."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import time

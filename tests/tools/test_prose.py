@@ -1,7 +1,5 @@
 """Linter of user-facing text: what it reads, and what it reports."""
 
-from __future__ import annotations
-
 import pytest
 
 from tools import prose

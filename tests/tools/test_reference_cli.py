@@ -1,7 +1,5 @@
 """Generated page of the command line: each command and each flag, the same on each machine."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Codes and hints of errors: every place that makes an error has a code, and nearly all have a hint."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The page of supported libraries: one row per reader, with what its docstring and its code say."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

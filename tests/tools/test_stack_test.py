@@ -1,7 +1,5 @@
 """`make stack-test`: the parts exist, and the table shows what passed, failed, was skipped or is absent."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

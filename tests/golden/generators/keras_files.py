@@ -4,8 +4,6 @@ pip install keras keras-efficient-kan torch     # an environment of its own
 KERAS_BACKEND=torch python tests/golden/generators/keras_files.py
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import keras

@@ -5,8 +5,6 @@ values:
 `{case}/layer{l}_edge_scores` [sources, destinations] and `{case}/layer{l}_node_scores` [nodes].
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -4,8 +4,6 @@ The generators in this folder call `write`. If a library saves its own files, th
 first and omits the tensors. README.md in the parent folder describes the files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

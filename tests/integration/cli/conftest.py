@@ -1,7 +1,5 @@
 """Fixtures: one repository and one server with tight limits, for commands that only read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Input, output and class names: set at export, reported by the server, and used in every table and formula."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterator

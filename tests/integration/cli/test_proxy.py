@@ -1,7 +1,5 @@
 """A proxy in the environment: no command sends it a call, and no process of a server its metrics."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

@@ -1,7 +1,5 @@
 """Commands with a model of multi-axis rows: input formats, edges at positions, layers by name."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

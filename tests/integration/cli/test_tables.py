@@ -1,7 +1,5 @@
 """Tables of commands on a narrow terminal and in a pipe: complete output, without broken words."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

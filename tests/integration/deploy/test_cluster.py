@@ -1,7 +1,5 @@
 """The chart as a cluster of processes behind Envoy: a short rollout. `make stack-test` runs all scenarios."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import replace
 from pathlib import Path

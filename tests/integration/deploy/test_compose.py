@@ -1,7 +1,5 @@
 """Compose stack: known field names, existing files, settings of the server, safe containers."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

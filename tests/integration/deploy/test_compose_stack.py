@@ -3,8 +3,6 @@
 Addresses and folders are replaced, and waits and windows of the configuration are seconds.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Contents of the wheel and the sdist, and the wheel with only its base dependencies."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import runpy
 import subprocess

@@ -1,7 +1,5 @@
 """Examples of the guide for engines: each block runs as written, with the engine itself."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import shutil

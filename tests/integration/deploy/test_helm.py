@@ -1,7 +1,5 @@
 """The Helm chart: rendered by helm, checked strictly against the schemas of the oldest and the newest Kubernetes."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

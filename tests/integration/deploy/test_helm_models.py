@@ -1,7 +1,5 @@
 """Models in a pod: the synchronization of a remote repository, and the links of a ConfigMap volume."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Policies of checkov on the rendered chart, with the ones that do not fit and the reasons."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A real server with the variables of the rendered Deployment passes its probes, and ends at SIGTERM."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Static checks of the recipe of the images. container-test.sh builds and runs the server image."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Files of the server image: a server runs without the trimmed ones, and copies keep the links among folders."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import json

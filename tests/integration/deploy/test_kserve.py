@@ -1,7 +1,5 @@
 """KServe: strict checks of its objects without a cluster, and a real server with the variables of the runtime."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import re

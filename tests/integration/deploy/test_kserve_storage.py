@@ -3,8 +3,6 @@
 The S3 server is SeaweedFS, the registry is docker-registry. Both listen on loopback.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

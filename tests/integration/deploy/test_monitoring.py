@@ -1,7 +1,5 @@
 """Monitoring files: valid, tested by promtool, and limited to metrics that a running server exports."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -1,7 +1,5 @@
 """`kanserve score` from and to an S3 server (SeaweedFS) and from a web server, also with a connection that is lost."""
 
-from __future__ import annotations
-
 import datetime
 import http.server
 import threading

@@ -1,7 +1,5 @@
 """`make setup`: the torch build that it chooses from pip's output, and the messages that it prints."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import sys

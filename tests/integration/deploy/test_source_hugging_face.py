@@ -1,7 +1,5 @@
 """The guide of Hugging Face: the real client moves versions from a hub on loopback to a live server."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

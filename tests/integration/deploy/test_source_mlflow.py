@@ -1,7 +1,5 @@
 """The guide of MLflow: versions are logged to a registry in SQLite with artifacts in a bucket, and a server follows."""
 
-from __future__ import annotations
-
 import ast
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The guide of registries: oras moves versions from a real registry into the repository of a live server."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import tarfile

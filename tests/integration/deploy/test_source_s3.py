@@ -1,7 +1,5 @@
 """The guide of S3: rclone and the AWS CLI copy from a real S3 server into the repository of a live server."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Bases: the operators of each compute what its `evaluate` computes. File names select the bases."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Polynomial, harmonic and sine bases in float32: exact where plain operators are not."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 

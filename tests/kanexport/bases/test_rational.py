@@ -1,7 +1,5 @@
 """Rational basis: the form with a limit, and the form of homogeneous powers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

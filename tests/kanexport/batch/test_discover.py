@@ -1,7 +1,5 @@
 """Tests of `batch/discover.py`."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

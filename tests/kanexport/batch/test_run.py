@@ -1,7 +1,5 @@
 """Export of a folder of checkpoints: discovery, version names, and failures that do not stop the rest."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tests of `batch/worker.py`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

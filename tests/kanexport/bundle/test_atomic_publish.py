@@ -1,7 +1,5 @@
 """Atomic publish: config and version appear together or not at all if an export fails or is killed."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import itertools

@@ -1,7 +1,5 @@
 """`--baseline`: the statistics that the manifest stores, and the errors for invalid files."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`--calibration` with `--coverage`: the intervals of golden models, and the errors for rows that do not fit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

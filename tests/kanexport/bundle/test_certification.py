@@ -1,7 +1,5 @@
 """Certificates of exports: the section of the manifest, the served graph in the box, and options that do not fit."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """`--error-bars`: soundness with known functions, stored rows, contradicted assumptions, options, and stale bars."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

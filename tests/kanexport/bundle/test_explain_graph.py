@@ -1,7 +1,5 @@
 """`--explain`: a graph with contributions next to each prediction, in any onnxruntime; and models without one."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

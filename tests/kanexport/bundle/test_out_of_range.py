@@ -1,7 +1,5 @@
 """`--out-of-range`: manifest fields, the graph that clamps inputs to the grid, its verification, and rejections."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tests of `bundle/publish.py`."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

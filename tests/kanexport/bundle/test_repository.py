@@ -1,7 +1,5 @@
 """Atomic export into the repository: kills, races, links and rejections."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """The generated C for several compilers and machines; each test is skipped if its tool is not installed."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Statements of one function: what takes memory, and which arrays share it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kanexport.ccode.function import FunctionWriter

@@ -1,7 +1,5 @@
 """C code of every golden checkpoint: compiled, and compared with the outputs of the library that trained it."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Coefficients as whole numbers: their scales, the rounded network, and C code with such tables."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

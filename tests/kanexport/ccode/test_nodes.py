@@ -1,7 +1,5 @@
 """Indices, and views of constants and of values."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kanexport.ccode.nodes import FLOAT, Constant, Flat, Given, Index, Selected, View, regular, reshaped, selected

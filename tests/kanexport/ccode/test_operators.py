@@ -1,7 +1,5 @@
 """Operators in C, compared with onnxruntime on the same graph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

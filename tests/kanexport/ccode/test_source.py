@@ -1,7 +1,5 @@
 """Names and parts of the generated files."""
 
-from __future__ import annotations
-
 import re
 
 from tests.support import c_code

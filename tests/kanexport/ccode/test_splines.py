@@ -1,7 +1,5 @@
 """The live functions of a cell, by polynomials and by the recursion, compared with the splines of the exporter."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kanexport.bases.bspline import BSpline

@@ -1,7 +1,5 @@
 """Tables: float constants that read back as they were, and views that share memory."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kanexport.ccode.nodes import Index

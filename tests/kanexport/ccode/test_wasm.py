@@ -1,7 +1,5 @@
 """WebAssembly of the generated C, run by Node.js."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Clocks for certificates that do not depend on what else the machine does."""
 
-from __future__ import annotations
-
 import itertools
 from types import SimpleNamespace
 

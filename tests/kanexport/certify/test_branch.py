@@ -1,7 +1,5 @@
 """Branch and bound covers the box, and its bounds become closer."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Certificates hold on the served graphs in float32, for golden checkpoints and random networks."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable
@@ -144,7 +142,7 @@ def test_random_networks(seed: int) -> None:
     assert_holds(kan, around(kan, 3.0 if seed % 4 in (1, 2) else 1.0))
 
 
-@spread("depth", [2, 1, 3], 1)
+@spread("depth", [2, 3], 1)
 @pytest.mark.parametrize("kind", sample_networks.KINDS)
 def test_random_networks_of_each_basis(kind: str, depth: int) -> None:
     kan = sample_networks.network(kind, depth, seed=depth)

@@ -1,7 +1,5 @@
 """Bounds of smooth functions hold for differences between close points."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Directions of single edges: all are decided, and points show what the words say."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kanexport.certify import certificate, directions

@@ -1,7 +1,5 @@
 """Facts of edges hold for values and slopes on dense points, and are close to them."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

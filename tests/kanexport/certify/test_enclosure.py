@@ -1,7 +1,5 @@
 """Enclosures of networks hold on small and large boxes, for outputs and derivatives."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

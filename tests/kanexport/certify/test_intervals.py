@@ -1,7 +1,5 @@
 """Interval arithmetic holds the results of the same operations on numbers."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kanexport.certify import intervals

@@ -1,7 +1,5 @@
 """Normalizations and functions of nodes hold for outputs and derivatives, and for float32 rows with equal nodes."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

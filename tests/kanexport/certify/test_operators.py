@@ -1,7 +1,5 @@
 """Ranges and float32 errors of emitted operators hold for the graph that the same code builds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Bounds of float32 errors: of steps, and of networks without a bound. Whole graphs are in test_certificate.py."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

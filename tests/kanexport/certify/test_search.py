@@ -1,7 +1,5 @@
 """The search finds the ends of functions that are known, and points where an output rises or falls."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

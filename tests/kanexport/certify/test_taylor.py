@@ -1,7 +1,5 @@
 """Enclosures of derivatives hold: divided differences of a function are in them (mean value theorem)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

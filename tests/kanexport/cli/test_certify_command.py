@@ -1,7 +1,5 @@
 """`kanserve certify`: the document, the table, boxes and budgets."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

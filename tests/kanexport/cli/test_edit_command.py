@@ -1,7 +1,5 @@
 """`kanserve edit`: edges and operations of the command line, the document, the tables, and bad input."""
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path

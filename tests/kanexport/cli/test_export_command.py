@@ -1,7 +1,5 @@
 """`kanserve export` for users and scripts: exit codes, streams, one JSON document."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """`kanserve symbolify`: the formula, the document, and the new version of a model."""
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path

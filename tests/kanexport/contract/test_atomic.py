@@ -1,7 +1,5 @@
 """Tests of `contract/atomic.py`."""
 
-from __future__ import annotations
-
 import os
 import stat
 import subprocess

@@ -1,7 +1,5 @@
 """Tests of `contract/csv_columns.py`."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 from unittest import mock

@@ -1,7 +1,5 @@
 """Tests of `contract/csv_text.py`."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Tests of `contract/custom_ops.py`."""
 
-from __future__ import annotations
-
 import onnx
 from onnx import defs
 

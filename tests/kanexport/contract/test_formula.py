@@ -1,7 +1,5 @@
 """Closed forms: random symbolic networks compared with their arithmetic, and networks without a closed form."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

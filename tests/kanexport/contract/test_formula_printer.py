@@ -1,7 +1,5 @@
 """Tests of `contract/formula_printer.py`."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

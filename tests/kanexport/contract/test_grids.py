@@ -1,7 +1,5 @@
 """Tests of `contract/grids.py`."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

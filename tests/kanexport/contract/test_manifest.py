@@ -1,7 +1,5 @@
 """The manifest on disk: written values are read back, and invalid files are rejected."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -1,7 +1,5 @@
 """Names of a model's inputs and outputs: formats, checks, and use for the order of columns."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

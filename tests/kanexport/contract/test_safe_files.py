@@ -1,7 +1,5 @@
 """Tests of `contract/safe_files.py`."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable

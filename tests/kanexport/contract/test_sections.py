@@ -1,7 +1,5 @@
 """Tests of `contract/sections.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

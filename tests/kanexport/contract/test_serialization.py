@@ -1,7 +1,5 @@
 """Tests of `contract/serialization.py`."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

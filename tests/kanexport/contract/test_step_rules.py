@@ -1,7 +1,5 @@
 """Rules that attribute a difference through each step: sums are preserved and match the definition."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

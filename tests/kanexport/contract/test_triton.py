@@ -1,7 +1,5 @@
 """Tests of `kanexport/contract/triton.py`, with the parser of the server."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The custom section of a WebAssembly module: written, read, and damaged."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The architecture file: its steps, the resulting network, and its documentation page."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Error for an unknown family: advice, found tensors, and the closest families."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tests of `detection/registry.py`."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Operations on golden networks: the curve that was requested, exact or with its measured error."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

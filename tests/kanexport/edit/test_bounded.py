@@ -1,7 +1,5 @@
 """Least squares with bounds, compared with scipy on random problems."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

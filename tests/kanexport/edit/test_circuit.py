@@ -1,7 +1,5 @@
 """Networks with forms on rows: outputs, derivatives, joint fits, and the network with symbolic edges."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Simple constants: canonical forms are the same functions, and simple numbers stay within the limit."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

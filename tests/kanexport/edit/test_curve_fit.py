@@ -1,7 +1,5 @@
 """Fits of one function to a curve: known constants, domains, and functions that cannot fit."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

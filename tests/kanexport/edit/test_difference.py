@@ -1,7 +1,5 @@
 """The difference report: changes of outputs, flips, curves, and rows from the histograms of a baseline."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

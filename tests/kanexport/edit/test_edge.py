@@ -1,7 +1,5 @@
 """Curves of single edges, compared with the float64 reference of the whole layer, and edges that cannot be edited."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Symbolic edges of expressions: the form, the values, and expressions that have no value on the grid."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

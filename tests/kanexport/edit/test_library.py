@@ -1,7 +1,5 @@
 """Functions of the library: names, domains, and pairs at which a search begins."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Edits from arguments and files: each form, and messages for values that are not valid."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

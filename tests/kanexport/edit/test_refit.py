@@ -1,7 +1,5 @@
 """Fitted curves: within their bounds, monotone, and nearest to the target curve."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

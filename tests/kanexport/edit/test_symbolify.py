@@ -1,7 +1,5 @@
 """Replacement of edges by functions: known forms are recovered, and no error exceeds the tolerance."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

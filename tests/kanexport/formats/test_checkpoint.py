@@ -1,7 +1,5 @@
 """State dicts in the checkpoints of training scripts and Lightning: weights are found, other objects stay inert."""
 
-from __future__ import annotations
-
 import argparse
 import collections
 import dataclasses

@@ -1,7 +1,5 @@
 """`.keras` files written by Keras (tests/golden/generators/keras_files.py), compared with its outputs, and damaged."""
 
-from __future__ import annotations
-
 import io
 import json
 import struct

@@ -1,7 +1,5 @@
 """Pickles in checkpoints: parsed as data. Hostile pickles are rejected, and no code runs."""
 
-from __future__ import annotations
-
 import pickle
 import pickletools
 import struct

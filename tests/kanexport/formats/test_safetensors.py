@@ -1,7 +1,5 @@
 """safetensors files: equal to the safetensors library bit for bit, also bfloat16, and strictly checked."""
 
-from __future__ import annotations
-
 import json
 import struct
 import time

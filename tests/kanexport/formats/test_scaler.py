@@ -1,7 +1,5 @@
 """Scaler files: forms, columns, and errors with code and hint."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """torch.save archives: equal to torch.load bit for bit, and safe against malicious archives."""
 
-from __future__ import annotations
-
 import collections
 import io
 import pickle

@@ -1,7 +1,5 @@
 """YAML config files: configs written by pykan are read, and no tag is executed."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from pathlib import Path

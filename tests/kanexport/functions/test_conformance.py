@@ -1,7 +1,5 @@
 """Conformance of functions and wavelets. test_elementwise.py has the tables."""
 
-from __future__ import annotations
-
 import pytest
 
 from kanexport.functions import expression, regularized

@@ -1,7 +1,5 @@
 """Elementwise functions: operators compared with numpy, including NaN and infinities."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

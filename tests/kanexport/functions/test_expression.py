@@ -1,7 +1,5 @@
 """Function expressions from users: allowed ones compute as in Python, others are rejected."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """pykan's singularity-avoiding functions: formulas, operators, and whole models."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Wavelets: operators compared with formulas, and layers of two libraries compared with loops."""
 
-from __future__ import annotations
-
 import cmath
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Batch invariance of axis sums: the same bits for a single row, the first row, and a row among many."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The graph builder: onnxruntime computes the operators that it writes."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tests of `graph/compose.py`."""
 
-from __future__ import annotations
-
 import pytest
 
 from kanexport.bundle import description, explain_graph

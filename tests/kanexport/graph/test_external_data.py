@@ -1,7 +1,5 @@
 """Large models: coefficients once on disk, limited memory, and unchanged predictions."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Tests of `graph/precision.py`."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

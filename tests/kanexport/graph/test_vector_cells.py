@@ -1,7 +1,5 @@
 """Tests of `graph/vector_cells.py`."""
 
-from __future__ import annotations
-
 from kanexport.graph.vector_cells import Cell, Fuser
 
 X, ONE, TWO = Cell("input"), Cell("const", value=1.0), Cell("const", value=2.0)

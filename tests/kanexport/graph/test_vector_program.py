@@ -1,7 +1,5 @@
 """Tests of `graph/vector_program.py`; tests/kernel runs the programs."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """An archive returns the exact network, and damaged ones are rejected."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import random

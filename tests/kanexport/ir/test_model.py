@@ -1,7 +1,5 @@
 """The intermediate representation: constructors reject invalid values."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Scalers as steps: precision at large offsets, limits of float32, and the units of a verification."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from typing import Any

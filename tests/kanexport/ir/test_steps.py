@@ -1,7 +1,5 @@
 """Tests of `ir/steps.py`."""
 
-from __future__ import annotations
-
 import inspect
 
 import numpy as np

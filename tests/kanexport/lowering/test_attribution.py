@@ -1,7 +1,5 @@
 """Contributions in `explain.onnx`: sums, equality with `kanserve explain`, and models without contributions."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Splines on fine grids: rows of coefficients of the grid interval of each value, where that is faster."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tests of `lowering/kernel_forms.py`; tests/kernel runs the graphs."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

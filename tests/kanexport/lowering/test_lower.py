@@ -1,7 +1,5 @@
 """Networks with only symbolic edges: graphs without a basis, and unchanged values."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Layers with few destinations as one matrix product: equal values, used if measured to be faster."""
 
-from __future__ import annotations
-
 import dataclasses
 from unittest import mock
 

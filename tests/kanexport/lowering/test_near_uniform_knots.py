@@ -1,7 +1,5 @@
 """Knots that float32 rounding makes uneven: closed form if verification passes, otherwise as stored."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +71,7 @@ def test_a_fine_grid_takes_the_closed_form_and_the_manifest_says_how_far_off_it_
 
 @full("combination")
 def test_where_the_proof_fails_knots_stay_as_stored_and_the_manifest_says_why(tmp_path: Path) -> None:
-    result, again = (
-        sent(tmp_path, [rounded(20, 400), rounded(18, 50)], [20, 18, 3], tolerance=4e-6, force=True) for _ in range(2)
-    )
-    assert about_knots(again) == about_knots(result)
+    result = sent(tmp_path, [rounded(20, 400), rounded(18, 50)], [20, 18, 3], tolerance=4e-6)
     refusal, *_ = about_knots(result)
     assert "layers 0 (to " in refusal
     assert "were tested as uniform: " in refusal

@@ -1,7 +1,5 @@
 """Graph passes: sources without live edges, and extra symbolic functions, cost no computation."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from pathlib import Path

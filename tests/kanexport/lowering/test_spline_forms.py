@@ -1,7 +1,5 @@
 """`--optimize-for-batch`: a spline layout for large batches, with values equal to the other graph's bit for bit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

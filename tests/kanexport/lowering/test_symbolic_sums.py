@@ -1,7 +1,5 @@
 """Symbolic edges as matrix products: the same sums, and infinities only where edges are infinite."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Ambiguous checkpoints: recorded outputs decide if the first interpretation fails or several forward variants fit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Recorded outputs accept an interpretation only if rounding explains its error; otherwise the exit code is 3."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

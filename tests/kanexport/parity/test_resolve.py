@@ -1,7 +1,5 @@
 """Recorded outputs of the trained model: compared with an export, they decide ambiguous facts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`--quantize`: stored values and their meaning, quantized branches, verification and rejections."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Layers with ambiguous tensor names: without outputs the export lists the candidates; recorded outputs decide."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

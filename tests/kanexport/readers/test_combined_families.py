@@ -1,7 +1,5 @@
 """BSRBF-KAN, FC-KAN, KAF, KANLib, TruKAN, DropKAN and single pykan layers, compared with their formulas."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Coincident knots: pykan's recursion in plain loops, and each library's handling of 0 / 0."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """efficient-kan and its copies: stacks, single layers and prefixes, compared with the formula."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """GR-KAN: KAT's MLP, single layers, Sequentials and blocks, compared with the formula in loops."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Libraries whose layers end with a LayerNorm: torchkan and torch-conv-kan, compared with loops."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

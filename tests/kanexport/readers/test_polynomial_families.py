@@ -1,7 +1,5 @@
 """Libraries with polynomial or sine edges, compared with independent formulas."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Polynomial layers with ambiguous tensor names: each interpretation is compared with its formula, written out here."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """pykan's semantics, edge by edge, compared with its formulas in plain loops."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

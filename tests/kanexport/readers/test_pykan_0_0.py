@@ -1,7 +1,5 @@
 """pykan 0.0: bare state dicts with one grid per edge, compared with the formula in loops."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

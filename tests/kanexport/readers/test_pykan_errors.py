@@ -1,7 +1,5 @@
 """pykan checkpoints that the reader rejects: each error names the cause and gives advice."""
 
-from __future__ import annotations
-
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """FastKAN, FasterKAN, RBF-KAN and their copies: radial functions with shared centres, compared with the formulas."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

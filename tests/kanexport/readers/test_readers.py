@@ -1,7 +1,5 @@
 """Requirements on the documentation of every reader."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -5,8 +5,6 @@ alternative. Expected outputs select the alternative. test_polynomial_rivals.py,
 functions/test_wavelets.py have each author's formula.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from pathlib import Path

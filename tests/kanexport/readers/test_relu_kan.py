@@ -1,7 +1,5 @@
 """ReLU-KAN, its copies and KANditioned: piecewise polynomials without stored knots, compared with loops."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

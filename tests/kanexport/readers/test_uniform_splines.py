@@ -1,7 +1,5 @@
 """inkan, flashkan and KANX: splines on grids that are not fully stored, compared with the formulas in loops."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Without torch, the files of this folder are skipped before their imports."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tests of `torch_export/borrowed_module.py`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Tests of `torch_export/control_flow.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tests of `torch_export/conv_capture.py`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

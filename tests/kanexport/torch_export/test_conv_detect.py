@@ -1,7 +1,5 @@
 """KAN convolutions: edges of every channel and kernel element at every position, exact with padding."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

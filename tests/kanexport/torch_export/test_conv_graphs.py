@@ -1,7 +1,5 @@
 """Tests of `torch_export/conv_graphs.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

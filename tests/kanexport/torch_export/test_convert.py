@@ -1,7 +1,5 @@
 """Modules with KAN layers, compared with the same modules in float64."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

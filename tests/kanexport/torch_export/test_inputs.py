@@ -1,7 +1,5 @@
 """Row shape of a module if the user gives no shape."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

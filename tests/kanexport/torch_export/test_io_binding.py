@@ -1,7 +1,5 @@
 """Modules with several inputs or outputs, some of them integers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

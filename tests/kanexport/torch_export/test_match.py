@@ -1,7 +1,5 @@
 """Layers that differ from a library's layer in some region: none is matched to the library."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

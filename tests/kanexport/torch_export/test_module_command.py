@@ -1,7 +1,5 @@
 """`kanserve export --module`: a user's factory, with weights from any supported file."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from pathlib import Path

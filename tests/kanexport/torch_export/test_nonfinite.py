@@ -1,7 +1,5 @@
 """NaN and infinities in a module's rows: compared with the graph, and differences are reported."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Modules in which some layers cannot be replaced, and batch sizes that a trace does not cover."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

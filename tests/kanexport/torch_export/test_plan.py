@@ -1,7 +1,5 @@
 """The plan of a module: layers to read, their readers, and notes on other layers; no graph is built."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

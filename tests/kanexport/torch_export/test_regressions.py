@@ -1,7 +1,5 @@
 """Difficulties of published modules that once failed to export, reproduced in small modules."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

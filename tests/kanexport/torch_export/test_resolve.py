@@ -1,7 +1,5 @@
 """Modules with ambiguous layers: the layer's outputs decide its interpretation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A graph avoids matrix-vector products that onnxruntime's optimizer computes wrongly without an error."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tests of `torch_export/state_dict.py`."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """Graphs of modules that use their layers in unusual ways, compared with the modules in float64."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tests of `verify/attribution.py`."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tests of `verify/float64_reference.py`."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Tests of `verify/prover.py`."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

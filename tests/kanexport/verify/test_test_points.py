@@ -1,7 +1,5 @@
 """Tests of `verify/test_points.py`."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kanexport import bases

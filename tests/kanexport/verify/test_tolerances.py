@@ -1,7 +1,5 @@
 """Error comparison of verification: size and scale of a difference, its row, and the relaxed tolerances."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Verification: an error anywhere in a graph is detected, and reports state measured values."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

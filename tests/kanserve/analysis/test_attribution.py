@@ -1,7 +1,5 @@
 """Contributions through layers on arrays, compared with networks whose contributions are known."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Coverage of nodes: in grid, extended grid or out of grid, compared with a scalar implementation."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -1,7 +1,5 @@
 """Curves of edges: ranges, values and rejected cases, as pure functions and over the wire."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Drift: current counts compared with baseline counts and the no-drift threshold, also over the wire."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Histograms of values: counts, moments, representative points, and zones of a grid."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

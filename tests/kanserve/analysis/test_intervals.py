@@ -1,7 +1,5 @@
 """Tests of `analysis/intervals.py`."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

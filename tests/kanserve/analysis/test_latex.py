@@ -1,7 +1,5 @@
 """LaTeX formulas, also partial ones: parsed and evaluated, they equal the networks; names are escaped."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Paths from an input to an output, compared with a walk from edge to edge."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Edge selection, as properties compared with a plain definition."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Statistics over rows, compared with numpy on all rows at once."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st

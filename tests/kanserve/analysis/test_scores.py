@@ -1,7 +1,5 @@
 """Scores over a batch: pure functions, and over the wire."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from typing import Any

@@ -1,7 +1,5 @@
 """Columns of a table as inputs of a model, and the errors for values that no model takes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Inputs by pattern, and the folder of results with its records."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

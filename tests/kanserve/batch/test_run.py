@@ -1,7 +1,5 @@
 """Runs over files: order, continuation after a kill, and bad input."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 import subprocess

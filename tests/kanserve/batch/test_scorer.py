@@ -1,7 +1,5 @@
 """Scores of record batches: the served outputs, explanations and coverage as columns."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import pickle

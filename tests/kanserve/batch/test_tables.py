@@ -1,7 +1,5 @@
 """Table files as record batches: every form, and files that are damaged."""
 
-from __future__ import annotations
-
 import io
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parts of `kanserve bench`: sizes, rows, interleaving, errors and the plot."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Tests of `bench/runner.py`."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kanserve.bench import runner

@@ -1,7 +1,5 @@
 """Tests of `bench/summary.py`."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Any

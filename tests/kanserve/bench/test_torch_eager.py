@@ -1,7 +1,5 @@
 """Tests of `bench/torch_eager.py`."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.support.command_line import document, kanserve

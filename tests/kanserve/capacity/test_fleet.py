@@ -1,7 +1,5 @@
 """Tests of `capacity/fleet.py`: the autoscaler, pods and zones."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tests of `capacity/forecast.py`: a plan whose simulation is compared with the curve that it is made from."""
 
-from __future__ import annotations
-
 import functools
 import json
 

@@ -1,7 +1,5 @@
 """Tests of `capacity/generator.py`: a schedule that does not wait, against a real server and against a silent one."""
 
-from __future__ import annotations
-
 import io
 import socket
 import subprocess

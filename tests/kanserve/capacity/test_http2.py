@@ -1,7 +1,5 @@
 """Tests of `capacity/http2.py`: header fields, frames and windows against the package h2, and a real server."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import select

@@ -1,7 +1,5 @@
 """Tests of `capacity/measure.py`: the search, on servers whose capacity is known."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tests of `capacity/probe.py`: one real server under measurement."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tests of `capacity/queueing.py` against results of queueing theory, and against arithmetic by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tests of `capacity/sizing.py`: arithmetic of plans, and values that the chart accepts."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

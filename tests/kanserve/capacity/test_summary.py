@@ -1,7 +1,5 @@
 """Tests of `capacity/summary.py`: the plan in words, as a document and as a picture."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,7 +1,5 @@
 """Tests of `capacity/usage.py`: real processes, and what proc(5) says of them."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

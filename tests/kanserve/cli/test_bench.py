@@ -1,7 +1,5 @@
 """`kanserve bench`: reports on a version and a checkpoint, and on wrong outputs. No test checks a time."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import shutil

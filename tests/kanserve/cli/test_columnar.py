@@ -1,7 +1,5 @@
 """Tests of `cli/columnar.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`kanserve completion`: the scripts, run in the real shells."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

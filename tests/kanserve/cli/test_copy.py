@@ -1,7 +1,5 @@
 """`kanserve copy`: a copied version serves under its new number, and a manual copy gives an error."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path

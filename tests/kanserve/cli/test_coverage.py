@@ -1,7 +1,5 @@
 """`kanserve coverage`: tables, JSON and files agree with each other and with the Python client."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`kanserve curves`: a plot of one edge, a table of several edges, the file, and rejected arguments."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

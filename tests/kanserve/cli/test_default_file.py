@@ -1,7 +1,5 @@
 """Default version in a repository folder: all servers of the folder follow it, and it survives their restarts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`kanserve drift`: baseline rows from the export compared with current traffic, as text and as JSON."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

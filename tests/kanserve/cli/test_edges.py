@@ -1,7 +1,5 @@
 """`kanserve edges`: the file, the table, selections, and more rows than one response holds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

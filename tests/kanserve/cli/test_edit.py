@@ -1,7 +1,5 @@
 """`kanserve edit --report` and `kanserve symbolify --report`: the page has the figures of the document."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

@@ -1,7 +1,5 @@
 """`kanserve explain`: one row, many rows, the file, references, names, and rejected arguments."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

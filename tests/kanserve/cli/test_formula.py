@@ -1,7 +1,5 @@
 """`kanserve formula`: the printed formula computes the served outputs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`kanserve infer`: every input and output format, many rows, and rejected arguments."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

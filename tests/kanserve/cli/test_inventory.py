@@ -1,7 +1,5 @@
 """Tests of `cli/inventory.py`."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

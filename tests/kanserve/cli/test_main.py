@@ -1,7 +1,5 @@
 """Common behavior of commands: help, exit codes, streams, interruptions."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """`kanserve models` and `kanserve health`."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

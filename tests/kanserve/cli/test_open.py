@@ -1,7 +1,5 @@
 """`kanserve open` and `kanserve view`: the web UI's address, and the page at that address."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Tests of `cli/output_results.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.support.command_line import wrong_refusals

@@ -1,7 +1,5 @@
 """`kanserve plan`: measurements of real servers. No test checks a time or a rate."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

@@ -1,7 +1,5 @@
 """`kanserve plot`: image files and text plots, of the network and of one edge, and rejected arguments."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from xml.etree import ElementTree

@@ -1,7 +1,5 @@
 """`kanserve report`: one file with a model's card, its verification, and its curves."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

@@ -1,7 +1,5 @@
 """Row streams of `kanserve infer`: columnar files, large files in chunks, incremental results, rates and warnings."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

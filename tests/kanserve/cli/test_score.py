@@ -1,7 +1,5 @@
 """`kanserve score`: results, messages and exit codes."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 from pathlib import Path

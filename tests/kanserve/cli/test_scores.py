@@ -1,7 +1,5 @@
 """`kanserve scores`: tables, JSON and the file agree."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

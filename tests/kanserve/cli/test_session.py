@@ -1,7 +1,5 @@
 """A checkpoint path in place of a model name: one command gives a plot or an explanation."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

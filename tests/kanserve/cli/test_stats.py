@@ -1,7 +1,5 @@
 """`kanserve stats`: statistics of a model's traffic, as text and as JSON."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

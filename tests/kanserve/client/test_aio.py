@@ -1,7 +1,5 @@
 """Sync and async clients against real servers: equal results, error classes, and a server that restarts."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import dataclasses

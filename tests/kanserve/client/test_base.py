@@ -1,7 +1,5 @@
 """Tests of `client/base.py`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import grpc

@@ -1,7 +1,5 @@
 """Tests of `client/calls.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

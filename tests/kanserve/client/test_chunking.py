@@ -1,7 +1,5 @@
 """Tests of `client/chunking.py`."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

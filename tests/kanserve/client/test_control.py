@@ -1,7 +1,5 @@
 """Tests of `client/control.py`."""
 
-from __future__ import annotations
-
 import grpc
 import pytest
 

@@ -1,7 +1,5 @@
 """DataFrames as input and output: columns matched by name in any order, and row labels preserved."""
 
-from __future__ import annotations
-
 import re
 import sys
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """Tests of `client/errors.py`."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import dataclasses

@@ -3,8 +3,6 @@
 `make notebook` runs this file in an environment with shap.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tests of `client/results.py`."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from dataclasses import replace

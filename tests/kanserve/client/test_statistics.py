@@ -1,7 +1,5 @@
 """Tests of `client/statistics.py`."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """The client against a faulty gRPC server: retries, halved chunks, error translation."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import threading

@@ -1,7 +1,5 @@
 """Tests of `config/hosts.py`."""
 
-from __future__ import annotations
-
 import socket
 
 from kanserve.config.hosts import Sites

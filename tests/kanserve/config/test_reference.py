@@ -1,7 +1,5 @@
 """Settings reference: the page, the editor schema and the server's check agree."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

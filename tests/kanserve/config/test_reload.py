@@ -1,7 +1,5 @@
 """Reload of settings on SIGHUP: reloadable changes apply, others are pending restart, broken files are ignored."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -79,6 +77,16 @@ def configured(folder: Path, *flags: str) -> Iterator[Configured]:
             process.kill()
 
 
+def require_the_same_of_new_workers(server: Configured) -> None:
+    """Workers that replace killed ones have the changed settings."""
+    for child in children(server.process.pid):
+        os.kill(child, signal.SIGKILL)
+    until(lambda: len(server.lines("worker_exited")) == 2)
+    until(lambda: server.metric("kanserve_workers") == 2)
+    before = len(server.lines("request_completed"))
+    until(lambda: server.infer(GOOD) or len(server.lines("request_completed")) > before)
+
+
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=full("combination"))])
 def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) -> None:
     with configured(tmp_path, "--workers", str(workers), "--threads", str(workers)) as server:
@@ -88,6 +96,8 @@ def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) ->
         assert server.lines("settings_reloaded")[0]["changed"] == {"access_log": "all"}
         until(lambda: server.infer(GOOD) or server.lines("request_completed"))
         assert server.lines("request_completed")[0]["code"] == "OK"
+        if workers > 1:
+            require_the_same_of_new_workers(server)
 
         server.write('access_log = "all"\nmax_pending_requests = 7\nreflection = true\n')
         until(lambda: server.lines("settings_pending_restart"))
@@ -113,18 +123,6 @@ def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) ->
         assert server.process.wait(60) == 0
         assert len(server.lines("request_completed")) == before
         assert server.lines("shutdown_started") == server.lines("server_stopped") == []  # as of the new level
-
-
-@full("load")
-def test_who_comes_later_has_what_was_said_before(tmp_path: Path) -> None:
-    with configured(tmp_path, "--workers", "2", "--threads", "2") as server:
-        server.write('access_log = "all"\n')
-        until(lambda: server.lines("settings_reloaded"))
-        for child in children(server.process.pid):
-            os.kill(child, signal.SIGKILL)
-        until(lambda: len(server.lines("worker_exited")) == 2)
-        until(lambda: server.metric("kanserve_workers") == 2)
-        until(lambda: server.infer(GOOD) or server.lines("request_completed"))
 
 
 async def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:

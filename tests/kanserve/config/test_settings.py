@@ -1,7 +1,5 @@
 """Tests of `config/settings.py`."""
 
-from __future__ import annotations
-
 import re
 
 from kanserve.config import reference, settings

@@ -1,7 +1,5 @@
 """Tests of `config/sources.py`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tests of `execution/config.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kanexport.bundle.repository import triton_config

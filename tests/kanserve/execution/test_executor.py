@@ -1,7 +1,5 @@
 """The executor without a model: scheduling, instances, and the outcome of each request in a batch."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

@@ -1,7 +1,5 @@
 """Rows that violate a certificate, and the watch over them."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import types

@@ -1,7 +1,5 @@
 """Tests of `insight/coverage.py`."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tests of `insight/curves.py`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import grpc

@@ -1,7 +1,5 @@
 """Edge queries compared with the toy model's definition, over the wire and in chunks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

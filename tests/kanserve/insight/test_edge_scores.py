@@ -1,7 +1,5 @@
 """Edge scores from counted traffic, compared with scores from its rows."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Iterator

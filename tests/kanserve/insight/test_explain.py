@@ -1,7 +1,5 @@
 """Explain over the wire: the toy model's known contributions, references, and rejected requests."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import dataclasses
 from pathlib import Path

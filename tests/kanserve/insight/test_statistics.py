@@ -1,7 +1,5 @@
 """Tests of `insight/statistics.py`."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The statistics store: counts survive restarts and add up over workers; effects of an unusable folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Admission: a separate process checks harmful versions, and other versions are unaffected."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import os

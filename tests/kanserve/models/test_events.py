@@ -1,7 +1,5 @@
 """Tests of `models/events.py`."""
 
-from __future__ import annotations
-
 from kanserve.models.events import KEPT, LONG, History
 
 

@@ -1,7 +1,5 @@
 """The loader: versions that pass verification, versions that fail it, and their states on a server."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import socket

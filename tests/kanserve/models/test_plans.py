@@ -1,7 +1,5 @@
 """Tests of `models/plans.py`, and of the plan that a model takes from another model of its form."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

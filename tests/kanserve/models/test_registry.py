@@ -1,7 +1,5 @@
 """Tests of `models/registry.py`."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any, cast
 

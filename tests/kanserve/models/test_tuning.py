@@ -1,7 +1,5 @@
 """Small-batch and large-batch graphs of one network: the batch size selects the graph, and both agree."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable

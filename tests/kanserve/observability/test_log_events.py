@@ -1,7 +1,5 @@
 """The table of log events and the calls that log them agree."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

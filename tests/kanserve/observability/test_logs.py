@@ -1,7 +1,5 @@
 """Logging under a stalled reader, a closed descriptor or a full disk loses lines, not calls."""
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path

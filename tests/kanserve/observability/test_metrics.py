@@ -1,7 +1,5 @@
 """The metrics port: every documented name, correct values, and no label that a client can choose."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

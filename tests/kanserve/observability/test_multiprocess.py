@@ -1,7 +1,5 @@
 """Tests of `observability/multiprocess.py`."""
 
-from __future__ import annotations
-
 import pytest
 
 from kanserve.observability import multiprocess

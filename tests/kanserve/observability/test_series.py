@@ -1,7 +1,5 @@
 """kanserve's counters, gauges and histograms give the output of prometheus_client."""
 
-from __future__ import annotations
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest

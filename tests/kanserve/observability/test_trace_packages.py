@@ -1,7 +1,5 @@
 """Traces that the server cannot export: `serve`, its `--check` and `doctor` say the same."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

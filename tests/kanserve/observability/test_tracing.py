@@ -1,7 +1,5 @@
 """OpenTelemetry tracing: the spans that an OTLP receiver gets, and no trace of it if tracing is off."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The committed protocol code matches `proto/` and stays out of protobuf's default pool."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Tests of `plotting/render.py`."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

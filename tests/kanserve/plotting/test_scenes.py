@@ -1,7 +1,5 @@
 """Tests of `plotting/scenes.py`: names, and the drawn elements of networks."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kanserve.plotting import figures, scenes

@@ -1,7 +1,5 @@
 """Arguments and methods of the application of Ray Serve. tests/integration/deploy/test_ray.py runs it."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

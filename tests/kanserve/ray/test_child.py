@@ -1,7 +1,5 @@
 """Keeper of a server: real servers that end, are killed, drain, or do not start."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

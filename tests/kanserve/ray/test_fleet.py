@@ -1,7 +1,5 @@
 """Options and settings of a fleet, which it checks without Ray. tests/integration/deploy/test_ray.py runs fleets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """HAProxy's configuration, and a real HAProxy in front of real listeners where it is installed."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import subprocess

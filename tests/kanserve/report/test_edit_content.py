@@ -1,7 +1,5 @@
 """Content of the report of an edit."""
 
-from __future__ import annotations
-
 from kanexport.contract.naming import Names
 from kanserve.report import edit_content
 from kanserve.report.page import Grid

@@ -1,7 +1,5 @@
 """The part of a report that computes: which modules fit a model, and what the page allows."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

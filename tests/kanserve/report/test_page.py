@@ -1,7 +1,5 @@
 """Tests of `report/page.py`."""
 
-from __future__ import annotations
-
 from kanserve.plotting.scenes import Line, Scene
 from kanserve.report import page
 from kanserve.report.page import Bars, Facts, Grid, Pictures, Report

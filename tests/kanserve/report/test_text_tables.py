@@ -1,7 +1,5 @@
 """Text descriptions of steps and bases."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Repository layouts, valid and invalid."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """config.pbtxt from an operator: fields that apply, fields that give a warning, and errors that stop the load."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The repository plan: rules for loads and unloads in every state of files and versions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

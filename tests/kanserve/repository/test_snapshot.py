@@ -1,7 +1,5 @@
 """Tests of `repository/snapshot.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kanserve.repository import snapshot

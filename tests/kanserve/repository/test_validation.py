@@ -1,7 +1,5 @@
 """Extreme numbers in a manifest: each gives a load error with a message before any computation."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Limits of a manifest at their exact values: the limit passes, the next value fails."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """HTTP API next to gRPC: every route, with Triton's clients, curl and raw requests, on each transport."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """HTTP requests as calls: limits, draining, cancellation and TLS, on each transport."""
 
-from __future__ import annotations
-
 import json
 import signal
 import ssl

@@ -1,7 +1,5 @@
 """Datatypes over HTTP, as bytes and as JSON, with identity graphs and Triton's client."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """JSON parsed in chunks gives the same values as in one call, and the server checks its limits before it parses."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

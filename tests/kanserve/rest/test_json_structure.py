@@ -1,7 +1,5 @@
 """Tests of `rest/json_structure.py`."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """KanService as JSON: the same numbers as gRPC on both transports, and rejected requests."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

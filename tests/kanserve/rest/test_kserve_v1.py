@@ -1,7 +1,5 @@
 """KServe's protocol V1: the numbers of ModelInfer and Explain as rows, and rejected requests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tests of `rest/oip.py`."""
 
-from __future__ import annotations
-
 import json
 
 import tritonclient.http

@@ -1,7 +1,5 @@
 """Shared work for several clients: it runs once, and ends with the last client or at its time limit."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from typing import Any

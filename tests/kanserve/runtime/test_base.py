@@ -1,7 +1,5 @@
 """Tests of `runtime/base.py`."""
 
-from __future__ import annotations
-
 import pytest
 
 from kanserve.errors import ConfigError

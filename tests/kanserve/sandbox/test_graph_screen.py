@@ -1,7 +1,5 @@
 """The operator allowlist and structural checks of graphs: accepted and rejected graphs, without execution."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import onnx

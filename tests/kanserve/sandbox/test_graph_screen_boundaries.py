@@ -1,7 +1,5 @@
 """Each rule of the structural graph check at its exact limit."""
 
-from __future__ import annotations
-
 import onnx
 import pytest
 from onnx import TensorProto, helper

@@ -1,7 +1,5 @@
 """Tests of `sandbox/process.py`."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

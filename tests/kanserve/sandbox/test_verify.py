@@ -1,7 +1,5 @@
 """The load check, step by step in the test process: each fault and its message."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

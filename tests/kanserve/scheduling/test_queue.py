@@ -1,7 +1,5 @@
 """Batch policy and request queue as pure functions."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

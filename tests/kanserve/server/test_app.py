@@ -1,7 +1,5 @@
 """Request size limit: derived from the models unless an operator sets it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import grpc

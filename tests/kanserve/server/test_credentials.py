@@ -1,7 +1,5 @@
 """Token file changes under a running server: an invalid file prevents a start but does not stop a running server."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Several workers behind one port: replacement of killed workers, lost calls, and merged metrics."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -107,16 +105,6 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, transport: str) -> 
         assert [line["code"] for line in reported] == [-signal.SIGKILL]
         assert value(server.metrics(), "kanserve_worker_exits_total") == 1
         assert server.stop() == 0
-
-
-@full("rare")
-def test_workers_leave_when_nobody_watches(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    with serving(tmp_path, workers=2, threads=2) as server:
-        workers = pids(server)
-        server.process.kill()
-        server.process.wait(60)
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 @full("rare")

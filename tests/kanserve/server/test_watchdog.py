@@ -1,7 +1,5 @@
 """The watchdog ends a process with a hung execution, event loop or worker, but not a stopped process."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
@@ -63,21 +61,9 @@ def test_a_stuck_loop_ends_the_server(tmp_path: Path) -> None:
 
 
 @full("rare")
-def test_a_stuck_worker_is_replaced(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=3.0) as server:
-        before = pids(server)
-        held = min(before)
-        os.kill(held, signal.SIGSTOP)
-        until(lambda: held not in pids(server) and len(pids(server)) == 2)
-        reported = [line["event"] for line in server.lines() if line["level"] == "error"]
-        assert reported == ["worker_stalled", "worker_exited"]
-        until(lambda: "kanserve_workers 2" in server.metrics())
-        assert server.stop() == 0
-
-
-@full("rare")
-def test_a_server_that_was_stopped_is_not_stuck(tmp_path: Path) -> None:
+def test_a_stopped_server_is_not_stuck_a_stuck_worker_is_replaced_and_workers_leave_with_their_parent(
+    tmp_path: Path,
+) -> None:
     toy_model.write(tmp_path)
     limit = 1.5  # of the watchdog, and of the process that watches the workers
     with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=limit, run_stall_seconds=limit) as server:
@@ -88,4 +74,15 @@ def test_a_server_that_was_stopped_is_not_stuck(tmp_path: Path) -> None:
         again = time.monotonic() + limit
         until(lambda: server.infer(ROWS).shape == (1, 2) and time.monotonic() > again)
         assert pids(server) == before
-        assert server.stop() == 0
+
+        held = min(before)
+        os.kill(held, signal.SIGSTOP)
+        until(lambda: held not in pids(server) and len(pids(server)) == 2)
+        reported = [line["event"] for line in server.lines() if line["level"] == "error"]
+        assert reported == ["worker_stalled", "worker_exited"]
+        until(lambda: "kanserve_workers 2" in server.metrics())
+
+        workers = pids(server)
+        server.process.kill()
+        server.process.wait(60)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))

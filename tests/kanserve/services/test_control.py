@@ -1,7 +1,5 @@
 """Explicit model control: load, unload, set default, roll back; over gRPC, HTTP and commands, in all workers."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

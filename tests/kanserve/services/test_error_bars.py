@@ -1,7 +1,5 @@
 """Error bars of a loaded version: on a CPU, on another device, and without them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

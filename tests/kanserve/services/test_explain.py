@@ -1,7 +1,5 @@
 """kan.coverage and kan.explain_top_k: extra outputs in one round trip, read by Triton's clients."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Operations view data: parsed metrics, differences between two reads, and kept rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

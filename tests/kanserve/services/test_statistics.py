@@ -1,7 +1,5 @@
 """Streamed and reset statistics: intervals, durations, and ends of a stream."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import threading

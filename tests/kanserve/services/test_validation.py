@@ -1,7 +1,5 @@
 """Request validation before computation, without a server: each error with its message."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

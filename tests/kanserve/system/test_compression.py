@@ -1,7 +1,5 @@
 """Tests of `system/compression.py`."""
 
-from __future__ import annotations
-
 import gzip
 
 import grpc

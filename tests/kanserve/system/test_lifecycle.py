@@ -1,7 +1,5 @@
 """Tests of `system/lifecycle.py`."""
 
-from __future__ import annotations
-
 import asyncio
 
 from kanserve.system.lifecycle import Lifecycle

@@ -1,7 +1,5 @@
 """Tests of `system/resources.py`."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Time slices of threads: the kernel has the slice that a thread requests, and its other attributes stay."""
 
-from __future__ import annotations
-
 import os
 import platform
 import sys

@@ -1,7 +1,5 @@
 """The facts of a Deployment, and the place of a pod on this machine."""
 
-from __future__ import annotations
-
 import copy
 import os
 from pathlib import Path

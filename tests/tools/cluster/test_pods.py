@@ -1,7 +1,5 @@
 """Pods and rollouts with small real processes: thresholds, restarts, grace period, surge."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import replace
 from pathlib import Path

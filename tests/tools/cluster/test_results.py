@@ -1,7 +1,5 @@
 """Counts of calls, values of scenarios, and the table of the command."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tools.cluster.experiment import Experiment

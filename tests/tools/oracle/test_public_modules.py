@@ -1,7 +1,5 @@
 """The oracle of published modules: it separates right from wrong on a test repository."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The reliability tests: each exists, results accumulate, and the tables show tests with and without a run."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Helpers that both command-line programs share: text, spelling suggestions, CSV, atomic files."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

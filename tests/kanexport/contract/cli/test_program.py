@@ -1,7 +1,5 @@
 """Tests of `contract/cli/program.py`."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Tests of `contract/cli/suggest.py`."""
 
-from __future__ import annotations
-
 import pytest
 
 from kanexport.contract.cli import suggest

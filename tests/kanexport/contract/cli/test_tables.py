@@ -1,7 +1,5 @@
 """Tests of `contract/cli/tables.py`."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pty

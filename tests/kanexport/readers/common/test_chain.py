@@ -1,7 +1,5 @@
 """Modules between layers: detected, placed by number and width, or rejected."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Data flow through the layers: assumptions, optional options, and required options."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tests of `readers/common/layer_tensors.py`."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from typing import Any

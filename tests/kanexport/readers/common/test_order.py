@@ -1,7 +1,5 @@
 """Tests of `readers/common/order.py`; test_chain.py has the names and widths of modules."""
 
-from __future__ import annotations
-
 import itertools
 
 from hypothesis import given

@@ -1,7 +1,5 @@
 """pykan weights without a config: the same graph if nothing is missing, otherwise an error that requires options."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tests of `readers/common/symbolic.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

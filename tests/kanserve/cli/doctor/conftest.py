@@ -1,7 +1,5 @@
 """Fixtures and calls of the checks: a repository, certificates, and what `serve --check` and `doctor` find."""
 
-from __future__ import annotations
-
 import datetime
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`kanserve serve --check` and `kanserve doctor`: each fault is reported with advice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kanserve.cli.doctor.check_results import Level

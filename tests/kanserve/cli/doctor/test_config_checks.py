@@ -1,7 +1,5 @@
 """Tests of `cli/doctor/config_checks.py`."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import socket

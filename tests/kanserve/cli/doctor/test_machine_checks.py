@@ -1,7 +1,5 @@
 """Tests of `cli/doctor/machine_checks.py`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

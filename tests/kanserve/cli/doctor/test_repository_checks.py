@@ -1,7 +1,5 @@
 """Tests of `cli/doctor/repository_checks.py`."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tests of `cli/doctor/server_checks.py`."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
