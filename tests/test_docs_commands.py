@@ -38,6 +38,8 @@ MODELS: dict[str, tuple[object, ...]] = {
 SETUP = re.compile(r"^\s*(git|make|source|cd|pip|pre-commit|\.venv/bin/pip)\b")
 # A status of HTTP that is an error ends a block.
 CURL = 'curl() { command curl --silent --show-error --fail-with-body "$@"; }'
+MEASURES = re.compile(r"\s*kanserve (bench|plan)\b")
+MEASURED: set[str] = set()  # such lines of the pages that ran: two pages may have the same
 FREE = "KANSERVE_GRPC_PORT=0 KANSERVE_METRICS_PORT=0"
 FENCE = re.compile(r"^( *)```(sh|python|text)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
@@ -65,8 +67,10 @@ def script(text: str) -> str:
     """A block of commands for bash. Commands that set up a machine are left out, and servers are only checked."""
     kept = []
     for line in text.replace("\\\n", " ").splitlines():
-        if SETUP.match(line):
+        if SETUP.match(line) or line.strip() in MEASURED:
             continue
+        if MEASURES.match(line):
+            MEASURED.add(line.strip())
         if re.match(r"\s*kanserve serve\b", line) and not re.search(r"--(check|show-config|help)\b", line):
             line = f"{shlex.join(shlex.split(line, comments=True))} --check"
         if re.match(r"\s*kanserve (serve|doctor)\b", line) and "--url" not in line:

@@ -15,7 +15,7 @@ from tests.support.command_line import Server, document, kanserve
 from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 from tests.support.tiers import spread
 
-FEW = spread("case", cases(), 2, ids=lambda case: case.name)
+FEW = spread("case", cases()[::2], 2, ids=lambda case: case.name)  # all of them answer through tritonclient
 ROWS = 24  # of a batch
 UNITS = 1  # in the last place of the largest answer; 0.5 of sines and cosines were seen, 0 of all others
 

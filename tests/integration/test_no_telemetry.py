@@ -64,9 +64,7 @@ def started(module: str, environment: dict[str, str]) -> int:
         ("kanserve.runtime.ort", {"ORT_DISABLE_TELEMETRY": "0"}),  # a variable that cannot switch it on
     ],
 )
-def test_importing_the_runtime_starts_no_thread_and_writes_no_file(
-    module: str, more: dict[str, str], tmp_path: Path
-) -> None:
+def test_importing_the_runtime_starts_no_thread_and_no_file(module: str, more: dict[str, str], tmp_path: Path) -> None:
     assert started(module, fresh(tmp_path / "quiet") | more) == 0
     assert files(tmp_path / "quiet") == []
 

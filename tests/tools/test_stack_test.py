@@ -52,7 +52,7 @@ def test_root_on_debian_gets_the_absent_programs(machine: Path, capfd: pytest.Ca
 
 
 @pytest.mark.parametrize(("root", "debian"), [(False, True), (True, False)])
-def test_others_read_which_command_installs_them(
+def test_others_read_what_installs_them(
     machine: Path, capfd: pytest.CaptureFixture[str], root: bool, debian: bool
 ) -> None:
     if not debian:

@@ -101,7 +101,7 @@ def test_no_width_loses_a_letter(monkeypatch: pytest.MonkeyPatch, capsys: pytest
             assert word in letters, width
 
 
-def test_one_name_for_every_number_without_names(
+def test_one_name_for_each_number_without_names(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """x0, x1 ... and y0, y1 ...: each command accepts and prints the names that the others print."""

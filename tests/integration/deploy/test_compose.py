@@ -1,13 +1,9 @@
 """Compose stack: known field names, existing files, settings of the server, safe containers."""
 
-import json
 import re
 import shutil
 import ssl
 import subprocess
-import sys
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,6 @@ import yaml
 from kanserve.config.settings import Settings
 from tests.support import compose_stack
 from tests.support.compose_stack import DEPLOY, FOLDER, ROOT, compose
-from tests.support.programs import free_port
 from tests.support.tiers import full
 
 FILES = {
@@ -198,26 +193,3 @@ def test_the_dashboard_is_where_grafana_reads_it() -> None:
     assert target.startswith(f"{provider['options']['path']}/")
     assert (DEPLOY / "monitoring" / "grafana" / "kanserve.json").is_file()
     assert ROOT in FOLDER.parents
-
-
-@full("package")
-def test_the_webhook_prints_whole_lines_if_deliveries_come_at_the_same_time(tmp_path: Path) -> None:
-    alert = {"status": "firing", "labels": {"alertname": "Down"}, "annotations": {"summary": "no response"}}
-    body = json.dumps({"alerts": [alert] * 2}).encode()
-    port = free_port()
-    command = [sys.executable, "-P", str(FOLDER / "receiver.py"), "127.0.0.1", str(port)]
-    with (tmp_path / "lines").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log)
-    try:
-
-        def deliver(_: int) -> int:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", data=body, timeout=60) as response:
-                return int(response.status)
-
-        compose_stack.until(lambda: deliver(0) == 200, "the webhook")
-        with ThreadPoolExecutor(8) as pool:
-            assert set(pool.map(deliver, range(500))) == {200}
-    finally:
-        process.terminate()
-        process.wait(60)
-    assert (tmp_path / "lines").read_text() == "firing Down - - no response\n" * 2 * 501

@@ -107,7 +107,7 @@ def pod(tmp_path: Path) -> Iterator[tuple[Document, dict[str, str], int, int]]:
 
 
 @full("package")
-def test_a_server_with_the_variables_of_the_runtime_serves_the_name_of_the_service(
+def test_the_variables_of_the_runtime_serve_the_name_of_a_service(
     pod: tuple[Document, dict[str, str], int, int],
 ) -> None:
     pytest.importorskip("h2corn")

@@ -104,7 +104,7 @@ def test_the_dashboard_is_what_its_maker_writes() -> None:
 
 
 @full("package")
-def test_every_metric_of_the_dashboard_and_the_rules_is_exported(
+def test_every_metric_of_dashboard_and_rules_exists(
     dashboard: Any, rules: list[dict[str, Any]], exported: set[str]
 ) -> None:
     shown = [expression for _, expression in queries(dashboard)]

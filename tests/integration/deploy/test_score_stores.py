@@ -88,7 +88,7 @@ def test_tables_of_a_bucket_are_scored_into_a_bucket(model: Path, store: dict[st
     assert one["files"] == 1
 
 
-def test_a_lost_connection_leaves_no_half_result_and_the_next_run_continues(
+def test_a_lost_connection_leaves_no_half_and_the_next_run_continues(
     model: Path, store: dict[str, str], tmp_path: Path
 ) -> None:
     words = (model, "--input", f"{BUCKET}/data/", "--output", tmp_path / "out")
@@ -132,7 +132,7 @@ def test_wrong_keys_and_a_missing_bucket_are_named(model: Path, store: dict[str,
         assert reason in done.stderr, url
 
 
-def test_a_signed_url_is_scored_without_keys_and_its_signature_is_secret(
+def test_a_signed_url_needs_no_keys_and_its_signature_is_secret(
     model: Path, store: dict[str, str], tmp_path: Path
 ) -> None:
     """A URL with another signature of the same object continues the run."""

@@ -37,7 +37,7 @@ def report(requires: list[str]) -> dict[str, Any]:
         ([], "x86_64", "cpu"),
     ],
 )
-def test_a_build_is_known_by_what_it_asks_for(
+def test_a_build_is_known_by_what_it_needs(
     script: dict[str, Any], requires: list[str], machine: str, build: str
 ) -> None:
     assert script["build_of"](report(requires), LINUX | {"platform_machine": machine}) == build

@@ -81,9 +81,7 @@ def test_the_guide_runs_and_no_call_is_lost(here: Desk) -> None:
 
 @pytest.mark.parametrize("tool", ["rclone", "aws"])
 @pytest.mark.parametrize("order", ["manifest last", "any order"])
-def test_a_killed_copy_is_not_served_and_disturbs_nothing(
-    here: Desk, store: dict[str, str], tool: str, order: str
-) -> None:
+def test_a_killed_copy_is_not_served_nor_disturbs(here: Desk, store: dict[str, str], tool: str, order: str) -> None:
     block, left = fetch(tool), []
 
     def interrupted() -> None:

@@ -25,7 +25,7 @@ def test_every_example_of_a_basis_gives_what_it_owes(name: str) -> None:
         ("float32", 1, free[::2]),
         ("float32", 17, free[1::2]),
         ("float32", SOURCES, [basis for basis in examples if basis.sources is not None]),
-        ("float64", SOURCES, examples),
+        ("float64", SOURCES, examples[::2]),
     ):
         check_each(check_basis, checked, dtype, sources)
 

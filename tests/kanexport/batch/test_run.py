@@ -104,9 +104,7 @@ def test_a_report_tells_what_became_of_each(mixed: Path, tmp_path: Path, capsys:
     assert "\x1b" not in out
 
 
-def test_all_exported_is_success_and_twice_is_not(
-    tmp_path: Path, pykan: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_exported_is_success_but_not_twice(tmp_path: Path, pykan: Any, capsys: pytest.CaptureFixture[str]) -> None:
     pykan([2, 1]).write(tmp_path)
     where = (tmp_path, "--recursive", "--repository", tmp_path / "models", "--name", "mine", "--json")
     assert run(capsys, *where)[0] == 0
@@ -117,9 +115,7 @@ def test_all_exported_is_success_and_twice_is_not(
     assert run(capsys, *where, "--force")[0] == 0
 
 
-def test_options_and_functions_go_where_they_are_known_and_are_missed_where_they_are_not(
-    three: Path, tmp_path: Path
-) -> None:
+def test_options_and_functions_go_where_they_are_known_and_are_missed_elsewhere(three: Path, tmp_path: Path) -> None:
     request = Request(
         path=three,
         repository=tmp_path / "models",

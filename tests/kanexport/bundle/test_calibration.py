@@ -17,7 +17,7 @@ from kanserve.analysis import intervals
 from kanserve.repository import validation
 from tests.support import golden_cases
 from tests.support.golden_cases import run
-from tests.support.tiers import full, spread
+from tests.support.tiers import spread
 
 REGRESSION, CLASSIFIER = "pykan-hello-adapted", "efficient-kan-wine-update-grid"  # 2 -> 1, and 13 -> 3 classes
 RNG = np.random.default_rng(0)
@@ -54,9 +54,7 @@ def saved(tmp_path: Path, name: str = "rows.npz", **arrays: Any) -> Path:
     return tmp_path / name
 
 
-def test_absolute_intervals_are_a_quantile_of_the_residuals_of_the_served_graph(
-    tmp_path: Path, plain: dict[str, Path]
-) -> None:
+def test_absolute_intervals_are_a_quantile_of_residuals_of_the_graph(tmp_path: Path, plain: dict[str, Path]) -> None:
     x, y, noise = noisy(plain, 1000)
     result = exported(tmp_path, saved(tmp_path, x=x, y=y), REGRESSION)
     section = result.intervals
@@ -212,27 +210,3 @@ def test_a_quantized_graph_is_calibrated_with_its_own_residuals(tmp_path: Path, 
     for at, own in enumerate(quantized.intervals.outputs):
         assert own.quantile == pytest.approx(residuals[conformal.rank(600, 0.9) - 1, at], rel=1e-5)
         assert own.quantile != exact.outputs[at].quantile
-
-
-@full("combination")
-def test_a_torch_module_of_several_inputs_is_calibrated(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    import kanexport
-
-    class Two(torch.nn.Module):
-        def forward(self, left: Any, right: Any) -> Any:
-            return left + right
-
-    module = Two()
-    left, right = RNG.uniform(-1, 1, (2, 300, 2)).astype(np.float32)
-    y = left + right + RNG.normal(size=(300, 2))
-    file = saved(tmp_path, left=left, right=right, y=y)
-    common = {"name": "two", "repository": tmp_path / "models", "force": True}
-    done = kanexport.export(module, (left[:40], right[:40]), calibration=file, coverage=0.9, **common)
-    section = done.manifest.intervals
-    assert (section.method, section.rows) == (ABSOLUTE, 300)
-    assert section.outputs[0].quantile == pytest.approx(1.645, abs=0.3)  # of a normal distribution
-    assert done.manifest.baseline.rows == 0
-    one = saved(tmp_path, "one.npz", left=left, y=y)
-    with pytest.raises(OptionError, match="the inputs left, expected left, right"):
-        kanexport.export(module, (left[:40], right[:40]), calibration=one, coverage=0.9, **common)

@@ -101,9 +101,7 @@ def test_a_network_without_a_certificate_writes_nothing(tmp_path: Path) -> None:
         (("--certify", "--certify-box", "none.npy"), "--certify-box none.npy cannot be read"),
     ],
 )
-def test_options_that_do_not_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
-) -> None:
+def test_wrong_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionError) as caught:
         run(HELLO, *words)

@@ -64,9 +64,7 @@ def zigzag(slopes: np.ndarray, periods: int) -> Function:
     return values
 
 
-def test_no_error_of_a_function_within_the_assumption_exceeds_its_bar(
-    tmp_path: Path, plain: tuple[Path, CertificateInfo]
-) -> None:
+def test_no_error_of_a_function_as_assumed_exceeds_its_bar(tmp_path: Path, plain: tuple[Path, CertificateInfo]) -> None:
     """The function is nearly as steep as the assumption allows, and unrelated to the network."""
     true = zigzag(0.98 * np.array(plain[1].lipschitz)[:, 0], 7)
     x = RNG.uniform(-1, 1, (300, 2))
@@ -135,9 +133,7 @@ def test_a_factor_that_is_large_enough_is_told(tmp_path: Path) -> None:
 
 
 @full("combination")
-def test_scaled_rows_and_outputs_are_in_the_units_of_the_user(
-    tmp_path: Path, plain: tuple[Path, CertificateInfo]
-) -> None:
+def test_scaled_rows_and_outputs_are_in_the_users_units(tmp_path: Path, plain: tuple[Path, CertificateInfo]) -> None:
     (tmp_path / "in.json").write_text('{"mean": [10, 20], "scale": [2, 4]}')
     (tmp_path / "out.json").write_text('{"mean": [100], "scale": [50]}')
     scaled = {"input_scaler": tmp_path / "in.json", "output_scaler": tmp_path / "out.json"}
@@ -194,9 +190,7 @@ def test_the_command_and_its_document(tmp_path: Path, capsys: pytest.CaptureFixt
         (("--error-bars", "--certify", "--recursive"), "cannot be combined with --recursive"),
     ],
 )
-def test_options_that_do_not_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
-) -> None:
+def test_wrong_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("rows.npz", x=np.zeros((2, 2)), y=np.zeros(2))
     with pytest.raises(OptionError) as caught:

@@ -109,7 +109,7 @@ def test_a_version_that_stepped_aside_comes_back_after_a_kill(packed: Pack, tmp_
     assert hidden(tmp_path) == []
 
 
-def test_a_replacement_that_fails_puts_the_old_version_back(
+def test_a_failed_replacement_puts_the_old_one_back(
     packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(atomic, "exchange", lambda element, other: False)  # as on a file system that cannot
@@ -146,9 +146,7 @@ NAMES = ["", ".", "..", "../m", "a/b", "/m", ".hidden", "-m", "a b", "m\n", "ü"
         *(({"version": version}, "") for version in (0, -1, 2**63, 10**400)),
     ],
 )
-def test_names_and_versions_that_are_no_folder_are_refused(
-    packed: Pack, tmp_path: Path, changes: dict[str, Any], hint: str
-) -> None:
+def test_names_and_versions_without_a_folder(packed: Pack, tmp_path: Path, changes: dict[str, Any], hint: str) -> None:
     with pytest.raises(RepositoryError, match=next(iter(changes))) as caught:
         packed(tmp_path, **{"name": "m", **changes})
     assert hint in caught.value.hint

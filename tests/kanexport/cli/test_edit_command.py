@@ -40,9 +40,7 @@ def test_the_document(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert contract.load(model / "2").edit.edges[2].operation == "shift -0.1"
 
 
-def test_a_dry_run_writes_nothing_and_the_tables_name_the_change(
-    model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_writes_nothing_and_tables_name_the_change(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(model, *ZERO, "--budget", "0", "--dry-run") == 0
     assert "nothing was written" in capsys.readouterr().out
     assert run(model, *ZERO, "--budget", "0", "--dry-run", "--json") == 0

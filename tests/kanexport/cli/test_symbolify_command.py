@@ -87,9 +87,7 @@ def test_the_scalers_of_a_version(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert y == pytest.approx(np.exp(np.sin(np.pi * X[:, 0]) + X[:, 1] ** 2), rel=1e-5)
 
 
-def test_a_dry_run_and_nothing_within_the_tolerance_write_no_version(
-    model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_and_nothing_within_tolerance_write_nothing(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(model / "1", "--tolerance", "1e-2", "--library", "sin,x^2,exp", "--dry-run") == 0
     assert f"y0 = {FORMULA}" in capsys.readouterr().out
     assert sorted(path.name for path in model.iterdir()) == ["1", "config.pbtxt"]

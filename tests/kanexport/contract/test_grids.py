@@ -39,7 +39,7 @@ def uniform(low: float, high: float, cells: int = 5, degree: int = 3) -> tuple[f
         ("piecewise-linear", 3, (-1, 0, 1), (-1, -1, 1, 1, 1)),
     ],
 )
-def test_what_knots_mean_depends_on_the_basis(
+def test_knots_mean_what_the_basis_says(
     kind: str, functions: int, knots: tuple[float, ...], expected: tuple[float, ...]
 ) -> None:
     result = grids.of_knots(kind, functions, knots)

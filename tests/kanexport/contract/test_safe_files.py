@@ -73,9 +73,7 @@ def test_a_file_that_is_replaced_after_its_check_is_not_read(
         read(path, 1000)
 
 
-def test_an_export_writes_where_it_began_whoever_moves_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_writes_where_it_began_if_its_folder_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A link replaces the hidden folder as soon as it is open: the export does not write to the link's target."""
     victim, create = tmp_path / "victim", safe_files.create
     (victim / "1").mkdir(parents=True)

@@ -1,7 +1,5 @@
 """Rules that attribute a difference through each step: sums are preserved and match the definition."""
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -71,22 +69,6 @@ def test_of_rows_that_differ_little_it_is_the_derivative(form: forms.Step) -> No
         reach[node] = 1e-5
         slope = (step_rules.evaluate(step, x + reach) - step_rules.evaluate(step, x - reach))[0] / 2e-5
         np.testing.assert_allclose(result[:, node], slope, rtol=1e-3, atol=1e-4)
-
-
-def test_a_product_is_shared_as_shapley_shares_it() -> None:
-    """Each factor's part is its mean over all orders in which the factors may change."""
-    x, r = RNG.normal(size=(2, 4))
-    expected = np.zeros(4)
-    orders = list(itertools.permutations(range(4)))
-    for order in orders:
-        now = r.copy()
-        for factor in order:
-            before = now.prod()
-            now[factor] = x[factor]
-            expected[factor] += (now.prod() - before) / len(orders)
-    step = NodeStep(kind="product", indices=(4,))
-    result = step_rules.backpropagate_multipliers(step, x[None], r[None], np.ones((1, 1, 1)))[0, 0] * (x - r)
-    np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
 def test_an_extreme_falls_to_the_nodes_that_are_it_on_the_way() -> None:

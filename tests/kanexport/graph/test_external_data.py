@@ -68,7 +68,7 @@ def middling(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, in
 
 
 @full("load")
-def test_a_large_model_is_on_disk_once_runs_by_its_path_and_takes_three_times_its_checkpoint(
+def test_a_large_model_is_on_disk_once_runs_by_its_path_and_takes_little_memory(
     middling: tuple[Path, Result, int],
 ) -> None:
     """And the size of the edge values of the verification, which a larger file does not change."""
@@ -119,9 +119,7 @@ GOLDEN = "efficient-kan-digits", "wav-kan-dog-breast-cancer", "pykan-hello-symbo
 
 
 @spread("name,block", itertools.product(GOLDEN, [8_000_000, 60]), 2)
-def test_a_shared_file_changes_no_bit_of_an_answer(
-    name: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shared_file_changes_no_bit(name: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether one block holds all sources of a layer or not."""
     dtype = "float64" if "float64" in name else "float32"
     x = case(name).reference()["x"].astype(dtype)

@@ -48,7 +48,7 @@ def perceptron() -> nn.Module:
         pytest.param(lambda: KANLinear(4, 1), False, marks=full("combination")),
     ],
 )
-def test_derivatives_become_operators_and_differentiated_layers_stay_torchs(
+def test_derivatives_become_operators_and_their_layers_stay_torchs(
     energy: Any, by_itself: bool, tmp_path: Path
 ) -> None:
     module = Forces(energy(), by_itself=by_itself)

@@ -169,9 +169,7 @@ def test_what_a_factory_draws_and_nothing_keeps_is_refused(run: Run, factory: st
 
 
 @pytest.mark.parametrize(("factory", "more"), [("kept", {"factors": torch.ones(4)}), ("seeded", {})])
-def test_what_it_draws_is_fine_where_the_file_or_a_seed_brings_it_back(
-    run: Run, factory: str, more: dict[str, Any]
-) -> None:
+def test_what_it_draws_is_fine_if_the_file_or_a_seed_has_it_back(run: Run, factory: str, more: dict[str, Any]) -> None:
     assert run(factory, lone_layer() | more).assumed == {}
 
 

@@ -62,9 +62,7 @@ def test_a_module_with_such_a_product_is_right_at_every_level(tmp_path: Path) ->
 
 
 @full("peer")
-def test_where_the_optimiser_is_at_fault_the_server_loads_with_less_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_a_wrong_optimiser_the_server_loads_with_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if np.abs(_answer(_product(VECTOR)) - X.transpose(0, 2, 1) @ VECTOR).max() < 1e-3:
         pytest.skip("this onnxruntime multiplies a transposed matrix and a vector right")
     monkeypatch.setattr(splice, "as_columns", lambda graph: None)  # as torch.onnx writes it

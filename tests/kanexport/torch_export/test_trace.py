@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from kanexport.errors import ModuleRefused
-from kanexport.lowering import lower
 from kanexport.torch_export import plan, trace
 from tests.support import modules_unusual as odd
-from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
+from tests.support.golden_cases import relative_error, run
 from tests.support.tiers import full
-from tests.support.torch_modules import Composed, KANLinear, draw, edges_of, exact, export, names, require_alike
+from tests.support.torch_modules import Composed, KANLinear, draw, exact, export, names, require_alike
 
 
 @pytest.mark.parametrize(
@@ -103,30 +102,6 @@ def test_the_line_that_cannot_be_followed_is_named(tmp_path: Path, capfd: pytest
     assert "if x.max() < 1e9" in caught.value.message
     assert not list(tmp_path.iterdir())
     assert "GraphModule" not in "".join(capfd.readouterr())  # torch would print the unfinished graph
-
-
-@full("combination")
-def test_a_large_modules_layers_share_their_weights_with_their_edges(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Linear layers are KAN layers too, and one of them runs twice. The limit of a large layer is small here."""
-    monkeypatch.setattr(lower, "SHARED_FROM", 2**16)
-    module = Composed(
-        lambda m, x: m.again(torch.tanh(m.again(torch.tanh(m.first(x)))))[:, :3],
-        first=nn.Linear(160, 160),
-        again=nn.Linear(160, 160),
-    )
-    result = export(module, draw(160), tmp_path)
-    assert len(result.manifest.layers) == 3
-    parameters = 4 * sum(parameter.numel() for parameter in module.parameters())
-    assert parameters > 2**16
-    assert sum(entry.size for entry in result.manifest.files) < parameters + 2**16  # less than either layer once more
-    x = draw(160, rows=5, seed=2)
-    actual = run(result.directory / "model.onnx", {"x": x}) | {"x": x}
-    assert relative_error(actual["y"], exact(module, x)) <= OUTPUT_TOLERANCE
-    layer = result.manifest.layers[2]
-    sums = edges_of(result, 2, actual[layer.node_tensor]).sum(axis=1) + np.array(layer.bias)
-    assert relative_error(sums[:, :3], actual["y"].astype(np.float64)) <= OUTPUT_TOLERANCE
 
 
 def test_small_values_of_the_logistic_function_keep_their_digits(tmp_path: Path) -> None:

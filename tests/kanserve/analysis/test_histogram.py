@@ -47,9 +47,7 @@ def test_moments_and_extremes_are_those_of_the_finite_values(rows: np.ndarray) -
 
 @FEWER
 @given(ROWS, st.tuples(*(st.floats(-3, 3) for _ in range(3))))
-def test_points_stand_for_the_values_where_a_function_is_a_parabola(
-    rows: np.ndarray, factors: tuple[float, float, float]
-) -> None:
+def test_points_stand_for_the_values_of_a_parabola(rows: np.ndarray, factors: tuple[float, float, float]) -> None:
     x, weights = counted(rows).points()
     assert np.isfinite(x).all()
     assert (weights >= 0).all()

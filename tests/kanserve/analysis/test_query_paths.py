@@ -52,9 +52,7 @@ def networks(draw: st.DrawFn) -> tuple[list[LayerInfo], list[int]]:
 
 @FEWER
 @given(networks(), st.data())
-def test_every_edge_between_the_ends_is_reached_and_leads_on(
-    network: tuple[list[LayerInfo], list[int]], data: st.DataObject
-) -> None:
+def test_every_edge_between_the_ends_leads_on(network: tuple[list[LayerInfo], list[int]], data: st.DataObject) -> None:
     """Against a walk from edge to edge."""
     layers, widths = network
     start, end = data.draw(st.integers(0, widths[0] - 1)), data.draw(st.integers(0, widths[-1] - 1))

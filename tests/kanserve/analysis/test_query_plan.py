@@ -132,18 +132,3 @@ def test_names_that_are_none_or_many_are_told_in_short() -> None:
     ):
         with pytest.raises(BadRequest, match=text):
             query_plan.find(names, [wanted])
-
-
-SIZES = st.integers(1, 12)
-
-
-@FEWER
-@given(
-    hnp.arrays(np.float64, st.tuples(SIZES, SIZES), elements=st.sampled_from([0.0, 1.0, 2.5, np.inf])),
-    st.integers(0, 150),
-)
-def test_the_strongest_are_the_first_of_all_in_order(strength: np.ndarray, k: int) -> None:
-    """With many equal importances; the edges with the lowest index are taken."""
-    rows, columns = query_plan.strongest(strength, k)
-    order = np.argsort(-strength, axis=None, kind="stable")[:k]
-    np.testing.assert_array_equal(rows * strength.shape[1] + columns, order)

@@ -62,9 +62,7 @@ def score(scorer: Scorer, inputs: Path, out: Path, **options: Any) -> Summary:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_every_file_gives_a_file_with_its_rows_in_order(
-    scorer: Scorer, data: Path, tmp_path: Path, threads: int
-) -> None:
+def test_every_file_gives_one_with_its_rows_in_order(scorer: Scorer, data: Path, tmp_path: Path, threads: int) -> None:
     summary = score(scorer, data, tmp_path / "out", threads=threads)
     assert (summary.files, summary.skipped, summary.rows, summary.by_position) == (4, 0, 15_100, True)
     for at in range(3):
@@ -97,9 +95,7 @@ def test_the_form_of_the_results_can_be_chosen_and_no_rows_have_one(scorer: Scor
     assert parquet.read_schema(tmp_path / "empty" / "empty.parquet").names == ["y0", "y1", "id"]
 
 
-def test_a_second_run_skips_what_is_complete_and_mixes_no_options(
-    scorer: Scorer, model: Path, data: Path, tmp_path: Path
-) -> None:
+def test_a_second_run_skips_what_is_complete(scorer: Scorer, model: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     score(scorer, data, out)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.*")}

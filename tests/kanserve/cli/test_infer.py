@@ -38,9 +38,7 @@ def write(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".json"])
-def test_every_form_of_a_file_gives_and_holds_the_same(
-    suffix: str, server: Server, expected: Any, tmp_path: Path
-) -> None:
+def test_every_form_of_a_file_holds_the_same(suffix: str, server: Server, expected: Any, tmp_path: Path) -> None:
     path, target = write(tmp_path / f"rows{suffix}"), tmp_path / f"y{suffix}"
     common = ("infer", "tiny", "--url", server.url, "--input")
     for done in (kanserve(*common, path, "--json"), kanserve(*common, "-", "--json", stdin=path.read_bytes())):

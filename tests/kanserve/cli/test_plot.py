@@ -36,7 +36,7 @@ def test_rows_say_which_edges_matter(server: Server, tmp_path: Path) -> None:
     assert text.count("<rect") == 1 + 4 * 2 + 4 * 2  # the paper, layer 0 without the edges of x1, and layer 1
 
 
-def test_without_pillow_it_says_what_to_install(
+def test_without_pillow_it_says_what_is_missing(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)

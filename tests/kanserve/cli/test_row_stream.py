@@ -183,9 +183,7 @@ def test_a_file_of_one_picture_is_not_taken_apart(tmp_path: Path) -> None:
         np.testing.assert_array_equal(result, rows.reshape(count, 4, 4))
 
 
-def test_a_number_that_does_not_fit_is_named_by_its_row_in_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_that_does_not_fit_is_named_by_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_stream, "PART_BYTES", 240)
     rows = np.zeros((100, 3))
     rows[57, 1] = 1e300

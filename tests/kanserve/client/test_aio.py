@@ -113,9 +113,7 @@ def answer_of(ask: Callable[[], Any]) -> Any:
 
 
 @full("peer")
-def test_a_server_that_goes_away_and_comes_back(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_goes_and_comes_back(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[Any] = []
     pause = base.Attempts.pause
     monkeypatch.setattr(base.Attempts, "pause", lambda *given: tries.append(given) or pause(*given))

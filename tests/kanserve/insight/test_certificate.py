@@ -48,9 +48,7 @@ def manifest() -> Manifest:
         ((NAN, 0, 0.5), (NAN, NAN), False),
     ],
 )
-def test_rows_that_violate_a_certificate(
-    manifest: Manifest, row: tuple[float, ...], output: tuple[float, ...], violates: bool
-) -> None:
+def test_violating_rows(manifest: Manifest, row: tuple[float, ...], output: tuple[float, ...], violates: bool) -> None:
     x, y = (np.array([values, values], np.float32) for values in (row, output))
     assert CertifiedRange(manifest).violations(x, y).tolist() == [violates] * 2
 

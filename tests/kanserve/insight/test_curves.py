@@ -67,7 +67,7 @@ def test_a_selection_over_a_range_of_the_caller_s(server: Server) -> None:
         ({"low": -1e38, "high": 1e38}, grpc.StatusCode.INVALID_ARGUMENT, "the range of the curves is -1e+38 to 1e+38"),
     ],
 )
-def test_what_is_no_curve_is_refused_in_words(
+def test_no_curve_is_refused_in_words(
     server: Server, fields: dict[str, object], code: grpc.StatusCode, text: str
 ) -> None:
     with refused(code, text):

@@ -36,9 +36,7 @@ def truth(rows: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("model", "dtype", "tolerance"), [("toy", "<f4", 2e-6), ("toy64", "<f8", 1e-9)])
-def test_of_an_additive_model_each_input_has_its_own_part(
-    server: Server, model: str, dtype: str, tolerance: float
-) -> None:
+def test_of_an_additive_model_each_input_has_its_part(server: Server, model: str, dtype: str, tolerance: float) -> None:
     rows = ROWS.astype(dtype)
     answer = ask(server, rows, model_name=model, id="e1")
     assert (answer.model_name, answer.id, len(answer.digest), answer.method) == (model, "e1", 64, "rescale")

@@ -49,7 +49,7 @@ def test_a_good_version_and_a_graph_without_a_manifest(tmp_path: Path) -> None:
     model.close()
 
 
-def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
+def test_the_next_version_of_the_same_form_runs_as_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its runs would be measured during live traffic. Under another config, or in another form, they are."""
@@ -112,7 +112,7 @@ MISMATCH: dict[str, Callable[[Path], None]] = {
         *((damage, LoadReason.MISMATCH, text) for text, damage in MISMATCH.items()),
     ],
 )
-def test_a_graph_that_is_not_its_manifests(
+def test_a_graph_of_another_manifest(
     tmp_path: Path, damage: Callable[[Path], None], reason: LoadReason, text: str
 ) -> None:
     damage(toy_model.write(tmp_path))
@@ -275,9 +275,7 @@ def test_executions_use_all_threads_only_if_one_chunk_is_long(tmp_path: Path, mo
         assert (found is session) is wanted, costs
 
 
-def test_a_model_with_too_many_nodes_is_served_and_not_looked_into(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_with_too_many_nodes_is_served_without_insight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy_model.write(tmp_path)
     monkeypatch.setattr(statistics, "MOST", 100)
     model = load(tmp_path)
@@ -288,9 +286,7 @@ def test_a_model_with_too_many_nodes_is_served_and_not_looked_into(
 
 
 @pytest.mark.parametrize(("rows", "rate", "watched"), [(5, 200, True), (5, 0, False), (0, 200, True)])
-async def test_a_version_is_looked_into_where_the_settings_say_so(
-    tmp_path: Path, rows: int, rate: int, watched: bool
-) -> None:
+async def test_a_version_is_looked_into_if_settings_say_so(tmp_path: Path, rows: int, rate: int, watched: bool) -> None:
     supplied = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
     toy_model.edit(toy_model.write(tmp_path), baseline=seen(supplied) if rows else NO_BASELINE)
     loader = Loader(base.load("ort"), Settings(repository=tmp_path, statistics_rows_per_second=rate), 1, Metrics())

@@ -126,9 +126,7 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that pa
 
 
 @pytest.mark.parametrize(("last", "first", "text"), BOUNDS, ids=[case[2][:60] for case in BOUNDS])
-def test_what_is_at_a_bound_passes_and_the_next_does_not(
-    last: dict[str, Any], first: dict[str, Any], text: str
-) -> None:
+def test_what_is_at_a_bound_passes_and_the_next_fails(last: dict[str, Any], first: dict[str, Any], text: str) -> None:
     assert list(validation.limit_faults(dataclasses.replace(listed(), **last))) == []
     assert list(validation.limit_faults(dataclasses.replace(listed(), **first))) == [text]
 

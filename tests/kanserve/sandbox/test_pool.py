@@ -20,9 +20,7 @@ MIB = 2**20
 JOB = Job("ort", SessionOptions("cpu", 1), True, 1, 10, MIB, {}, None)
 
 
-async def test_where_no_process_can_be_had_it_is_said_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_a_process_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*parts: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 

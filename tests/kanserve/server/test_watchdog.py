@@ -61,7 +61,7 @@ def test_a_stuck_loop_ends_the_server(tmp_path: Path) -> None:
 
 
 @full("rare")
-def test_a_stopped_server_is_not_stuck_a_stuck_worker_is_replaced_and_workers_leave_with_their_parent(
+def test_a_stopped_server_goes_on_a_stuck_worker_is_replaced_and_workers_leave_with_it(
     tmp_path: Path,
 ) -> None:
     toy_model.write(tmp_path)

@@ -87,9 +87,7 @@ def test_updates_come_as_often_and_as_many_as_asked(server: Server) -> None:
         (1, "", "version 1 was replaced by another one with this number"),
     ],
 )
-def test_a_version_that_is_replaced_says_so_with_its_last_numbers(
-    tmp_path: Path, version: int, query: str, words: str
-) -> None:
+def test_a_replaced_version_says_so_with_its_last_numbers(tmp_path: Path, version: int, query: str, words: str) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, repository_poll_seconds=0.1, version_policy="latest:1") as server:
         server.infer(draw(32))

@@ -21,7 +21,7 @@ def starts(low: float, high: float, cells: int, kind: type) -> np.ndarray:
 
 
 @given(ENDS, ENDS, st.integers(2, 40), st.sampled_from([np.float32, np.float64]))
-def test_a_denominator_is_exact_whatever_rounding_the_centres_went_through(
+def test_a_denominator_is_exact_after_any_rounding_of_centres(
     first: float, last: float, count: int, kind: type
 ) -> None:
     centres = np.linspace(first, last, count).astype(kind).astype(np.float64)
@@ -29,9 +29,7 @@ def test_a_denominator_is_exact_whatever_rounding_the_centres_went_through(
 
 
 @given(ENDS, st.integers(1, 1500).map(lambda n: n / 100), st.integers(1, 60), st.sampled_from([np.float32, np.float64]))
-def test_a_cell_width_is_exact_whatever_rounding_the_starts_went_through(
-    low: float, width: float, cells: int, kind: type
-) -> None:
+def test_a_cell_width_is_exact_after_any_rounding_of_starts(low: float, width: float, cells: int, kind: type) -> None:
     high = round(low + width, 2)
     result = grid_steps.between_starts(starts(low, high, cells, kind))
     # Another pair of decimals may give the same float32 starts far from zero.
