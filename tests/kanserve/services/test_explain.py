@@ -1,9 +1,6 @@
 """kan.coverage and kan.explain_top_k: extra outputs in one round trip, read by Triton's clients."""
 
 import contextlib
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,6 @@ from tests.support import credentials, http_client, toy_grid_model, toy_model
 from tests.support.bad_requests import refused
 from tests.support.command_line import checkpoint
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
-from tests.support.tiers import full
 
 Code = grpc.StatusCode
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid, in cells of 0.4.
@@ -236,23 +232,6 @@ def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, 
             assert (reply.status, words in reply.body.decode()) == ((200, False) if allowed else (403, True))
             with contextlib.nullcontext() if allowed else refused(Code.PERMISSION_DENIED, words):
                 assert running.call(f"{INFERENCE}ModelInfer", requested, metadata=shown)
-
-
-@full("document")
-def test_the_python_of_the_document_prints_what_it_says(tmp_path: Path) -> None:
-    document = (Path(__file__).parents[3] / "docs" / "guides" / "explain" / "with-inference.md").read_text()
-    snippets = re.findall(r"^```python\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
-    (snippet,) = (item for item in snippets if "kan.coverage" in item)
-    path = checkpoint(tmp_path / "hello.safetensors", (2, 3, 1))
-    export(Request(path=path, repository=tmp_path / "models", name="hello"))
-    with serving(tmp_path / "models") as running:
-        snippet = snippet.replace("127.0.0.1:8001", running.address)
-        done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    numbers = list(map(float, re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", done.stdout)))
-    np.testing.assert_allclose(numbers[:2], 0, atol=1e-4)
-    assert numbers[2:6] == [1, 1, 3, 1]
-    assert numbers[6:] == pytest.approx([0, 5])
 
 
 @settings(max_examples=settings.default.max_examples // 5)
