@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 # Examples of a property by tier. A busy machine is no failure. CI repeats its examples, and other runs draw new ones.
-EXAMPLES = {"quick": 20, "rest": 200, "all": 200}
+EXAMPLES = {"quick": 20, "rest": 500, "all": 500}
 for tier, examples in EXAMPLES.items():
     hypothesis.settings.register_profile(tier, deadline=None, max_examples=examples, derandomize="CI" in os.environ)
 # Many tests import onnxruntime themselves, and the processes they start take this over.
