@@ -38,7 +38,6 @@ from kanserve.grpc_api.call_context import RequestMetadata  # noqa: E402 - as ab
 from kanserve.grpc_api.interceptor import Unary  # noqa: E402 - as above
 from kanserve.grpc_api.services import Services  # noqa: E402 - as above
 from kanserve.pb import grpc_service_pb2 as pb  # noqa: E402 - as above
-from kanserve.scheduling.batching import FastBatch, FastPath  # noqa: E402 - as above
 from kanserve.server import app  # noqa: E402 - the path is made above
 from kanserve.transport import factory  # noqa: E402 - as above
 from kanserve.transport.asgi import GrpcApp, Limits  # noqa: E402 - as above

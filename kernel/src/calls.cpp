@@ -1,4 +1,5 @@
-// Direct calls of an ASGI application without a task of asyncio: a unary gRPC call whose message has a known head.
+// Unary gRPC calls of an ASGI application without a task of asyncio: calls of a known caller whose message has a known
+// head. docs/contributing/request-path.md shows the whole path.
 //
 //   Queue        waiting calls with one known head; Python runs them as one batch (take, deliver, wake)
 //   Call         one request of the application; `start` makes a future of it, which is complete after its response
@@ -6,15 +7,15 @@
 //   start        task factory of the event loop
 //
 // A task of asyncio costs more than the rest of such a call. So `start` itself receives the message, when the transport
-// makes the task, and the queue itself sends the responses. A call that cannot go on here (its body has not arrived, its
-// head is unknown, its client reads slowly) continues in a task of asyncio, with the coroutine that Python's `resume`
-// makes. `kanserve.transport.asgi` has the same path in Python, and its tests run with both.
+// makes the task, and the queue itself sends the responses. Any other call (its caller or its head is unknown, its body
+// has not arrived, its client reads slowly) continues in a task of asyncio, with the coroutine that Python's `resume`
+// makes. The regular path in Python returns the same bytes, and the tests of `kanserve.transport.asgi` run with both.
 //
 // Sources: ASGI 3.0; "gRPC over HTTP2"; Protocol Buffers, "Encoding"; Python, "asyncio.loop.set_task_factory" and
 // "asyncio.Future" (the methods and the attribute _asyncio_future_blocking that tasks and transports use of a future).
 #include <time.h>
 
-#include <climits>
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -27,14 +28,14 @@ using python::Ref;
 struct Names {
   PyObject *path, *headers, *method, *version, *post, *two, *await, *raise, *close, *type, *body, *more, *request,
       *response_body, *context, *call_soon, *loop, *eager_start, *add_done_callback, *cancel, *cancelled_method,
-      *exception, *adopt, *respond, *empty;
+      *exception, *adopt, *respond, *extensions, *tls, *chain, *empty, *zero;
   PyObject *cancelled, *invalid;  // asyncio.CancelledError, asyncio.InvalidStateError
   PyObject* task;                 // asyncio.Task
   bool eager;                     // whether it can start at once, from Python 3.12
   PyTypeObject* call;
 } g;
 
-constexpr long kVersion = 2;          // of the functions and stages below, which Python's part checks
+constexpr long kVersion = 3;          // of the functions and stages below, which Python's part checks
 constexpr Py_ssize_t kPrefix = 5;     // bytes of a gRPC frame before its message
 constexpr char kIdTag = 3 << 3 | 2;   // of the field `id`, in a ModelInferRequest and in a ModelInferResponse
 constexpr Py_ssize_t kLongestId = 127;  // of which the length takes one byte
@@ -46,9 +47,12 @@ PyObject* Increased(PyObject* object) {
   return object;
 }
 
-long long Now() {
+PyObject* Given(PyObject* object) { return object != nullptr ? object : python::None(); }
+
+// CLOCK_MONOTONIC is time.monotonic and time.perf_counter_ns on Linux.
+long long Now(clockid_t clock = CLOCK_MONOTONIC) {
   timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);  // as time.perf_counter_ns on Linux
+  clock_gettime(clock, &time);
   return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
@@ -80,13 +84,17 @@ struct Queue {
   Py_ssize_t room;    // requests of this batch; negative: each runs at once
 };
 
+// A caller is a tuple: principal, function that takes a call from its rate limit (or None), end of its validity in
+// nanoseconds since the epoch (0: none). The key is its header `authorization`, or else its certificate, or else None.
 struct Application {
   PyObject base;
   PyObject *path, *regular, *resume, *start, *end;
-  PyObject* plain;   // headers of a call without metadata, or None
-  PyObject* queues;  // list, the last used first
-  Py_ssize_t limit;  // bytes of a message
-  Py_ssize_t small;  // bytes of a response that is sent at once
+  PyObject* callers;  // dict
+  PyObject* queues;   // list, the last used first
+  PyObject* sampled;  // function that decides whether a call is traced, by its header `traceparent`; None: tracing is off
+  Py_ssize_t limit;   // bytes of a message
+  Py_ssize_t small;   // bytes of a response that is sent at once
+  int keyed, certified;  // whether callers need a credential, and whether a certificate is one
 };
 
 enum class State : char { kNew, kWaiting, kMoved, kDone };
@@ -100,11 +108,12 @@ struct Call {
   PyObject* loop;     // of a future
   PyObject* watchers;  // callbacks of a future and their contexts, alternating, in a list; null: none
   PyObject *raw, *id, *frame;
+  PyObject *caller, *request_id, *trace;  // tuple of a known caller or null; headers, or null
   PyObject* error;  // that ended it, or null
-  long long arrived;
+  long long arrived, deadline;  // nanoseconds of the monotonic clock; 0: no deadline
   Py_ssize_t bytes;
   State state;
-  bool plain, starting, blocking, cancelled;
+  bool starting, blocking, cancelled;
 };
 
 template <typename T>
@@ -176,63 +185,42 @@ bool Matches(const Queue* queue, const Bytes& body, Match* match) {
   return true;
 }
 
+// Whether the rate limit of the caller admits a call that tracing does not sample.
+bool Admitted(const Call* call) {
+  if (call->app->sampled != python::None()) {
+    Ref sampled(PyObject_CallFunctionObjArgs(call->app->sampled, Given(call->trace), nullptr));
+    if (!sampled || sampled.get() != &_Py_FalseStruct) return false;
+  }
+  PyObject* take = PyTuple_GetItem(call->caller, 1);
+  return take != nullptr && (take == python::None() || Ref(PyObject_CallNoArgs(take)));
+}
+
 // Adds a call to the waiting ones, and runs them if it is the last of its batch. False: no room, or an error.
 bool Join(Queue* queue, Call* call, const Match& match, Py_ssize_t bytes) {
   const Py_ssize_t count = PyList_Size(queue->waiting);
   if (count == 0) {
-    Ref room(PyObject_CallNoArgs(queue->open));
+    Ref room(PyObject_CallFunctionObjArgs(queue->open, Object(queue), nullptr));
     if (!room) return false;
     queue->room = PyLong_AsSsize_t(room.get());
     if (PyErr_Occurred()) return false;
   }
   const Py_ssize_t most = queue->room < 0 ? 1 : queue->room;
   if (count >= most) return false;
-  call->arrived = Now();
   call->bytes = bytes;
   Set(call->raw, PyBytes_FromStringAndSize(match.input, queue->size));
   if (match.id != nullptr) Set(call->id, PyBytes_FromStringAndSize(match.id, match.id_size));
   if (call->raw == nullptr || (match.id != nullptr && call->id == nullptr)) return false;
+  if (!Admitted(call)) {
+    PyErr_Clear();  // the regular path rejects it, with its error
+    return false;
+  }
   if (PyList_Append(queue->waiting, Object(call)) < 0) return false;
   call->state = State::kWaiting;
   if (queue->room < 0 || count + 1 == most) {
-    Ref done(PyObject_CallNoArgs(queue->run));
+    Ref done(PyObject_CallFunctionObjArgs(queue->run, Object(queue), nullptr));
     if (!done) return false;
   }
   return true;
-}
-
-// take() -> (batch, inputs, arrived, bytes, abandoned): the waiting calls, the bytes of their inputs, their arrivals, the
-// bytes of their messages, and the calls whose clients have disconnected, as (arrived, bytes, id).
-PyObject* Take(PyObject* self, PyObject*) {
-  Queue* queue = As<Queue>(self);
-  Ref empty(PyList_New(0)), batch(PyList_New(0)), arrivals(PyList_New(0)), abandoned(PyList_New(0));
-  if (!empty || !batch || !arrivals || !abandoned) return nullptr;
-  Py_ssize_t bytes = 0;
-  Ref waiting(std::exchange(queue->waiting, empty.release()));
-  const Py_ssize_t count = PyList_Size(waiting.get());
-  for (Py_ssize_t at = 0; at < count; ++at) {
-    PyObject* item = PyList_GetItem(waiting.get(), at);
-    Call* call = As<Call>(item);
-    if (call->state == State::kWaiting) {
-      Ref arrived(PyLong_FromLongLong(call->arrived));
-      if (!arrived || PyList_Append(arrivals.get(), arrived.get()) < 0) return nullptr;
-      if (PyList_Append(batch.get(), item) < 0) return nullptr;
-      bytes += call->bytes;
-      continue;
-    }
-    Ref gone(Py_BuildValue("LnO", call->arrived, call->bytes, call->id != nullptr ? call->id : g.empty));
-    if (!gone || PyList_Append(abandoned.get(), gone.get()) < 0) return nullptr;
-  }
-  const Py_ssize_t present = PyList_Size(batch.get());
-  Ref inputs(PyBytes_FromStringAndSize(nullptr, present * queue->size));
-  Bytes target;
-  if (!inputs || !target.of(inputs.get())) return nullptr;
-  for (Py_ssize_t at = 0; at < present; ++at) {
-    Bytes raw;
-    if (!raw.of(As<Call>(PyList_GetItem(batch.get(), at))->raw)) return nullptr;
-    std::memcpy(target.data + at * queue->size, raw.data, raw.size);
-  }
-  return Py_BuildValue("OOOnO", batch.get(), inputs.get(), arrivals.get(), bytes, abandoned.get());
 }
 
 // The framed response to one request.
@@ -378,7 +366,7 @@ PyObject* IsCancelled(PyObject* self, PyObject*) { return PyBool_FromLong(As<Cal
 PyObject* Exception(PyObject* self, PyObject*) {
   Call* call = As<Call>(self);
   if (call->state == State::kDone && !call->cancelled)
-    return Increased(call->error != nullptr ? call->error : python::None());
+    return Increased(Given(call->error));
   PyErr_SetNone(call->cancelled ? g.cancelled : g.invalid);
   return nullptr;
 }
@@ -392,11 +380,21 @@ PyObject* Result(PyObject* self, PyObject*) {
 
 PyObject* GetLoop(PyObject* self, PyObject*) {
   PyObject* loop = As<Call>(self)->loop;
-  return Increased(loop != nullptr ? loop : python::None());
+  return Increased(Given(loop));
 }
 
 // asyncio names each task that a factory makes; no message shows the name of a call.
 PyObject* SetName(PyObject*, PyObject*) { return Increased(python::None()); }
+
+// facts() -> (arrived, deadline, bytes, id, request_id, trace, principal, response): what counts and log lines need.
+// `deadline` is 0 without one, `response` the bytes of the response.
+PyObject* Facts(PyObject* self, PyObject*) {
+  Call* call = As<Call>(self);
+  Bytes frame;
+  const Py_ssize_t size = frame.of(call->frame) ? frame.size - kPrefix : 0;
+  return Py_BuildValue("LLnOOOOn", call->arrived, call->deadline, call->bytes, call->id != nullptr ? call->id : g.empty,
+                       Given(call->request_id), Given(call->trace), PyTuple_GetItem(call->caller, 0), size);
+}
 
 PyObject* GetBlocking(PyObject* self, void*) { return PyBool_FromLong(As<Call>(self)->blocking); }
 
@@ -430,11 +428,11 @@ PyObject* Task(PyObject* loop, Ref coroutine, PyObject* options, bool eager) {
 
 // The coroutine of Python that goes on from this stage. `iterator` has yielded `yielded` and is to be awaited.
 Ref Resumed(Call* call, const char* stage, const Ref& iterator = Ref(), const Ref& yielded = Ref()) {
-  auto given = [](PyObject* object) { return object != nullptr ? object : python::None(); };
-  Ref name(PyUnicode_InternFromString(stage));
-  if (!name) return Ref();
+  Ref name(PyUnicode_InternFromString(stage)), arrived(PyLong_FromLongLong(call->arrived));
+  if (!name || !arrived) return Ref();
   return Ref(PyObject_CallFunctionObjArgs(call->app->resume, name.get(), call->scope, call->receive, call->send,
-                                          given(call->events), given(iterator.get()), given(yielded.get()), nullptr));
+                                          arrived.get(), Given(call->events), Given(iterator.get()),
+                                          Given(yielded.get()), nullptr));
 }
 
 // A future that has begun continues in a task.
@@ -527,6 +525,45 @@ PyObject* WakeAll(PyObject*, PyObject* arguments) {
   return Increased(python::None());
 }
 
+// take() -> (batch, inputs, arrived, bytes, abandoned): the waiting calls, the bytes of their inputs, their arrivals, the
+// bytes of their messages, and the calls whose clients have disconnected. The regular path handles a call whose deadline
+// has passed.
+PyObject* Take(PyObject* self, PyObject*) {
+  Queue* queue = As<Queue>(self);
+  Ref empty(PyList_New(0)), batch(PyList_New(0)), arrivals(PyList_New(0)), abandoned(PyList_New(0));
+  if (!empty || !batch || !arrivals || !abandoned) return nullptr;
+  Py_ssize_t bytes = 0;
+  Ref waiting(std::exchange(queue->waiting, empty.release()));
+  const Py_ssize_t count = PyList_Size(waiting.get());
+  const long long now = Now();
+  for (Py_ssize_t at = 0; at < count; ++at) {
+    PyObject* item = PyList_GetItem(waiting.get(), at);
+    Call* call = As<Call>(item);
+    if (call->state != State::kWaiting) {
+      if (PyList_Append(abandoned.get(), item) < 0) return nullptr;
+      continue;
+    }
+    if (call->deadline != 0 && now > call->deadline) {
+      Move(call, Resumed(call, "begun"), false);
+      continue;
+    }
+    Ref arrived(PyLong_FromLongLong(call->arrived));
+    if (!arrived || PyList_Append(arrivals.get(), arrived.get()) < 0) return nullptr;
+    if (PyList_Append(batch.get(), item) < 0) return nullptr;
+    bytes += call->bytes;
+  }
+  const Py_ssize_t present = PyList_Size(batch.get());
+  Ref inputs(PyBytes_FromStringAndSize(nullptr, present * queue->size));
+  Bytes target;
+  if (!inputs || !target.of(inputs.get())) return nullptr;
+  for (Py_ssize_t at = 0; at < present; ++at) {
+    Bytes raw;
+    if (!raw.of(As<Call>(PyList_GetItem(batch.get(), at))->raw)) return nullptr;
+    std::memcpy(target.data + at * queue->size, raw.data, raw.size);
+  }
+  return Py_BuildValue("OOOnO", batch.get(), inputs.get(), arrivals.get(), bytes, abandoned.get());
+}
+
 // The queue of the head of a body, or null.
 Ref Known(Application* app, const Bytes& body, Match* match) {
   const unsigned char* length = reinterpret_cast<const unsigned char*>(body.data) + 1;
@@ -601,7 +638,7 @@ PyObject* Start(PyObject*, PyObject* arguments, PyObject* options) {
   Call* call = As<Call>(coroutine);
   if (coroutine->ob_type != g.call || call->inner != nullptr || call->state != State::kNew)
     return Task(loop, Ref::Borrowed(coroutine), options, false);
-  if (!call->plain) return Task(loop, Regular(call), options, true);
+  if (call->caller == nullptr) return Task(loop, Regular(call), options, true);
   Set(call->loop, Increased(loop));
   return Begin(call, options);
 }
@@ -658,76 +695,148 @@ PyObject* Close(PyObject* self, PyObject*) {
 int VisitCall(PyObject* self, visitproc visit, void* argument) {
   Call* call = As<Call>(self);
   return Visit(self, visit, argument, call->app, call->scope, call->receive, call->send, call->inner, call->events,
-               call->loop, call->watchers, call->error);
+               call->loop, call->watchers, call->caller, call->error);
 }
 
 int ClearCall(PyObject* self) {
   Call* call = As<Call>(self);
   Py_DecRef(Object(std::exchange(call->app, nullptr)));
   for (PyObject** slot : {&call->scope, &call->receive, &call->send, &call->inner, &call->events, &call->loop,
-                          &call->watchers, &call->raw, &call->id, &call->frame, &call->error})
+                          &call->watchers, &call->raw, &call->id, &call->frame, &call->caller, &call->request_id,
+                          &call->trace, &call->error})
     Set(*slot, nullptr);
   return 0;
 }
 
 // --- Application -----------------------------------------------------------------------------------------------------
 
-// Application(path, regular, resume, start, end, limit, small, queues)
+// Application(path, regular, resume, start, end, limit, small, queues, callers, keyed, certified, sampled)
 int InitApplication(PyObject* self, PyObject* arguments, PyObject*) {
   Application* app = As<Application>(self);
-  PyObject *path, *regular, *resume, *start, *end, *queues;
-  if (!PyArg_ParseTuple(arguments, "UOOOOnnO", &path, &regular, &resume, &start, &end, &app->limit, &app->small, &queues))
+  PyObject *path, *regular, *resume, *start, *end, *queues, *callers, *sampled;
+  if (!PyArg_ParseTuple(arguments, "UOOOOnnOOppO", &path, &regular, &resume, &start, &end, &app->limit, &app->small,
+                        &queues, &callers, &app->keyed, &app->certified, &sampled))
     return -1;
-  PyObject** slots[] = {&app->path, &app->regular, &app->resume, &app->start, &app->end, &app->plain, &app->queues};
-  PyObject* values[] = {path, regular, resume, start, end, python::None(), queues};
-  for (int at = 0; at < 7; ++at) Set(*slots[at], Increased(values[at]));
+  PyObject** slots[] = {&app->path, &app->regular, &app->resume,  &app->start,
+                        &app->end,  &app->queues,  &app->callers, &app->sampled};
+  PyObject* values[] = {path, regular, resume, start, end, queues, callers, sampled};
+  for (int at = 0; at < 8; ++at) Set(*slots[at], Increased(values[at]));
   return 0;
 }
 
-// 1 for a call that has the known headers, 0 for any other request, -1 for an error.
-int Plain(Application* app, PyObject* scope) {
-  if (app->plain == python::None() || !python::Is(scope, python::kDict)) return 0;
-  PyObject* keys[] = {g.path, g.headers, g.method, g.version};
-  PyObject* values[] = {app->path, app->plain, g.post, g.two};
-  for (int at = 0; at < 4; ++at)
+bool Equals(const Bytes& bytes, const char* text) {
+  return bytes.size == static_cast<Py_ssize_t>(std::strlen(text)) && std::memcmp(bytes.data, text, bytes.size) == 0;
+}
+
+constexpr long long kLongestHours = 1000000;  // in nanoseconds, more do not fit
+
+// The nanoseconds of a header `grpc-timeout`: up to eight digits and a unit. -1: invalid.
+long long Timeout(const Bytes& value) {
+  if (value.size < 2 || value.size > 9) return -1;
+  long long number = 0;
+  for (Py_ssize_t at = 0; at + 1 < value.size; ++at) {
+    if (value.data[at] < '0' || value.data[at] > '9') return -1;
+    number = 10 * number + (value.data[at] - '0');
+  }
+  switch (value.data[value.size - 1]) {
+    case 'H': return std::min(number, kLongestHours) * 3600000000000LL;
+    case 'M': return number * 60000000000LL;
+    case 'S': return number * 1000000000LL;
+    case 'm': return number * 1000000LL;
+    case 'u': return number * 1000LL;
+    case 'n': return number;
+  }
+  return -1;
+}
+
+// Reads the headers of a call. `credential`: its header `authorization`, or null. False for a request that is not gRPC,
+// is compressed, or has an invalid or repeated header: the regular path handles it.
+bool Read(Call* call, PyObject* headers, PyObject** credential) {
+  bool grpc = false;
+  if (headers == nullptr || !python::Is(headers, python::kList)) return false;
+  for (Py_ssize_t at = 0, count = PyList_Size(headers); at < count; ++at) {
+    PyObject* header = PyList_GetItem(headers, at);
+    if (!python::Is(header, python::kTuple) || PyTuple_Size(header) != 2) return false;
+    PyObject* text = PyTuple_GetItem(header, 1);
+    Bytes name, value;
+    if (!name.of(PyTuple_GetItem(header, 0)) || !value.of(text)) return false;
+    if (Equals(name, "content-type")) {
+      grpc = Equals(value, "application/grpc") || Equals(value, "application/grpc+proto");
+      if (!grpc) return false;
+    } else if (Equals(name, "authorization")) {
+      if (std::exchange(*credential, text) != nullptr) return false;
+    } else if (Equals(name, "grpc-timeout")) {
+      const long long span = Timeout(value);
+      if (span < 0 || call->deadline != 0) return false;
+      call->deadline = call->arrived + span;
+    } else if (Equals(name, "x-request-id")) {
+      Set(call->request_id, Increased(text));
+    } else if (Equals(name, "traceparent")) {
+      if (call->trace != nullptr) return false;
+      call->trace = Increased(text);
+    } else if (Equals(name, "http2-settings") || (Equals(name, "grpc-encoding") && !Equals(value, "identity"))) {
+      return false;
+    }
+  }
+  return grpc;
+}
+
+// The verified certificate of the client, as text, or None. Source: ASGI, "TLS Extension".
+PyObject* Certificate(PyObject* scope) {
+  PyObject* part = scope;
+  for (PyObject* name : {g.extensions, g.tls, g.chain}) {
+    if (part == nullptr || !python::Is(part, python::kDict)) return python::None();
+    part = PyDict_GetItemWithError(part, name);
+  }
+  Ref first(part != nullptr && PyObject_Size(part) > 0 ? PyObject_GetItem(part, g.zero) : nullptr);
+  return first ? first.get() : python::None();  // the scope keeps it
+}
+
+// Sets the caller of a call to this method, if its credential is known and valid. -1: an error.
+int Recognize(Call* call) {
+  Application* app = call->app;
+  PyObject *scope = call->scope, *credential = nullptr;
+  if (!python::Is(scope, python::kDict)) return 0;
+  PyObject* keys[] = {g.path, g.method, g.version};
+  PyObject* values[] = {app->path, g.post, g.two};
+  for (int at = 0; at < 3; ++at)
     if (int same = Same(scope, keys[at], values[at]); same <= 0) return same;
-  return 1;
+  if (!Read(call, PyDict_GetItemWithError(scope, g.headers), &credential)) return PyErr_Occurred() ? -1 : 0;
+  PyObject* key = python::None();
+  if (app->keyed && credential != nullptr) key = credential;
+  if (app->keyed && credential == nullptr && app->certified) key = Certificate(scope);
+  PyObject* caller = PyErr_Occurred() ? nullptr : PyDict_GetItemWithError(app->callers, key);
+  if (caller == nullptr) return PyErr_Occurred() ? -1 : 0;
+  const Py_ssize_t until = PyLong_AsSsize_t(PyTuple_GetItem(caller, 2));
+  if (until != 0 && Now(CLOCK_REALTIME) >= until) return 0;
+  call->caller = Increased(caller);
+  return 0;
 }
 
 PyObject* CallApplication(PyObject* self, PyObject* arguments, PyObject* named) {
   Application* app = As<Application>(self);
   if (PyTuple_Size(arguments) != 3 || named != nullptr) return PyObject_Call(app->regular, arguments, named);
-  const int plain = Plain(app, PyTuple_GetItem(arguments, 0));
-  PyObject* created = plain >= 0 ? New(g.call) : nullptr;
-  if (created == nullptr) return nullptr;
-  Call* call = As<Call>(created);
+  Ref created(New(g.call));
+  if (!created) return nullptr;
+  Call* call = As<Call>(created.get());
   call->app = As<Application>(Increased(self));
   call->scope = Increased(PyTuple_GetItem(arguments, 0));
   call->receive = Increased(PyTuple_GetItem(arguments, 1));
   call->send = Increased(PyTuple_GetItem(arguments, 2));
-  call->plain = plain > 0;
-  return created;
-}
-
-template <PyObject* Application::*Member>
-PyObject* Get(PyObject* self, void*) {
-  return Increased(As<Application>(self)->*Member);
-}
-
-template <PyObject* Application::*Member>
-int Put(PyObject* self, PyObject* value, void*) {
-  Set(As<Application>(self)->*Member, Increased(value != nullptr ? value : python::None()));
-  return 0;
+  call->arrived = Now();
+  return Recognize(call) < 0 ? nullptr : created.release();
 }
 
 int VisitApplication(PyObject* self, visitproc visit, void* argument) {
   Application* app = As<Application>(self);
-  return Visit(self, visit, argument, app->regular, app->resume, app->start, app->end, app->plain, app->queues);
+  return Visit(self, visit, argument, app->regular, app->resume, app->start, app->end, app->callers, app->queues,
+               app->sampled);
 }
 
 int ClearApplication(PyObject* self) {
   Application* app = As<Application>(self);
-  for (PyObject** slot : {&app->path, &app->regular, &app->resume, &app->start, &app->end, &app->plain, &app->queues})
+  for (PyObject** slot : {&app->path, &app->regular, &app->resume, &app->start, &app->end, &app->callers, &app->queues,
+                          &app->sampled})
     Set(*slot, nullptr);
   return 0;
 }
@@ -757,6 +866,7 @@ PyMethodDef kCallMethods[] = {
     {"result", Result, python::kNoArgs, nullptr},
     {"get_loop", GetLoop, python::kNoArgs, nullptr},
     {"set_name", SetName, python::kOneArg, nullptr},
+    {"facts", Facts, python::kNoArgs, nullptr},
     {"adopt", Adopt, python::kOneArg, nullptr},
     {"respond", RespondLater, python::kNoArgs, nullptr},
     {"send", Send, python::kOneArg, nullptr},
@@ -765,9 +875,6 @@ PyMethodDef kCallMethods[] = {
     {}};
 PyGetSetDef kCallAttributes[] = {{"_asyncio_future_blocking", GetBlocking, SetBlocking, nullptr, nullptr}, {}};
 PyMethodDef kFunctions[] = {{"start", Named(Start), python::kVarArgs | python::kKeywords, nullptr}, {}};
-PyGetSetDef kApplicationAttributes[] = {
-    {"plain", Get<&Application::plain>, Put<&Application::plain>, nullptr, nullptr},
-    {}};
 
 PyTypeObject* Type(const char* name, int size, bool instances, std::vector<PyType_Slot> slots) {
   slots.push_back({0, nullptr});
@@ -787,12 +894,14 @@ bool Intern() {
                      {&g.context, "context"}, {&g.call_soon, "call_soon"}, {&g.loop, "loop"},
                      {&g.eager_start, "eager_start"}, {&g.add_done_callback, "add_done_callback"},
                      {&g.cancel, "cancel"}, {&g.cancelled_method, "cancelled"}, {&g.exception, "exception"},
-                     {&g.adopt, "adopt"}, {&g.respond, "respond"}};
+                     {&g.adopt, "adopt"}, {&g.respond, "respond"}, {&g.extensions, "extensions"}, {&g.tls, "tls"},
+                     {&g.chain, "client_cert_chain"}};
   for (const auto& name : names)
     if ((*name.slot = PyUnicode_InternFromString(name.text)) == nullptr) return false;
   g.empty = PyBytes_FromStringAndSize("", 0);
+  g.zero = PyLong_FromLongLong(0);
   Ref asyncio(PyImport_ImportModule("asyncio"));
-  if (!asyncio || g.empty == nullptr) return false;
+  if (!asyncio || g.empty == nullptr || g.zero == nullptr) return false;
   g.cancelled = PyObject_GetAttrString(asyncio.get(), "CancelledError");
   g.invalid = PyObject_GetAttrString(asyncio.get(), "InvalidStateError");
   g.task = PyObject_GetAttrString(asyncio.get(), "Task");
@@ -830,8 +939,7 @@ extern "C" __attribute__((visibility("default"))) PyObject* PyInit_calls() {
                                     {python::kTraverse, Slot(VisitApplication)},
                                     {python::kClear, Slot(ClearApplication)},
                                     {python::kInit, Slot(InitApplication)},
-                                    {python::kCall, Slot(CallApplication)},
-                                    {python::kGetSet, kApplicationAttributes}});
+                                    {python::kCall, Slot(CallApplication)}});
   struct {
     const char* name;
     PyTypeObject* type;

@@ -63,6 +63,7 @@ void Py_IncRef(PyObject*);
 void Py_DecRef(PyObject*);
 PyObject* PyObject_GetAttr(PyObject*, PyObject*);
 PyObject* PyObject_GetAttrString(PyObject*, const char*);
+PyObject* PyObject_GetItem(PyObject*, PyObject*);
 PyObject* PyObject_Call(PyObject*, PyObject*, PyObject*);
 PyObject* PyObject_CallNoArgs(PyObject*);
 PyObject* PyObject_CallObject(PyObject*, PyObject*);
@@ -121,7 +122,7 @@ constexpr int kEqual = 2;                             // Py_EQ
 constexpr PySendResult kReturn = 0, kError = -1, kNext = 1;
 constexpr int kVarArgs = 1, kKeywords = 2, kNoArgs = 4, kOneArg = 8;
 constexpr unsigned kGarbageCollected = 1u << 14, kNoInstances = 1u << 7;
-constexpr unsigned long kBytes = 1ul << 27, kDict = 1ul << 29, kException = 1ul << 30;
+constexpr unsigned long kList = 1ul << 25, kTuple = 1ul << 26, kBytes = 1ul << 27, kDict = 1ul << 29, kException = 1ul << 30;
 constexpr int kDealloc = 52, kTraverse = 71, kClear = 51, kInit = 60, kCall = 50, kIter = 62, kIterNext = 63;
 constexpr int kMethods = 64, kGetSet = 73, kAlloc = 47, kAwait = 77, kAmSend = 81;
 constexpr int kApi = 3;  // PYTHON_ABI_VERSION

@@ -26,6 +26,8 @@ CONSTANTS = {
     "kOneArg": "METH_O",
     "kGarbageCollected": "Py_TPFLAGS_HAVE_GC",
     "kNoInstances": "Py_TPFLAGS_DISALLOW_INSTANTIATION",
+    "kList": "Py_TPFLAGS_LIST_SUBCLASS",
+    "kTuple": "Py_TPFLAGS_TUPLE_SUBCLASS",
     "kBytes": "Py_TPFLAGS_BYTES_SUBCLASS",
     "kDict": "Py_TPFLAGS_DICT_SUBCLASS",
     "kException": "Py_TPFLAGS_BASE_EXC_SUBCLASS",

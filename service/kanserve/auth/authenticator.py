@@ -47,6 +47,7 @@ class Authenticator:
 
     def __init__(self, credentials: Credentials, names: Callable[[str | bytes], Collection[str]]) -> None:
         self._names = names
+        self.caches: list[dict[Any, Any]] = []  # of callers; new credentials clear them
         self._open: set[Permit] = set()
         self._timer: asyncio.TimerHandle | None = None
         self.take(credentials)
@@ -62,15 +63,22 @@ class Authenticator:
         self._callers = {entry.principal.name: entry.principal for entry in entries}
         rates = {entry.principal.name: entry.rate for entry in entries if entry.rate is not None}
         self._buckets = {name: Bucket(name, rate) for name, rate in rates.items()}
+        for cache in self.caches:
+            cache.clear()
         for permit in tuple(self._open):
             permit.check()
 
-    def admit(self, need: Need, credentials: RequestCredentials) -> Principal:
-        """Authenticated caller of an allowed call. Raises Unauthenticated, Forbidden, RateLimited."""
+    def resolve(self, need: Need, credentials: RequestCredentials) -> tuple[Principal, Bucket | None]:
+        """The caller of an allowed call, and its rate limit. Raises Unauthenticated, Forbidden."""
         if need is ANYONE:
-            return self.known(credentials)
+            return self.known(credentials), None
         caller, bucket = self._caller(credentials)
         require(caller, need)
+        return caller, bucket
+
+    def admit(self, need: Need, credentials: RequestCredentials) -> Principal:
+        """Authenticated caller of an allowed call. Raises Unauthenticated, Forbidden, RateLimited."""
+        caller, bucket = self.resolve(need, credentials)
         if bucket is not None:
             bucket.take()
         return caller

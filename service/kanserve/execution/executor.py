@@ -22,7 +22,7 @@ from kanserve.execution.config import Serving
 from kanserve.observability.metrics import ModelMetrics
 from kanserve.observability.statistics import Timing
 from kanserve.scheduling import batching
-from kanserve.scheduling.batching import Batch, Execute, FastPath, Recipient, RequestSignature
+from kanserve.scheduling.batching import Batch, Execute
 from kanserve.scheduling.queue import Policy, PriorityLevel, Queue, Waiting, share
 from kanserve.system.resources import watched
 from kanserve.types import Array
@@ -78,7 +78,7 @@ class Executor:
         self._execute, self._metrics = execute, metrics
         self._policy, self._way, self._max_pending_requests = serving.policy, serving.way, serving.max_pending_requests
         policy, way = serving.policy, serving.way
-        self._rounds = serving.rounds
+        self.rounds = serving.rounds  # iterations of the event loop without a new request until the waiting ones run
         self._idle = way.instances  # negative while the requests of a batch that failed run one by one
         self._full = max(1, min(policy.max_rows, way.inline_rows or policy.max_rows))
         self._queue: Queue[Job] = Queue(policy, max_bytes)
@@ -125,14 +125,18 @@ class Executor:
             if job.future.cancelled() and self._queue.remove(entry):
                 self._end(job, _nothing)
 
-    def fast_path(self, form: RequestSignature, recipient: Recipient) -> FastPath | None:
-        """A fast path for requests of this form; None if they cannot have one. It uses the next five methods."""
-        if form.rows > self._direct or self._policy.levels != (PriorityLevel(),):
-            return None
-        return FastPath(self, form, recipient, min(self._direct, self._policy.max_rows), self._rounds)
+    def inline(self, rows: int) -> bool:
+        """Whether requests of this number of rows may run on the event loop without the queue; `grpc_api.hot_path` runs
+        them, and uses the next methods."""
+        return rows <= self._direct and self._policy.levels == (PriorityLevel(),)
+
+    @property
+    def most_inline(self) -> int:
+        """Rows of one such run at most."""
+        return min(self._direct, self._policy.max_rows)
 
     def room(self) -> int:
-        """Requests that a fast path may take now; 0 if a request waits in the queue, or no instance is idle."""
+        """Requests that may run without the queue now; 0 if a request waits in the queue, or no instance is idle."""
         if self._queue.count or self._idle <= 0:
             return 0
         most = self._max_pending_requests
@@ -145,7 +149,7 @@ class Executor:
         return self._calm >= CALM and self._calm % PROBE > 0
 
     def pending(self, count: int) -> None:
-        """Count requests that wait in a fast path."""
+        """Count requests that wait outside of the queue."""
         self._metrics.statistics.pending += count
 
     def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
@@ -153,7 +157,7 @@ class Executor:
         return self._execute(outputs, feeds)
 
     def ran(self, requests: int, rows: int, timing: Timing) -> None:
-        """Record an execution of a fast path."""
+        """Record an execution outside of the queue."""
         self._calm = self._calm + 1 if requests == 1 else 0
         self._record(rows, timing, timing.compute_infer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kanserve.errors import KanserveError
@@ -38,12 +39,13 @@ class AccessLog:
         self._count += 1
         return self._count % self.every == 0
 
-    def skips(self) -> bool:
-        """Whether the next successful call has no line. Counts the call if so."""
-        if self.every and (self._count + 1) % self.every == 0:
-            return False
-        self._count += 1
-        return True
+    def picked(self, count: int) -> Sequence[int]:
+        """Positions of the calls with a line, among the next successful calls. Counts these calls."""
+        if not self.every:
+            return ()
+        first = self.every - 1 - self._count % self.every
+        self._count += count
+        return range(first, count, self.every)
 
 
 def write(

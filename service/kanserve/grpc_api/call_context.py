@@ -87,14 +87,19 @@ class Call:
 
 def begin_call(arrival: RequestMetadata) -> Call:
     """A call that begins now. Log lines that are written during the call have its id."""
+    call = call_of(arrival)
+    logs.CALL.set(call)
+    return call
+
+
+def call_of(arrival: RequestMetadata) -> Call:
+    """A call that begins now."""
     request_id = ""
     for key, value in arrival.metadata:
         if key == ID_HEADER and isinstance(value, str) and ID.fullmatch(value):
             request_id = value
     deadline = None if arrival.remaining is None else time.monotonic() + arrival.remaining
-    call = Call(request_id, bool(request_id), deadline)
-    logs.CALL.set(call)
-    return call
+    return Call(request_id, bool(request_id), deadline)
 
 
 Q = TypeVar("Q")

@@ -242,7 +242,7 @@ def numbers(contents: Message, values: Sequence[Any], dtype: np.dtype[Any]) -> b
     return data[begin + 1 :]
 
 
-VARINT, FIXED64, LENGTH_DELIMITED_TYPE, BEGIN, END, FIXED32 = 0, 1, 2, 3, 4, 5  # BEGIN and END: of a group
+VARINT, FIXED64, LENGTH_DELIMITED, BEGIN, END, FIXED32 = 0, 1, 2, 3, 4, 5  # BEGIN and END: of a group
 WIDTHS = {FIXED64: 8, FIXED32: 4, BEGIN: 0, END: 0}  # fields in a group count as fields of the message
 WORTH = 2**16  # bytes; a smaller message has few fields
 MOST = 1024  # fields of one message; packed numbers are one
@@ -308,7 +308,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         kind = tag & 7
         if kind == VARINT:
             _, stop = read_varint(data, at, end)
-        elif kind == LENGTH_DELIMITED_TYPE:
+        elif kind == LENGTH_DELIMITED:
             length, at = read_varint(data, at, end)
             stop = at + length
         elif kind in WIDTHS:

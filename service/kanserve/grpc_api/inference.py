@@ -5,30 +5,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import time
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any
 
 from kanexport.contract.error_bars import NAME as ERROR_BAR
 from kanserve.auth.roles import Role, require
 from kanserve.errors import Draining, KanserveError, Unauthenticated, Unsupported
-from kanserve.grpc_api import call_context, infer_codec, model_codec, request_cache
+from kanserve.grpc_api import call_context, infer_codec, model_codec
 from kanserve.grpc_api.call_context import Call, Code
 from kanserve.grpc_api.failures import CallFailed
 from kanserve.grpc_api.infer_codec import varint
-from kanserve.grpc_api.interceptor import (
-    STRICT_HEADER,
-    DirectCalls,
-    DirectMethod,
-    Interceptor,
-    StreamRequest,
-    UnaryMethod,
-)
+from kanserve.grpc_api.interceptor import STRICT_HEADER, Interceptor, StreamRequest, UnaryMethod
 from kanserve.observability import logs
-from kanserve.observability.statistics import Timing
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.scheduling.batching import FastResult, NativeQueue
 from kanserve.services.control import Catalogue, Control
 from kanserve.services.inference import Inference
 from kanserve.types import InferRequest, InferResponse
@@ -52,7 +41,7 @@ SLOW = 2**14  # bytes of typed contents that take longer to read than the hop to
 
 
 class InferenceService:
-    """Methods of GRPCInferenceService, from message bytes to response bytes."""
+    """Methods of GRPCInferenceService, from message bytes to response bytes. `hot_path.method` has ModelInfer."""
 
     descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -62,16 +51,11 @@ class InferenceService:
         catalogue: Catalogue,
         control: Control,
         max_typed_contents_bytes: int,
-        native: Any = None,
     ) -> None:
-        """`native`: the module of `request_cache.native_calls`, or None."""
-        self._inference, self._control = inference, control
+        self.inference, self._control = inference, control
         self._catalogue = catalogue
         self._max_typed_contents_bytes = max_typed_contents_bytes
         self._version = version()
-        self._native, self._cache = native, request_cache.RequestCache()
-        self._direct_calls: DirectCalls | None = None
-        inference.registry.subscribe(self._cache.forget)
 
     def methods(self) -> dict[str, UnaryMethod]:
         """Name of the RPC -> its implementation."""
@@ -83,7 +67,6 @@ class InferenceService:
             "ModelMetadata": self.model_metadata,
             "ModelConfig": self.model_config,
             "ModelStatistics": self.model_statistics,
-            "ModelInfer": self.model_infer,
             "RepositoryIndex": self.repository_index,
             "RepositoryModelLoad": self.repository_model_load,
             "RepositoryModelUnload": self.repository_model_unload,
@@ -130,50 +113,8 @@ class InferenceService:
         models = self._catalogue.statistics(message.name, message.version)
         return model_codec.statistics(models).SerializeToString()
 
-    async def model_infer(self, data: bytes, call: Call) -> bytes:
-        """Run inference. A request with a known head takes the fast path, or at least skips parsing."""
-        started = time.perf_counter_ns()
-        parts, head, named, raws = self._cache.lookup(data, self._inference.registry.generation)
-        if head is not None and (message_id := _decoded(named)) is not None:
-            call.adopt(message_id)
-            call.facts = head.responses.facts
-            path = head.fast_path
-            answering = None if path is None else path.submit(raws, named, call.deadline)
-            result = None if answering is None else await answering
-            if result is not None:
-                response, queue_ns, infer_ns = result
-                head.ready.model.metrics.traced(head.ready.rows, Timing(queue_ns, 0, infer_ns, 0))
-                return response
-            arrays = await self._inference.run(head.ready, head.feeds(raws), call.deadline, started)
-            if head.expected(arrays):
-                return head.responses.answer(named, [array.tobytes() for array in arrays])
-        return await self._first(data, parts, call)
-
-    def direct(self, calls: DirectCalls) -> DirectMethod:
-        """A function that begins ModelInfer calls with a known head; they count in `calls`."""
-        self._direct_calls = calls
-        queues: list[NativeQueue] = []
-        if self._native is not None:
-            self._cache.attach(self._native, queues)
-        return DirectMethod(self._begin_directly, queues, self._native)
-
-    def _begin_directly(self, data: bytes, deadline: float | None) -> asyncio.Future[FastResult | None] | None:
-        """See `interceptor.DirectMethod.begin`."""
-        size, calls = len(data), self._direct_calls
-        if calls is None or size > request_cache.LARGE or not calls.begin(size):
-            return None
-        _, head, named, raws = self._cache.lookup(data, self._inference.registry.generation)
-        if head is not None and head.fast_path is not None and _decoded(named) is not None:
-            answering = head.fast_path.submit(raws, named, deadline, size)
-            if answering is not None:
-                return answering
-        calls.moved(1, size)
-        return None
-
-    async def _first(self, data: bytes, parts: request_cache.Parts | None, call: Call) -> bytes:
-        """Run a request with an unknown head."""
-        call.facts = {}
-        generation = self._inference.registry.generation
+    async def read(self, data: bytes, call: Call) -> tuple[pb.ModelInferRequest, InferRequest]:
+        """The request in a message of ModelInfer, and its facts for the access log. Raises BadRequest."""
         message = await infer_codec.parsed(pb.ModelInferRequest, data)
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
@@ -184,13 +125,7 @@ class InferenceService:
             max_typed_contents_bytes=self._max_typed_contents_bytes,
         )
         slow = not message.raw_input_contents and message.ByteSize() > SLOW
-        request = await asyncio.to_thread(read) if slow else read()
-        response = await self.run(request, call)
-        if parts is not None and generation == self._inference.registry.generation:
-            model = self._inference.registry.resolve(request.model, request.version)
-            ready = self._inference.check(model, request)
-            self._cache.learn(parts, message, request, ready, response, self._direct_calls)
-        return infer_codec.response_to_pb(response).SerializeToString()
+        return message, await asyncio.to_thread(read) if slow else read()
 
     async def run(self, request: InferRequest, call: Call) -> InferResponse:
         """Run a request of any protocol, and note its facts for the access log. Raises what `Inference.infer` does."""
@@ -198,7 +133,7 @@ class InferenceService:
             require(call.caller, Role.INTERPRET)
         if request.insight is not None:
             request = dataclasses.replace(request, caller=call.caller.name)
-        response = await self._inference.infer(request)
+        response = await self.inference.infer(request)
         call.facts["version"] = response.version
         if response.outputs and response.outputs[0].shape:
             call.facts["rows"] = response.outputs[0].shape[0]
@@ -239,14 +174,6 @@ def only_repository(name: str) -> None:
             code="repository-name-not-supported",
             hint="send the request without repository_name: a server has one repository",
         )
-
-
-def _decoded(named: bytes) -> str | None:
-    """The id of a message; None if it is not UTF-8, which makes the message invalid."""
-    try:
-        return named.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 STRICT = (STRICT_HEADER, "true")

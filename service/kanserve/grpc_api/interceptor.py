@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterat
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from kanserve.auth import authenticator as access
 from kanserve.auth.authenticator import Authenticator
@@ -40,7 +40,6 @@ from kanserve.grpc_api.unfinished_requests import IncomingRequest, Unfinished
 from kanserve.observability import logs
 from kanserve.observability.metrics import LIMITED, STREAM, STREAM_REQUESTS, UNKNOWN, Metrics
 from kanserve.observability.series import Family, Number
-from kanserve.scheduling.batching import FastResult, NativeQueue
 from kanserve.system.lifecycle import Lifecycle
 
 STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
@@ -68,22 +67,6 @@ StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class DirectMethod:
-    """Form of a unary method that takes a call without metadata in fewer steps than `Unary.answer`.
-
-    begin   begins a call from its message and its deadline on the monotonic clock. Returns None if `Unary.answer` has
-            to handle the call. Otherwise returns a future of the response; if its result is None, `Unary.answer` has to
-            handle the call
-    queues  native queues of the known heads, which a transport may use in place of `begin`
-    native  the module of these queues, `kanserve_kernel.calls`; None without it
-    """
-
-    begin: Callable[[bytes, float | None], asyncio.Future[FastResult | None] | None]
-    queues: list[NativeQueue]
-    native: Any
-
-
-@dataclass(frozen=True, slots=True)
 class Unary:
     """Guarded method with one request and one response.
 
@@ -91,13 +74,11 @@ class Unary:
     refused         counts a call that ended in the transport, and returns the failure to send
     rejects_caller  whether `answer` rejects this caller, so that the transport need not read the message; None: it
                     rejects no caller
-    direct          begins a call without metadata in fewer steps than `answer`, if it can
     """
 
     answer: Callable[[bytes, RequestMetadata], Awaitable[bytes]]
     refused: Callable[[CallFailed, RequestMetadata], CallFailed]
     rejects_caller: Callable[[RequestMetadata], bool] | None = None
-    direct: DirectMethod | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +117,10 @@ class Series(Protocol):
 class Tracing(Protocol):
     """Interface of distributed tracing, which wraps methods."""
 
+    def samples(self, traceparent: bytes | None) -> bool:
+        """Whether a call with this header gets a span."""
+        ...
+
     def unary(
         self, name: str, answer: Callable[[Q, RequestMetadata], Awaitable[A]]
     ) -> Callable[[Q, RequestMetadata], Awaitable[A]]:
@@ -173,34 +158,26 @@ class Interceptor:
         largest: int = 0,
         max_seconds: float | None = None,
     ) -> None:
-        self.lines, self._gate, self._tracing, self.max_seconds = lines, gate, tracing, max_seconds
+        self.lines, self.gate, self.tracing, self.max_seconds = lines, gate, tracing, max_seconds
         self.names: set[str] = set()  # of all that it guards, as the table of access has them
         self.streams: set[str] = set()  # of these, that answer with a stream
         self._metrics = metrics
         self.max_inflight_requests, self.calls = max_inflight_requests, 0
         self.max_inflight_bytes, self.bytes = max_inflight_bytes, 0
         self._unfinished = Unfinished(self.hold, max_inflight_bytes, largest)
-        self._lifecycle = lifecycle
+        self.lifecycle = lifecycle
         self.inflight = metrics.number("kanserve_inflight_requests").labels()
 
-    def unary(
-        self,
-        service: str,
-        name: str,
-        method: UnaryMethod,
-        *,
-        probe: bool = False,
-        direct: Callable[[DirectCalls], DirectMethod] | None = None,
-    ) -> Unary:
+    def unary(self, service: str, name: str, method: UnaryMethod, *, probe: bool = False) -> Unary:
         """A method with one request and one response. `probe`: a method such as health, which responds while the server
-        shuts down. It does not count as work in flight, and only its failures are logged. `direct` makes a function
-        that begins calls in fewer steps; the interceptor does without it if it checks or traces each call."""
-        series = _Series(self._metrics, Kind.UNARY, service, name)
+        shuts down. It does not count as work in flight, and only its failures are logged."""
+        series = self.series(Kind.UNARY, service, name)
         refused = functools.partial(self._reject_in_transport, series)
-        answer, rejects_caller = self.wrap_unary(series, method, probe=probe), self.rejects_caller(series.path)
-        if direct is None or self._gate is not None or self._tracing is not None:
-            return Unary(answer, refused, rejects_caller)
-        return Unary(answer, refused, rejects_caller, direct(DirectCalls(self, self._lifecycle, series)))
+        return Unary(self.wrap_unary(series, method, probe=probe), refused, self.rejects_caller(series.path))
+
+    def series(self, kind: Kind, service: str, name: str) -> MethodSeries:
+        """The counters of a gRPC method."""
+        return MethodSeries(self._metrics, kind, service, name)
 
     def wrap_unary(
         self, series: Series, method: Callable[[Q, Call], Awaitable[A]], *, probe: bool = False
@@ -220,24 +197,24 @@ class Interceptor:
                 self.admit(probe=probe)
                 response = await method(data, call)
             except BaseException as error:
-                if self._lifecycle.held and isinstance(error, Exception):
-                    await self._lifecycle.wait_released()
+                if self.lifecycle.held and isinstance(error, Exception):
+                    await self.lifecycle.wait_released()
                 self.leave(size, probe=probe)
                 self.ended(series, call, error, time.perf_counter() - started, (size, 0), probe=probe)
                 raise
-            if self._lifecycle.held:
-                await self._lifecycle.wait_released()
+            if self.lifecycle.held:
+                await self.lifecycle.wait_released()
             self.leave(size, probe=probe)
             self.ended(series, call, None, time.perf_counter() - started, (size, len(response)), probe=probe)
             return response
 
-        if self._tracing is not None and not probe:
-            return self._tracing.unary(series.path, answer)
+        if self.tracing is not None and not probe:
+            return self.tracing.unary(series.path, answer)
         return answer
 
     def stream(self, service: str, name: str, kind: Kind, method: StreamMethod, *, probe: bool = False) -> Stream:
         """A method that responds with a stream. `probe`: as for `unary`."""
-        series = _Series(self._metrics, kind, service, name)
+        series = self.series(kind, service, name)
         refused = functools.partial(self._reject_in_transport, series)
         return Stream(kind, self.wrap_stream(series, method, probe=probe), refused, self.rejects_caller(series.path))
 
@@ -268,17 +245,17 @@ class Interceptor:
                         watch.response_bytes += len(response)
                         yield response
 
-        if self._tracing is not None and not probe:
-            return self._tracing.stream(series.path, answers)
+        if self.tracing is not None and not probe:
+            return self.tracing.stream(series.path, answers)
         return answers
 
     @contextlib.contextmanager
     def _permitted(self, caller: Principal) -> Iterator[AbstractContextManager[object]]:
         """The context for each wait of a stream of this caller."""
-        if self._gate is None or not caller.known:
+        if self.gate is None or not caller.known:
             yield contextlib.nullcontext()
             return
-        permit = self._gate.permit(caller)
+        permit = self.gate.permit(caller)
         try:
             yield permit
         finally:
@@ -287,11 +264,11 @@ class Interceptor:
     def rejects_caller(self, name: str) -> Callable[[RequestMetadata], bool] | None:
         """A check whether a method rejects a caller before its request is read. `name`: as in the table of
         permissions."""
-        return access.credential_check(self._gate, name)
+        return access.credential_check(self.gate, name)
 
     def _admission(self, name: str) -> Callable[[RequestMetadata], Principal] | None:
         self.names.add(name)
-        return access.admission(self._gate, name)
+        return access.admission(self.gate, name)
 
     def _reject_in_transport(self, series: Series, failure: CallFailed, arrival: RequestMetadata) -> CallFailed:
         """Count and log a call that ended in the transport, like any other call."""
@@ -331,18 +308,18 @@ class Interceptor:
 
     def admit_next_message(self, caller: Principal) -> None:
         """Check whether a stream of this caller may send one more request. Raises the reason if not."""
-        if self._gate is not None:
-            self._gate.admit_next(caller)
+        if self.gate is not None:
+            self.gate.admit_next(caller)
         self.admit(probe=False)
 
     @property
     def closing(self) -> asyncio.Event:
         """Set when the server rejects everything that is new."""
-        return self._lifecycle.closing
+        return self.lifecycle.closing
 
     def hold_responses(self, seconds: float) -> AbstractAsyncContextManager[None]:
         """A context during which calls that end wait, as in `Lifecycle.hold`."""
-        return self._lifecycle.hold(seconds)
+        return self.lifecycle.hold(seconds)
 
     def enter(self, series: Series, size: int, *, probe: bool) -> None:
         """Begin a call. Its `size` bytes count until it ends."""
@@ -371,8 +348,8 @@ class Interceptor:
     ) -> None:
         """Count a call that has ended, and write its log line. Raises CallFailed from an error, unless the client has
         disconnected. `sizes`: bytes of the request and of the response."""
-        if self._lifecycle.draining and not probe:
-            self._lifecycle.ended(error)
+        if self.lifecycle.draining and not probe:
+            self.lifecycle.ended(error)
         if error is None and not self.lines.every:
             series.ended(Code.OK, None, seconds)
             return
@@ -398,7 +375,7 @@ class Interceptor:
     def open_request(self, connection: Hashable, peer: str, arrival: RequestMetadata) -> IncomingRequest:
         """The account of a request that has not arrived completely. It counts for the principal that calls. If the
         caller has no known name, it counts for `peer`, the address."""
-        return self._unfinished.open_request(connection, access.name(self._gate, arrival) or peer)
+        return self._unfinished.open_request(connection, access.name(self.gate, arrival) or peer)
 
     def hold(self, size: int) -> None:
         """Add `size` bytes to those of messages; negative to subtract."""
@@ -408,84 +385,12 @@ class Interceptor:
         """Check the limits before a call runs. Raises the reason if the call is rejected."""
         if probe:
             return
-        if self._lifecycle.closed:
+        if self.lifecycle.closed:
             raise Draining
         if self.calls > self.max_inflight_requests:
             raise ConcurrencyLimited(self.max_inflight_requests)
         if self.bytes > self.max_inflight_bytes:
             raise InflightBytesLimited(self.max_inflight_bytes)
-
-
-class DirectCalls:
-    """Account of the calls of a method that its fast path takes directly. The limits are those of `Interceptor`; the
-    counters are updated once per batch."""
-
-    __slots__ = ("_guard", "_lifecycle", "_series")
-
-    def __init__(self, guard: Interceptor, lifecycle: Lifecycle, series: _Series) -> None:
-        self._guard, self._lifecycle, self._series = guard, lifecycle, series
-
-    def begin(self, size: int) -> bool:
-        """Begin a call of `size` bytes. False if the regular path must handle it, for a limit, a log line, or because
-        the server shuts down."""
-        guard, state = self._guard, self._lifecycle
-        if (
-            guard.calls >= guard.max_inflight_requests
-            or guard.bytes + size > guard.max_inflight_bytes
-            or state.draining
-            or state.closed
-            or state.held
-            or not guard.lines.skips()
-        ):
-            return False
-        self.began(1, size)
-        return True
-
-    def room(self) -> int:
-        """Number of calls that may begin now; 0 if the regular path must handle them. A batch of them stays below the
-        limit of bytes, because the fast path takes small messages only."""
-        guard, state = self._guard, self._lifecycle
-        if state.draining or state.closed or state.held or guard.lines.every:
-            return 0
-        if guard.bytes > guard.max_inflight_bytes // 2:
-            return 0
-        return guard.max_inflight_requests - guard.calls
-
-    def began(self, calls: int, size: int) -> None:
-        """Count calls in progress, and the bytes of their messages."""
-        guard = self._guard
-        guard.bytes += size
-        guard.calls += calls
-        guard.inflight.value += calls
-
-    def answered(self, calls: int, size: int, seconds: Sequence[float]) -> None:
-        """Count successful calls. `size`: bytes of their requests. `seconds`: duration of each."""
-        self._left(calls, size)
-        self._series.succeeded(seconds)
-        if self._lifecycle.draining:
-            for _ in range(calls):
-                self._lifecycle.ended(None)
-
-    def abandoned(
-        self, size: int, seconds: float, deadline: float | None, named: bytes, facts: dict[str, object]
-    ) -> None:
-        """Count and log a call whose client disconnected. `named`: the id in the message. `facts`: of the log line."""
-        call = begin_call(RequestMetadata((), None))
-        call.deadline, call.facts = deadline, facts
-        call.adopt(named.decode())
-        self._left(1, size)
-        self._series.begun()
-        self._guard.ended(self._series, call, asyncio.CancelledError(), seconds, (size, 0), probe=False)
-
-    def moved(self, calls: int, size: int) -> None:
-        """Forget calls in progress, which the regular path counts again."""
-        self._left(calls, size)
-
-    def _left(self, calls: int, size: int) -> None:
-        guard = self._guard
-        guard.bytes -= size
-        guard.calls -= calls
-        guard.inflight.value -= calls
 
 
 class StreamRequest:
@@ -558,7 +463,7 @@ def _outcome(error: BaseException, call: Call) -> Code:
     return Code.DEADLINE_EXCEEDED if call.late() else Code.CANCELLED
 
 
-class _Series:
+class MethodSeries:
     """Counters of one gRPC method, looked up once."""
 
     def __init__(self, metrics: Metrics, kind: Kind, service: str, name: str) -> None:
@@ -570,6 +475,7 @@ class _Series:
         self._ok = self._handled.labels(*self._labels, "OK")
 
     def succeeded(self, seconds: Sequence[float]) -> None:
+        """Count successful calls, each with its duration."""
         self.begun(len(seconds))
         self._ok.inc(len(seconds))
         self._seconds.observe_all(seconds)

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from kanexport.contract.sections import LAC
 from kanserve.grpc_api import infer_codec, model_codec
-from kanserve.grpc_api.infer_codec import varint
-from kanserve.grpc_api.request_cache import BYTES
+from kanserve.grpc_api.infer_codec import LENGTH_DELIMITED, varint
 from kanserve.insight.statistics import NodeStatistics
 from kanserve.pb import kan_pb2
 from kanserve.services.control import ShadowReport, VersionChoice
@@ -281,7 +280,6 @@ N = TypeVar("N", bound=np.generic)
 
 PIECE = 2**16  # values
 PART = 2**20  # bytes of a part of a response
-LENGTH_DELIMITED = 2  # the wire type of bytes and messages
 LAYERS, VALUES = (
     bytes([message.DESCRIPTOR.fields_by_name[name].number << 3 | LENGTH_DELIMITED])
     for message, name in ((kan_pb2.QueryEdgesResponse, "layers"), (kan_pb2.LayerEdges, "values"))
@@ -441,7 +439,7 @@ def _edges(layer: LayerEdges, axis: int, which: slice) -> LayerEdges:
     )
 
 
-STATISTICS = bytes([kan_pb2.StatisticsUpdate.DESCRIPTOR.fields_by_name["statistics"].number << 3 | BYTES])
+STATISTICS = bytes([kan_pb2.StatisticsUpdate.DESCRIPTOR.fields_by_name["statistics"].number << 3 | LENGTH_DELIMITED])
 
 
 class UpdateCache:

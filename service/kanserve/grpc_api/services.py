@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
@@ -16,16 +17,10 @@ from kanserve.auth import permissions, roles
 from kanserve.errors import NotFound, WatchesLimited
 from kanserve.grpc_api import call_context, infer_codec
 from kanserve.grpc_api.call_context import Call, RequestMetadata
+from kanserve.grpc_api.hot_path.account import Account
+from kanserve.grpc_api.hot_path.method import HotMethod
 from kanserve.grpc_api.inference import InferenceService, InferStream
-from kanserve.grpc_api.interceptor import (
-    DirectCalls,
-    DirectMethod,
-    Guarded,
-    Interceptor,
-    Kind,
-    StreamMethod,
-    UnaryMethod,
-)
+from kanserve.grpc_api.interceptor import Guarded, Interceptor, Kind, StreamMethod, UnaryMethod
 from kanserve.grpc_api.kan import KanService
 from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.observability.metrics import UNKNOWN
@@ -34,6 +29,7 @@ from kanserve.services.control import Catalogue
 
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
 NONE: Mapping[str, StreamMethod] = {}
+HOT = f"/{InferenceService.descriptor.full_name}/{INFER}"  # path of the method whose calls native code may take
 NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 
 
@@ -46,6 +42,7 @@ class Services:
     hold            adds to the bytes of responses that wait for their client
     open_request    account of a request that has not arrived completely, by connection, address and
                     `RequestMetadata`
+    hot             the method ModelInfer, whose calls native code may take
     hold_responses  context in which calls that end wait, for a number of seconds before and after its body, so that no
                     client sends the next request in that time
     """
@@ -55,6 +52,7 @@ class Services:
     hold: Callable[[int], None]
     open_request: Callable[[Hashable, str, RequestMetadata], IncomingRequest]
     hold_responses: Callable[[float], AbstractAsyncContextManager[None]]
+    hot: HotMethod
 
 
 def guarded(
@@ -65,11 +63,14 @@ def guarded(
     mirror: Reflection | None,
     *,
     max_stream_requests: int,
+    native: Any = None,
 ) -> Services:
-    """All methods. `mirror` None: reflection is not offered."""
+    """All methods. `mirror` None: reflection is not offered. `native`: the module of `hot_path.method.native_calls`."""
     methods: dict[str, Guarded] = {}
-    methods |= _service(guard, inference.descriptor, inference.methods(), direct=inference.direct)
-    infer = call_context.with_deadline(inference.model_infer, guard.max_seconds, f"{NAMES[0]}/{STREAM}")
+    account = Account(guard, guard.series(Kind.UNARY, NAMES[0], INFER))
+    hot = HotMethod(inference, account, native, None if guard.tracing is None else guard.tracing.samples)
+    methods |= _service(guard, inference.descriptor, inference.methods() | {INFER: hot.infer})
+    infer = call_context.with_deadline(hot.infer, guard.max_seconds, f"{NAMES[0]}/{STREAM}")
     stream = InferStream(guard, infer, max_stream_requests)
     methods[f"/{NAMES[0]}/{STREAM}"] = guard.stream(NAMES[0], STREAM, Kind.BIDI_STREAM, stream.answers)
     methods |= _service(guard, kan.descriptor, kan.methods(), kan.streams())
@@ -78,7 +79,8 @@ def guarded(
     if mirror is not None:
         for name in SERVICES:
             methods[f"/{name}/{METHOD}"] = guard.stream(name, METHOD, Kind.BIDI_STREAM, mirror.info, probe=True)
-    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard.hold, guard.open_request, guard.hold_responses)
+    unknown = guard.refusal(UNKNOWN, UNKNOWN)
+    return Services(methods, unknown, guard.hold, guard.open_request, guard.hold_responses, hot)
 
 
 def _service(
@@ -86,16 +88,13 @@ def _service(
     descriptor: ServiceDescriptor,
     methods: Mapping[str, UnaryMethod],
     streams: Mapping[str, StreamMethod] = NONE,
-    direct: Callable[[DirectCalls], DirectMethod] | None = None,
 ) -> dict[str, Guarded]:
-    """Entries for all methods of the descriptor. A method without an implementation is rejected. `direct`: of
-    ModelInfer."""
+    """Entries for all methods of the descriptor. A method without an implementation is rejected."""
     table: dict[str, Guarded] = {}
     for method in descriptor.methods:
         path = f"/{descriptor.full_name}/{method.name}"
         if method.name in methods:
-            begin = direct if method.name == INFER else None
-            table[path] = guard.unary(descriptor.full_name, method.name, methods[method.name], direct=begin)
+            table[path] = guard.unary(descriptor.full_name, method.name, methods[method.name])
         elif method.name in streams:
             kind = Kind.SERVER_STREAM
             table[path] = guard.stream(descriptor.full_name, method.name, kind, streams[method.name])

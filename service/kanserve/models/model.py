@@ -34,7 +34,6 @@ from kanserve.insight.statistics import NodeCounts, NodeStatistics
 from kanserve.insight.traffic_sampler import TrafficSampler
 from kanserve.observability.metrics import ModelMetrics
 from kanserve.runtime.base import Session
-from kanserve.scheduling.batching import FastPath, Recipient, RequestSignature
 from kanserve.system.resources import watched
 from kanserve.types import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
 
@@ -102,7 +101,7 @@ class Model:
         self.error_bars: Bars | None = None  # of a version that has them, on a CPU
         self._explaining, self._covering = Prepared(), Known()
         self.description = b""  # the response of DescribeModel, after the first request
-        self._executor = Executor(info.name, session.run, metrics, serving, settings.max_queue_bytes)
+        self.executor = Executor(info.name, session.run, metrics, serving, settings.max_queue_bytes)
         self._query_pool = watched(1, f"edges-{info.name}", serving.nice)
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, rows: int, limits: Limits) -> Run:
@@ -111,7 +110,7 @@ class Model:
         Raises QueueFull immediately. Raises QueueTimeout or DeadlineExceeded for a request that waited too long, which
         is then not executed. Raises ResourceExhausted and BackendError.
         """
-        return await self._executor.run(outputs, feeds, rows, limits)
+        return await self.executor.run(outputs, feeds, rows, limits)
 
     def observe(self, what: str, by: Observer | None) -> None:
         """Set the observer of completed requests for one purpose; None removes it."""
@@ -134,10 +133,6 @@ class Model:
     def trace(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Run the graph now, on the caller's thread, uncounted. Raises BackendError, ResourceExhausted."""
         return self._session.run(outputs, feeds)
-
-    def fast_path(self, form: RequestSignature, recipient: Recipient) -> FastPath | None:
-        """The fast path for requests of this form, if this version may have one."""
-        return self._executor.fast_path(form, recipient)
 
     async def edges(
         self,
@@ -281,19 +276,19 @@ class Model:
 
     def leave(self) -> RetiredModel:
         """Stop accepting requests; on the event loop. In-flight requests end on the returned model."""
-        self._executor.leave()
+        self.executor.leave()
         self._observers, self.observed = {}, False  # requests in flight still end on it, without observers
         if self.certificate_watch is not None:
             self.certificate_watch.end()
         if self.live is not None:
             self.live.end()
         self.live = self.certificate_watch = None
-        users = (weakref.ref(self), weakref.ref(self._executor))
+        users = (weakref.ref(self), weakref.ref(self.executor))
         return RetiredModel(self.info.name, self.info.version, users, [self._session, *self._graphs])
 
     def close(self) -> None:
         """Wait for running work, drop waiting work, and join the threads. Blocks."""
         if self.live is not None:
             self.live.keep()
-        self._executor.close()
+        self.executor.close()
         self._query_pool.shutdown(wait=True, cancel_futures=True)

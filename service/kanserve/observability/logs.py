@@ -58,6 +58,18 @@ class Named(Protocol):
 
 
 CALL: ContextVar[Named | None] = ContextVar("call", default=None)
+
+
+@contextlib.contextmanager
+def within(call: Named) -> Iterator[None]:
+    """Name this call in log lines."""
+    before = CALL.set(call)
+    try:
+        yield
+    finally:
+        CALL.reset(before)
+
+
 CLOSED = -1  # a descriptor that takes nothing
 LONGEST = 8192  # characters of one fact in a line
 LAST_WORDS = 1.0  # seconds for lines that wait at the end

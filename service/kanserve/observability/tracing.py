@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +24,8 @@ from urllib.parse import urlsplit
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ParentBased
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -34,6 +38,7 @@ PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 DIRECT: Any = (("grpc.enable_http_proxy", 0),)
+UNSAMPLED = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]")  # valid traceparent
 LAST = 3.0  # seconds for the spans that wait at the end
 # Codes of server errors, by OpenTelemetry's conventions for RPC.
 FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
@@ -59,15 +64,43 @@ class TracedModelMetrics(ModelMetrics):
             trace.runs.append(Run(rows, timing, time.time_ns()))
 
 
+class DrawnIds(RandomIdGenerator):  # type: ignore[misc]  # its package has no types here
+    """Random ids. `next` has trace ids that are drawn already."""
+
+    def __init__(self) -> None:
+        self.next: deque[int] = deque()
+
+    def draw(self) -> int:
+        """A new trace id."""
+        return int(super().generate_trace_id())
+
+    def generate_trace_id(self) -> int:
+        """The id of the next root span."""
+        return self.next.popleft() if self.next else self.draw()
+
+
 class Tracing:
     """Tracer of one server. `outcome` returns the code for an error that a call raised."""
 
     def __init__(self, exporter: SpanExporter, version: str, outcome: Outcome) -> None:
-        self._provider = TracerProvider(resource=_resource(version), shutdown_on_exit=False)
+        self._ids = DrawnIds()
+        self._provider = TracerProvider(resource=_resource(version), shutdown_on_exit=False, id_generator=self._ids)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("kanserve", version)
         self._propagator = TraceContextTextMapPropagator()
         self._outcome = outcome
+
+    def samples(self, traceparent: bytes | None) -> bool:
+        """Whether a call with this header gets a span. Without a parent, the sampler decides now, and the next root
+        span has the id of this decision."""
+        sampler = self._provider.sampler
+        if traceparent is not None:
+            return not (isinstance(sampler, ParentBased) and UNSAMPLED.fullmatch(traceparent))
+        trace_id = self._ids.draw()
+        if not sampler.should_sample(None, trace_id, "", SpanKind.SERVER).decision.is_recording():
+            return False
+        self._ids.next.append(trace_id)
+        return True
 
     def unary(self, name: str, answer: Callable[[Any, Any], Awaitable[A]]) -> Callable[[Any, Any], Awaitable[A]]:
         """A method of one message each way, which takes the message and its Arrival."""

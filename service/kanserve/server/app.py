@@ -29,8 +29,9 @@ from kanserve.config.reload import Change, Changes
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError
 from kanserve.execution.config import batch_size
-from kanserve.grpc_api import request_cache, services
+from kanserve.grpc_api import services
 from kanserve.grpc_api.access_log import AccessLog
+from kanserve.grpc_api.hot_path.method import native_calls
 from kanserve.grpc_api.inference import InferenceService
 from kanserve.grpc_api.interceptor import Interceptor, outcome
 from kanserve.grpc_api.kan import KanService
@@ -146,12 +147,12 @@ class App:
         gate = authenticator.build(settings)
         guard = self.guard = self._guard(gate)
         self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
-        native = request_cache.native_calls() if settings.kernel else None
-        service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes, native)
+        native = native_calls() if settings.kernel else None
+        service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes)
         views = KanService(kan, self._control, self.metrics, self._watches, Editor(settings, self.registry))
         mirror, most = Reflection(services.NAMES) if settings.reflection else None, settings.max_stream_requests
         page = self.metrics if place is None else RemoteMetrics(place.metrics, self.metrics)
-        methods = services.guarded(guard, service, views, self._health, mirror, max_stream_requests=most)
+        methods = services.guarded(guard, service, views, self._health, mirror, max_stream_requests=most, native=native)
         parts = (settings, guard, self.metrics, page, service, views, catalogue, self._control, insights)
         self._transport = (build or factory.build)(settings, methods, functools.partial(_http_application, *parts))
         self._renewal = Renewal(settings, gate, self._transport, self.metrics)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,6 @@ from kanserve.models.model import Model
 from kanserve.models.registry import Registry
 from kanserve.observability.metrics import Metrics, ModelMetrics
 from kanserve.observability.statistics import FailureReason, Timing
-from kanserve.scheduling.batching import FastBatch
 from kanserve.services import error_bars, intervals, validation
 from kanserve.services.explain import Insights
 from kanserve.types import (
@@ -267,17 +267,34 @@ async def _execute(
     return run.outputs
 
 
-def record_batch(ready: ValidatedRequest, batch: FastBatch) -> list[float]:
-    """Count the requests of a batch of the fast path, which all have the form of `ready`, and offer them to the
-    observers of the model. Returns the seconds that each request took."""
+class Execution(NamedTuple):
+    """Requests of the same form that ran together, outside of the executor's queue. Times are nanoseconds of
+    perf_counter.
+
+    arrived  arrival of each request
+    feeds    inputs of all requests by name
+    outputs  outputs of all requests
+    begun    begin of the batch
+    joined   time at which the inputs were joined
+    ended    end of the execution
+    """
+
+    arrived: Sequence[int]
+    feeds: Mapping[str, Array]
+    outputs: Sequence[Array]
+    begun: int
+    joined: int
+    ended: int
+
+
+def record_batch(ready: ValidatedRequest, batch: Execution, answered: int) -> list[float]:
+    """Count the requests of a batch, which all have the form of `ready`, and offer them to the observers of the model.
+    `answered`: time at which all responses were encoded. Returns the seconds that each request took."""
     arrived, model = batch.arrived, ready.model
-    begun, answered, queue = batch.begun, batch.answered, 0
-    waited, took = [], []
-    for at in arrived:
-        queue += begun - at
-        waited.append((begun - at) / 1e9)
-        took.append((answered - at) / 1e9)
-    timing = Timing(queue, batch.joined - begun, batch.ended - batch.joined, answered - batch.ended)
+    waited = [(batch.begun - at) / 1e9 for at in arrived]
+    took = [(answered - at) / 1e9 for at in arrived]
+    queue = batch.begun * len(arrived) - sum(arrived)
+    timing = Timing(queue, batch.joined - batch.begun, batch.ended - batch.joined, answered - batch.ended)
     model.metrics.answered(ready.rows * len(arrived), timing, waited, took)
     if model.observed:
         rows, feeds, outputs = ready.rows, batch.feeds, batch.outputs

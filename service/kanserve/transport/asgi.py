@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator
 from dataclasses import dataclass
@@ -24,17 +23,17 @@ from typing import Any, TypeVar, cast
 from kanserve.grpc_api.call_context import ID_HEADER, Code, RequestMetadata, begin_call
 from kanserve.grpc_api.failures import CallFailed, error_body, with_trailers
 from kanserve.grpc_api.interceptor import ClientDisconnected, Guarded, Kind, Stream, Unary
-from kanserve.grpc_api.services import Services
+from kanserve.grpc_api.services import HOT, Services
 from kanserve.observability import logs
 from kanserve.transport import framing
 from kanserve.transport.call_io import (
     BODY,
+    CREDENTIAL_HEADER,
     ENCODING,
     GRPC,
     METADATA_HEADERS,
     NO_METADATA,
     OK,
-    REQUEST,
     SMALL,
     START,
     TIMEOUT,
@@ -84,90 +83,18 @@ class GrpcApp:
     ) -> None:
         """`certified`: the certificate of a connection identifies the caller."""
         self._services, self._limits, self._watch, self._certified = services, limits, watch, certified
-        self._direct = {} if watch or certified else _direct(services)
-        self._plain: Headers | None = None  # headers of the last direct call without a deadline
         self._pages = Watched(pages) if watch else pages
         self._calls = Calls(limits.arrival, limits.coming)
         self._grace: float | None = None
         self.closes = False  # whether the connections close soon, which each response of HTTP/1 says
-        self.application: Application = self.__call__  # the same, with native code for direct calls if there is some
+        self.application: Application = self.__call__  # the same, with native code for hot calls if there is some
         self.task_factory: Any = None  # of the event loop, without which native code handles no call
-        self._native: Any = None
-        for path, method in self._direct.items():
-            if method.direct is not None and method.direct.native is not None:
-                facts = (START, OK, limits.message_bytes, SMALL, method.direct.queues)
-                module = method.direct.native
-                self._native = module.Application(path, self.__call__, self._resume, *facts)
-                self.application, self.task_factory = self._native, module.start
-
-    # radon: one function for a direct call, because each function in between would cost a tenth of such a call.
-    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
-        """Respond to one request. Raises only cancellation. A unary call without metadata ends here if the direct form
-        of its method takes it."""
-        method = self._direct.get(scope["path"])
-        if method is None or method.direct is None or (seconds := self._plain_seconds(scope)) < 0:
-            await self._regular(scope, receive, send)
-            return
-        calls, sent, began = self._calls, False, time.monotonic()
-        task = calls.begin(began)
-        try:
-            first, last = await receive(), None
-            data = framing.alone(first.get("body", b""), self._limits.message_bytes)
-            if data is not None and first.get("more_body", False):
-                last = await receive()
-                if last["type"] != REQUEST or last.get("body") or last.get("more_body", False):
-                    data = None
-            if data is not None:
-                calls.whole(task)
-                answering = method.direct.begin(data, None if seconds == math.inf else began + seconds)
-                result = None if answering is None else await answering
-                if result is not None:
-                    sent = True
-                    if len(result[0]) > SMALL:
-                        await Response(send, self._services.hold).only(result[0])
-                        return
-                    await send(START)
-                    await send({"type": BODY, "body": framing.frame(result[0]), "more_body": False})
-                    await send(OK)
-                    return
-            arrived = replay([first] if last is None else [first, last], receive)
-            call = Request(scope, arrived, self._services.open_request, began)
-            await self._call(task, call, dict(scope["headers"]), Response(send, self._services.hold))
-        except asyncio.CancelledError:
-            failure = self._ended_by_server(task, method)
-            if failure is None:
-                raise
-            async with asyncio.timeout(LAST):
-                await Response(send, self._services.hold, started=sent).fail(failure)
-        except (ClientDisconnected, OSError):  # OSError: in ASGI, a `send` to a client that has disconnected
-            await asyncio.sleep(CANCELLED)
-        finally:
-            calls.end(task)
-
-    def _ended_by_server(self, task: asyncio.Task[Any], method: Unary) -> CallFailed | None:
-        """The failure of a direct call whose task the server has cancelled; None if its client has disconnected."""
-        late = self._calls.given_up(task)
-        if late is not None:
-            return method.refused(late, NO_METADATA)
-        return _cut_off(self._grace) if self._calls.was_cut(task) else None
-
-    def _plain_seconds(self, scope: Event) -> float:
-        """Seconds until the deadline of a gRPC call that has no other header that the server reads; infinite without
-        a deadline, negative for all other requests. A client sends the same headers with each call, so the last ones
-        are known."""
-        if scope.get("method") != "POST" or scope["http_version"] != HTTP2:
-            return -1.0
-        if scope["headers"] == self._plain:
-            return math.inf
-        headers = dict(scope["headers"])
-        if not SPECIAL.isdisjoint(headers) or headers.get(b"content-type") != GRPC:
-            return -1.0
-        if TIMEOUT not in headers:
-            self._plain = scope["headers"]
-            if self._native is not None:
-                self._native.plain = self._plain
-            return math.inf
-        return framing.timeout(headers[TIMEOUT]) if framing.TIMEOUT.fullmatch(headers[TIMEOUT]) else -1.0
+        hot, account, native = services.hot, services.hot.account, services.hot.native
+        self._hot = None if native is None or watch else services.methods[HOT]
+        if self._hot is not None:
+            facts = (limits.message_bytes, SMALL, hot.queues, account.callers, account.keyed, certified, hot.sampled)
+            self.application = native.Application(HOT, self.__call__, self._resume, START, OK, *facts)
+            self.task_factory = native.start
 
     async def _resume(
         self,
@@ -175,15 +102,17 @@ class GrpcApp:
         scope: Event,
         receive: Receive,
         send: Send,
+        arrived: int,
         events: tuple[Any, ...] | None,
         iterator: Generator[Any, Any, Event],
         yielded: object,
     ) -> None:
-        """Go on with a call of the native module, from one of the stages in kernel/src/calls.cpp. `events`: those of
-        the request, or the one that is being sent. `iterator` has yielded `yielded` and is to be awaited."""
+        """Go on with a call of the native module, from one of the stages in kernel/src/calls.cpp. `arrived`:
+        nanoseconds of the monotonic clock. `events`: those of the request, or the one that is being sent. `iterator`
+        has yielded `yielded` and is to be awaited."""
         if stage in ARRIVING:
             waiting = None if stage == "begun" else Resumed(iterator, yielded)
-            await self(scope, replay(list(events or ()), receive, waiting), send)
+            await self._respond(scope, replay(list(events or ()), receive, waiting), send, arrived / 1e9)
         elif stage == "disconnected":
             await asyncio.sleep(CANCELLED)
         else:
@@ -211,9 +140,12 @@ class GrpcApp:
         finally:
             self._calls.end(task)
 
-    async def _regular(self, scope: Event, receive: Receive, send: Send) -> None:
-        """Respond to a request of any kind."""
-        began = time.monotonic()
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        """Respond to one request. Raises only cancellation."""
+        await self._respond(scope, receive, send, time.monotonic())
+
+    async def _respond(self, scope: Event, receive: Receive, send: Send, began: float) -> None:
+        """Respond to a request that arrived at `began` on the monotonic clock."""
         task = self._calls.begin(began)
         try:
             headers = dict(scope["headers"])
@@ -294,6 +226,8 @@ class GrpcApp:
             else:
                 async with asyncio.timeout(call.arrival.remaining):
                     await self._answer(method, task, call, wire)
+            if method is self._hot:
+                self._services.hot.account.learn(headers.get(CREDENTIAL_HEADER), call.arrival)
         except CallFailed as failure:
             failure.forget()
             await wire.fail(failure)
@@ -398,12 +332,6 @@ async def _until(messages: AsyncIterator[bytes], read: asyncio.Event) -> AsyncIt
 
 async def _alone(data: bytes) -> AsyncIterator[bytes]:
     yield data
-
-
-def _direct(services: Services) -> dict[str, Unary]:
-    """The methods that may take a call directly, by path."""
-    methods = services.methods.items()
-    return {path: method for path, method in methods if isinstance(method, Unary) and method.direct is not None}
 
 
 def _is_grpc(kind: bytes) -> bool:

@@ -22,7 +22,7 @@ from kanserve.repository.layout import Bundle, Candidate, Texts
 from kanserve.runtime import base
 from kanserve.sandbox import pool
 from kanserve.system import resources
-from tests.kanserve.grpc_api.test_request_cache import nothing
+from tests.kanserve.grpc_api.hot_path.test_method import nothing
 from tests.support import toy_model
 
 

@@ -19,7 +19,7 @@ from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.types import TensorInfo
-from tests.kanserve.grpc_api import test_request_cache
+from tests.kanserve.grpc_api.hot_path import test_method
 from tests.support import reload_tools, toy_model
 from tests.support.bad_requests import refused
 from tests.support.command_line import document, kanserve
@@ -173,10 +173,10 @@ class Broken:
 def test_who_observes_is_never_in_the_way_of_an_answer(tmp_path: Path) -> None:
     """On the usual path and the fast path; and observers get no request of an unloaded model."""
     toy_model.write(tmp_path)
-    served, broken, reported = test_request_cache.Served(tmp_path), Broken(), []
+    served, broken, reported = test_method.Served(tmp_path), Broken(), []
     served.loop.set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
     model = served.registry.resolve("toy", "")
-    asked = request(test_request_cache.ROWS).SerializeToString()
+    asked = request(test_method.ROWS).SerializeToString()
     try:
         answers = [served.first(asked)]
         model.observe("shadow", broken)

@@ -1,4 +1,4 @@
-"""Direct calls of the ASGI application: the same responses and counts as on the regular path."""
+"""Hot calls of the ASGI application: the same responses and counts with native code and in Python."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ import numpy as np
 import pytest
 
 from kanserve.config.settings import Settings
-from kanserve.grpc_api import request_cache
-from kanserve.grpc_api.interceptor import Unary
+from kanserve.grpc_api.hot_path import method
+from kanserve.grpc_api.hot_path.batch import Batches
 from kanserve.grpc_api.services import Services
-from kanserve.scheduling.batching import FastPath
 from kanserve.server import app
 from kanserve.transport import asgi, factory
 from kanserve.transport.asgi import GrpcApp, Limits
@@ -30,7 +29,13 @@ from tests.support.wait import turns
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
 HEADERS = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
-TRACED = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+REGULAR = (b"grpc-encoding", b"gzip")  # the message is not compressed, but only Python reads this header
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0"
+PER_CALL = [
+    [(b"grpc-timeout", b"5S")],
+    [(b"x-request-id", b"a"), (b"traceparent", TRACE + b"1"), (b"tracestate", b"a=b")],
+    [(b"authorization", b"Bearer of another server"), (b"grpc-encoding", b"identity"), (b"other", b"x" * 300)],
+]
 METHOD = ("unary", "inference.GRPCInferenceService", "ModelInfer")
 
 
@@ -71,14 +76,11 @@ class Served:
         assert [event["type"] for event in sent] == [f"http.response.{part}" for part in ("start", "body", "trailers")]
         return sent[1]["body"], dict(sent[2]["headers"])
 
-    def path(self) -> FastPath:
-        """The fast path of the only known head."""
-        method = self.services.methods[f"{INFERENCE}ModelInfer"]
-        assert isinstance(method, Unary)
-        assert method.direct is not None
-        (entry,) = method.direct.begin.__self__._cache._known.values()  # type: ignore[attr-defined]  # a bound method
-        assert entry.fast_path is not None
-        return entry.fast_path
+    def batches(self) -> Batches:
+        """The batches of the only known head."""
+        (head,) = self.services.hot._heads._known.values()
+        assert head.batches is not None
+        return head.batches
 
     def counts(self) -> dict[str, float]:
         metrics, guard = self.app.metrics, self.app.guard
@@ -161,7 +163,7 @@ NATIVE = pytest.mark.parametrize("on", ["native"], indirect=True)
 def on(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     """A served model, with direct calls in Python or in native code."""
     native = request.param == "native"
-    if native and request_cache.native_calls() is None:
+    if native and method.native_calls() is None:
         pytest.skip("kanserve-kernel is not installed (make kernel)")
     return served(tmp_path, monkeypatch, native=native)
 
@@ -171,25 +173,24 @@ def framed(rows: np.ndarray = ROWS, id: str = "") -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-@pytest.mark.parametrize("id", ["", "é", "y" * 200])
-async def test_a_direct_call_returns_the_bytes_of_the_regular_path(
+@NATIVE
+@pytest.mark.parametrize("id", ["", "y" * 100])
+async def test_native_code_takes_calls_with_any_headers_and_returns_the_bytes_of_the_regular_path(
     on: Context, monkeypatch: pytest.MonkeyPatch, id: str
 ) -> None:
     async with on as created:
-        regular = await created.call(framed(ROWS + 1, id), headers=[*HEADERS, (b"x-request-id", b"a")])
+        regular = await created.call(framed(ROWS + 1, id), headers=[*HEADERS, REGULAR])
         monkeypatch.setattr(GrpcApp, "_call", None)  # no call may take the regular path from now on
         calls = [created.call(framed(ROWS + 1, id), headers=headers) for headers in (HEADERS, HEADERS[::-1])]
-        late = [*HEADERS, (b"grpc-timeout", b"5S")]
-        calls.append(created.call(framed(ROWS + 1, id), headers=late))
-        calls.append(created.call(framed(ROWS + 1, id), b""))
-        assert {answer for answer, _ in await asyncio.gather(*calls)} == {regular[0]}
+        calls += [created.call(framed(ROWS + 1, id), b"", headers=[*HEADERS, *more]) for more in PER_CALL]
+        assert await asyncio.gather(*calls) == [regular] * 5
 
 
 async def test_a_client_that_disconnects_is_counted_and_not_computed(on: Context) -> None:
     async with on as created:
         before = created.counts()
         tasks = [asyncio.ensure_future(created.call(framed())) for _ in range(3)]
-        while not created.path()._turning:
+        while not created.batches()._turning:
             await asyncio.sleep(0)
         tasks[1].cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -202,10 +203,12 @@ async def test_a_client_that_disconnects_is_counted_and_not_computed(on: Context
     ("bodies", "headers"),
     [
         ([framed()[:7], framed()[7:]], HEADERS),
-        ([framed()], [*HEADERS, (b"x-request-id", b"a")]),
+        ([framed()], [*HEADERS, REGULAR]),
+        ([framed()], [*HEADERS, (b"grpc-timeout", b"5S"), (b"grpc-timeout", b"6S")]),
+        ([framed(id="é")], HEADERS),
         ([framed(np.zeros((3, 3), np.float32))], HEADERS),
     ],
-    ids=["in parts", "with metadata", "of another shape"],
+    ids=["in parts", "compressed", "two deadlines", "id in Unicode", "of another shape"],
 )
 async def test_other_calls_take_the_regular_path(
     on: Context, monkeypatch: pytest.MonkeyPatch, bodies: list[bytes], headers: list[tuple[bytes, bytes]]
@@ -265,9 +268,9 @@ async def test_native_code_takes_a_known_call_without_python(
     on: Context, monkeypatch: pytest.MonkeyPatch, last: tuple[bytes, ...]
 ) -> None:
     async with on as created:
-        regular = [await created.call(framed(ROWS + at), *last, headers=HEADERS[::-1]) for at in range(20)]
+        regular = [await created.call(framed(ROWS + at), *last, headers=[*HEADERS, REGULAR]) for at in range(20)]
         await created.call(framed(), *last)
-        monkeypatch.setattr(FastPath, "submit", None)
+        monkeypatch.setattr(Batches, "submit", None)
         assert await asyncio.gather(*(created.call(framed(ROWS + at), *last) for at in range(20))) == regular
 
 
@@ -305,7 +308,7 @@ async def test_changed_messages_get_the_responses_of_the_regular_path(on: Contex
             cut = choice.choice((0, 0, 0, 1, choice.randrange(len(data) - 5)))
             message = bytes(data[5 : len(data) - cut])
             body = b"\0" + len(message).to_bytes(4, "big") + message
-            direct, regular = [await created.call(body, headers=headers) for headers in (HEADERS, [*HEADERS, TRACED])]
+            direct, regular = [await created.call(body, headers=headers) for headers in (HEADERS, [*HEADERS, REGULAR])]
             assert direct[0] == regular[0], body
             assert direct[1][b"grpc-status"] == regular[1][b"grpc-status"], body
             assert await created.call(known) == await created.call(known, headers=HEADERS)
@@ -315,7 +318,7 @@ async def test_changed_messages_get_the_responses_of_the_regular_path(on: Contex
 async def test_an_unloaded_model_answers_no_direct_call(on: Context) -> None:
     async with on as created:
         waiting = [asyncio.create_task(created.call(framed())) for _ in range(3)]
-        while not created.path()._turning:
+        while not created.batches()._turning:
             await asyncio.sleep(0)
         await created.app._reconciler.unload_by_hand("toy")
         assert {trailers[b"grpc-status"] for _, trailers in await asyncio.gather(*waiting)} <= {b"0", b"5"}
@@ -336,8 +339,8 @@ async def test_no_object_of_a_call_stays(on: Context) -> None:
 
 
 def test_a_module_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, request_cache.NATIVE, types.SimpleNamespace(VERSION=0))
-    assert request_cache.native_calls.__wrapped__() is None
+    monkeypatch.setitem(sys.modules, method.NATIVE, types.SimpleNamespace(VERSION=0))
+    assert method.native_calls.__wrapped__() is None
 
 
 @NATIVE
@@ -372,7 +375,7 @@ async def test_the_task_factory_changes_no_other_task(on: Context) -> None:
 async def test_calls_of_a_batch_that_fails_take_the_regular_path(on: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     async with on as created:
         expected, before = await created.call(framed()), created.counts()
-        monkeypatch.setattr(FastPath, "_computed", lambda *_: ([], 0))
+        monkeypatch.setattr(Batches, "_computed", lambda *_: None)
         assert await asyncio.gather(*(created.call(framed()) for _ in range(3))) == [expected] * 3
         change = created.change(before)
         assert (change["started"], change["ok"], change["in flight"]) == (3, 3, 0)

@@ -1,4 +1,4 @@
-"""The request cache: a request with a known head gets the same response or error as the first one."""
+"""ModelInfer: a request with a known head gets the same response or error as the first one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from kanserve.config.settings import Settings
 from kanserve.errors import KanserveError
 from kanserve.execution.executor import Limits
-from kanserve.grpc_api import request_cache
 from kanserve.grpc_api.call_context import Call
+from kanserve.grpc_api.hot_path import heads
+from kanserve.grpc_api.hot_path.method import HotMethod
 from kanserve.grpc_api.inference import InferenceService
 from kanserve.models.loader import Loader
 from kanserve.models.reconciler import Reconciler
@@ -73,19 +74,19 @@ class Served:
         control = build(reconciler, self.registry, metrics)
         kan = Kan(self.registry, 2**10, 2**20, 2**20)
         insights = Insights(kan, Explainer(kan))
-        self._make = lambda: InferenceService(
+        inference, catalogue = (
             Inference(self.registry, metrics, 2**20, 2**10, insights),
             Catalogue(self.registry, Lifecycle()),
-            control,
-            2**20,
         )
+        account: Any = None  # no call is native
+        self._make = lambda: HotMethod(InferenceService(inference, catalogue, control, 2**20), account, None, None)
         self.service = self._make()
 
     def first(self, data: bytes) -> bytes | tuple[type, str]:
-        return self._ask(self._make().model_infer(data, Call("call", False, None)))
+        return self._ask(self._make().infer(data, Call("call", False, None)))
 
     def again(self, data: bytes) -> bytes | tuple[type, str]:
-        return self._ask(self.service.model_infer(data, Call("call", False, None)))
+        return self._ask(self.service.infer(data, Call("call", False, None)))
 
     def _ask(self, query: Coroutine[Any, Any, bytes]) -> bytes | tuple[type, str]:
         try:
@@ -139,7 +140,7 @@ def test_a_message_like_the_last_is_neither_parted_nor_queued(toys: Served, monk
         toys.again(request(ROWS, id="x").SerializeToString())
     others = [request(ROWS + 1, id=id).SerializeToString() for id in ("", "y" * 100)]
     expected = [toys.first(requested) for requested in others]
-    monkeypatch.setattr(request_cache, "split", None)
+    monkeypatch.setattr(heads, "split", None)
     monkeypatch.setattr(Inference, "run", None)
     assert [toys.again(requested) for requested in others] == expected
 
@@ -161,10 +162,10 @@ def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: 
 @settings(max_examples=settings.default.max_examples // 5)
 @given(MESSAGES, st.binary(max_size=60))
 def test_parts_are_the_message(message: pb.ModelInferRequest, data: bytes) -> None:
-    parts = request_cache.split(data)
+    parts = heads.split(data)
     assert parts is None or parts.raw, "any bytes are parted or not"
     requested = message.SerializeToString()
-    parts = request_cache.split(requested)
+    parts = heads.split(requested)
     assert parts is not None
     assert parts.id.decode() == message.id
     assert [requested[begin:stop] for begin, stop in parts.raw] == list(message.raw_input_contents)
@@ -181,7 +182,7 @@ def test_what_has_parameters_or_a_field_twice_is_not_remembered() -> None:
     late.parameters["timeout"].int64_param = 10**6
     text.parameters["triton_enable_empty_final_response"].string_param = "x"
     for message in (late.SerializeToString(), text.SerializeToString(), whole + other, other + whole):
-        assert request_cache.split(message) is None
+        assert heads.split(message) is None
 
 
 def test_all_is_forgotten_when_a_model_comes_or_goes(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,26 +195,26 @@ def test_all_is_forgotten_when_a_model_comes_or_goes(toys: Served, monkeypatch: 
 
 
 def test_heads_are_bounded(toys: Served) -> None:
-    heads = toys.service._cache._known
+    known = toys.service._heads._known
     for rows in range(1, 9):
         toys.again(request(np.zeros((rows, 3), np.float32)).SerializeToString())
-    assert 8 <= len(heads) <= request_cache.MOST_HEADS
+    assert 8 <= len(known) <= heads.MOST_HEADS
     large = request(ROWS)
     large.outputs.add(name="y")
     large.model_name = "toy"
-    large.model_version = "0" * request_cache.MOST_BYTES + "1"
-    before = len(heads)
+    large.model_version = "0" * heads.MOST_BYTES + "1"
+    before = len(known)
     toys.again(large.SerializeToString())
-    assert len(heads) == before
+    assert len(known) == before
 
 
 @pytest.mark.parametrize("fields", [b"\x2a\x00", b"\x3a\x00"], ids=["inputs", "bytes"])
 def test_a_message_of_a_million_fields_is_given_up_early(fields: bytes) -> None:
     """Parting it whole took a second of the event loop."""
     few, many = (pb.ModelInferRequest(model_name="toy").SerializeToString() + fields * n for n in (10_000, 2_000_000))
-    assert request_cache.split(few) is None
+    assert heads.split(few) is None
     begun = time.thread_time()
-    assert request_cache.split(many) is None
+    assert heads.split(many) is None
     assert time.thread_time() - begun < 0.5
 
 
@@ -231,7 +232,7 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
             registry.swap_in(threads.load(created.bundle))
         old = registry.resolve("toy", "")
         for _ in range(3 * known):
-            await created.service.model_infer(data, Call("call", False, None))
+            await created.service.infer(data, Call("call", False, None))
         limits = Limits(deadline=time.monotonic() + 3600)
         waiting = [asyncio.create_task(old.run(["y"], {"x": ROWS}, rows=2, limits=limits)) for _ in range(70)]
         await turns(2)

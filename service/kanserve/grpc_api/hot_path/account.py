@@ -1,0 +1,111 @@
+"""Callers that native code may serve, and the counters and log lines of its calls.
+
+The regular path resolves a caller once: it checks the credential and the role, and then `learn` stores the caller under
+its credential. New credentials drop all stored callers at once, so that a revoked token is never served from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from kanserve.auth.permissions import NEEDS
+from kanserve.auth.roles import EVERYONE, Principal
+from kanserve.grpc_api import access_log
+from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata, call_of
+from kanserve.grpc_api.interceptor import Interceptor, MethodSeries
+from kanserve.observability import logs
+
+MOST_CALLERS = 1024
+# Principal, function that takes a call from the rate limit or raises, and end of the validity in nanoseconds since the
+# epoch (0: none), as kernel/src/calls.cpp reads them.
+Caller = tuple[Principal, Callable[[], None] | None, int]
+# Arrival in nanoseconds, deadline (0: none), bytes of the message, id in it, request id and traceparent of the headers,
+# caller, bytes of the response.
+Facts = tuple[int, int, int, bytes, bytes | None, bytes | None, Principal, int]
+
+
+class NativeCall(Protocol):
+    """Call in the module `kanserve_kernel.calls`."""
+
+    def facts(self) -> Facts:
+        """What counts and log lines need."""
+        ...
+
+
+class Account:
+    """Account of the calls of one method that native code handles. The limits are those of `Interceptor`; the counters
+    are updated once per batch.
+
+    callers  known callers by the header `authorization`, or else by the certificate (PEM), or else by None
+    keyed    whether callers need a credential
+    """
+
+    def __init__(self, guard: Interceptor, series: MethodSeries) -> None:
+        self._guard, self._series = guard, series
+        self.callers: dict[bytes | str | None, Caller] = {}
+        self.keyed = guard.gate is not None
+        if guard.gate is None:
+            self.callers[None] = (EVERYONE, None, 0)
+        else:
+            guard.gate.caches.append(self.callers)
+
+    def learn(self, credential: bytes | None, arrival: RequestMetadata) -> None:
+        """Store the caller of a call that the regular path has admitted."""
+        gate, key = self._guard.gate, credential or arrival.certificate or None
+        if gate is None or key in self.callers:
+            return
+        if len(self.callers) >= MOST_CALLERS:
+            self.callers.clear()
+        principal, bucket = gate.resolve(NEEDS[self._series.path], arrival)
+        until = 0 if principal.expires is None else int(principal.expires * 1e9)
+        self.callers[key] = (principal, None if bucket is None else bucket.take, until)
+
+    def room(self) -> int:
+        """Number of calls that may begin now; 0 if the regular path must handle them. A batch of them stays below the
+        limit of bytes, because native code takes small messages only."""
+        guard, state = self._guard, self._guard.lifecycle
+        if state.draining or state.closed or state.held or guard.bytes > guard.max_inflight_bytes // 2:
+            return 0
+        return guard.max_inflight_requests - guard.calls
+
+    def begun(self, calls: int, size: int) -> None:
+        """Count calls in progress, and the bytes of their messages."""
+        self._guard.bytes += size
+        self._guard.calls += calls
+        self._guard.inflight.value += calls
+
+    def answered(
+        self, calls: Sequence[NativeCall], size: int, seconds: Sequence[float], facts: dict[str, object], now: int
+    ) -> None:
+        """Count successful calls, and write their log lines. `size`: bytes of their messages. `seconds`: duration of
+        each. `now`: nanoseconds of perf_counter."""
+        self.begun(-len(calls), -size)
+        self._series.succeeded(seconds)
+        guard = self._guard
+        if guard.lifecycle.draining:
+            for _ in calls:
+                guard.lifecycle.ended(None)
+        for at in guard.lines.picked(len(calls)):
+            line, sizes = _call(calls[at].facts(), facts, now)
+            with logs.within(line):
+                access_log.write(self._series.path, line, Code.OK, None, seconds=seconds[at], sizes=sizes)
+
+    def abandoned(self, gone: NativeCall, facts: dict[str, object], now: int) -> None:
+        """Count and log a call whose client disconnected."""
+        call, sizes = _call(gone.facts(), facts, now)
+        self._series.begun()
+        seconds = (now - gone.facts()[0]) / 1e9
+        with logs.within(call):
+            self._guard.ended(self._series, call, asyncio.CancelledError(), seconds, (sizes[0], 0), probe=False)
+
+
+def _call(known: Facts, facts: dict[str, object], now: int) -> tuple[Call, tuple[int, int]]:
+    """The context of a native call, and the bytes of its message and response."""
+    _, deadline, size, id, request_id, _, principal, response = known
+    metadata = () if request_id is None else ((ID_HEADER, request_id.decode("ascii", "replace")),)
+    call = call_of(RequestMetadata(metadata, (deadline - now) / 1e9 if deadline else None))
+    call.caller, call.facts = principal, facts
+    call.adopt(id.decode())
+    return call, (size, response)

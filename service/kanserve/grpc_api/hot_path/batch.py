@@ -1,0 +1,211 @@
+"""Batches of requests with one head, on the event loop, without the queue of the executor.
+
+The queue costs more than an execution of a small graph. `Batches` goes without it if there is no delay, no priority
+and no waiting request, and if an execution is short enough for the event loop. Requests come from Python (`submit`) and
+from the native module (`open_native`, `run_native`). Both are joined by their bytes, and so are the outputs divided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from kanserve.execution.executor import Executor
+from kanserve.grpc_api.hot_path.account import Account, NativeCall
+from kanserve.grpc_api.hot_path.heads import Head
+from kanserve.observability.statistics import Timing
+from kanserve.scheduling.batching import attempt
+from kanserve.services import inference
+from kanserve.types import Array
+
+# The bytes of a response, and the nanoseconds of waiting and of computing.
+Result = tuple[bytes, int, int]
+LONGEST = 2_000_000  # nanoseconds that the first request of a run waits for others at most
+
+
+class Job(NamedTuple):
+    """Request that waits. `arrived`: nanoseconds of perf_counter. `deadline`: on the monotonic clock."""
+
+    raws: Sequence[bytes]
+    id: bytes
+    future: asyncio.Future[Result | None]
+    arrived: int
+    deadline: float | None
+
+
+class NativeQueue(Protocol):
+    """Queue of calls with one head in the module `kanserve_kernel.calls`; see kernel/src/calls.cpp."""
+
+    def take(self) -> tuple[list[NativeCall], bytes, list[int], int, list[NativeCall]]:
+        """The waiting calls, the bytes of their inputs, their arrivals, and the bytes of their messages. Last the calls
+        whose clients have disconnected."""
+        ...
+
+    def deliver(self, batch: list[NativeCall], outputs: bytes, /) -> None:
+        """Encode the response of each call with its part of `outputs`."""
+        ...
+
+    def wake(self, batch: list[NativeCall], now: bool, /) -> None:
+        """Send the response of each call: immediately, or in the next iteration of the loop. The regular path handles
+        a call without a response."""
+        ...
+
+
+class Batches:
+    """Batches of one head, for use from one event loop. `account` counts the calls of the native module."""
+
+    def __init__(self, head: Head, executor: Executor, account: Account) -> None:
+        self._head, self._executor, self._account = head, executor, account
+        self._most = max(1, executor.most_inline // head.ready.rows)
+        self._names = [name for name, _, _ in head.outputs]
+        self._jobs: list[Job] = []
+        self._room = 0  # of the next run
+        self._left = self._seen = 0  # iterations of the loop until the run, and jobs in the last one
+        self._turning = False  # whether `_turn` will be called
+        self._uncounted = 0  # batches of this iteration of the loop
+        self._native: NativeQueue | None = None  # while calls wait in it
+
+    def open_native(self, queue: NativeQueue) -> int:
+        """Begin a batch of the native queue. Returns its room, which is negative if each call runs at once."""
+        room = min(self._executor.room(), self._account.room(), self._most)
+        if room <= 0:
+            return 0
+        self._native = queue
+        if self._alone():
+            return -1
+        self._schedule(asyncio.get_running_loop())
+        return room
+
+    def submit(self, raws: Sequence[bytes], id: bytes, deadline: float | None) -> asyncio.Future[Result | None] | None:
+        """Submit the input bytes of one request. Returns None if the executor must handle the request. Otherwise
+        returns a future; its result is None if the run failed or the deadline has passed, and then the executor must
+        handle the request."""
+        jobs = self._jobs
+        if not jobs:
+            self._room = self._executor.room()
+        if len(jobs) >= self._room:
+            return None
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result | None] = loop.create_future()
+        jobs.append(Job(raws, id, future, time.perf_counter_ns(), deadline))
+        self._executor.pending(1)
+        if len(jobs) >= self._most or (not self._turning and self._alone()):
+            self._run()
+        else:
+            self._schedule(loop)
+        return future
+
+    def _alone(self) -> bool:
+        """Whether a request runs immediately: recent ones were unbatched, and none ran in this iteration of the
+        loop."""
+        return self._executor.calm and not self._uncounted
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._turning:
+            self._turning, self._seen = True, 0
+            loop.call_soon(self._turn, loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Handle an iteration of the event loop: run the requests, or wait for more."""
+        if len(self._jobs) > self._seen:
+            self._seen, self._left = len(self._jobs), self._executor.rounds
+        self._left -= 1
+        if self._left > 0 and self._jobs and time.perf_counter_ns() - self._jobs[0].arrived < LONGEST:
+            loop.call_soon(self._turn, loop)
+            return
+        self._turning = False
+        if self._native is not None:
+            self.run_native(self._native, now=True)
+        self._run()
+
+    def run_native(self, queue: NativeQueue, *, now: bool = False) -> None:
+        """Run the calls that wait in the native queue. `now`: no task is running, so that each call goes on
+        immediately."""
+        begun, self._native = time.perf_counter_ns(), None
+        calls, inputs, arrived, size, abandoned = queue.take()
+        for call in abandoned:
+            inference.record_cancelled(self._head.ready, begun - call.facts()[0])
+            self._account.abandoned(call, self._head.facts, begun)
+        if not calls:
+            return
+        try:
+            batch = self._ran([inputs], arrived, begun)
+            if batch is not None:
+                queue.deliver(calls, batch.outputs[0].tobytes())
+        finally:
+            queue.wake(calls, now)
+        if batch is None:
+            return
+        self._account.begun(len(calls), size)
+        answered = time.perf_counter_ns()
+        if now:
+            self._count(batch, answered, calls, size)
+        else:
+            self._count_later(batch, answered, calls, size)
+
+    def _run(self) -> None:
+        """Run the requests that wait."""
+        if not self._jobs:
+            return
+        begun = time.perf_counter_ns()
+        waiting, self._jobs = self._jobs, []
+        self._executor.pending(-len(waiting))
+        jobs = [job for job in waiting if self._waits(job, begun)]
+        if not jobs:
+            return
+        raws = [b"".join(column) for column in zip(*(job.raws for job in jobs), strict=True)]
+        batch = self._ran(raws, [job.arrived for job in jobs], begun)
+        if batch is None:
+            for job in jobs:
+                job.future.set_result(None)
+            return
+        responses = self._head.responses([job.id for job in jobs], batch.outputs)
+        for job, response in zip(jobs, responses, strict=True):
+            job.future.set_result((response, begun - job.arrived, batch.ended - begun))
+        self._count_later(batch, time.perf_counter_ns(), [], 0)
+
+    def _waits(self, job: Job, now: int) -> bool:
+        """Whether a request still waits for a response that this path may give."""
+        if job.future.done():
+            inference.record_cancelled(self._head.ready, now - job.arrived)
+            return False
+        if job.deadline is not None and time.monotonic() > job.deadline:
+            job.future.set_result(None)
+            return False
+        return True
+
+    def _ran(self, raws: Sequence[bytes], arrived: Sequence[int], begun: int) -> inference.Execution | None:
+        """The execution of the requests with these input bytes. None if it failed: each request then runs again by
+        itself, and reports its own failure."""
+        feeds = self._head.feeds(raws, len(arrived))
+        joined = time.perf_counter_ns()
+        outputs = self._computed(feeds, len(arrived))
+        if outputs is None:
+            return None
+        return inference.Execution(arrived, feeds, outputs, begun, joined, time.perf_counter_ns())
+
+    def _computed(self, feeds: Mapping[str, Array], requests: int) -> list[Array] | None:
+        """The outputs; None if the execution failed."""
+        outputs = attempt(self._executor.execute, self._names, feeds)
+        return outputs if isinstance(outputs, list) and self._head.expected(outputs, requests) else None
+
+    def _count_later(self, batch: inference.Execution, answered: int, calls: Sequence[NativeCall], size: int) -> None:
+        """Count a batch in the next iteration of the loop, after the responses are sent."""
+        self._uncounted += 1
+
+        def count() -> None:
+            self._uncounted -= 1
+            self._count(batch, answered, calls, size)
+
+        asyncio.get_running_loop().call_soon(count)
+
+    def _count(self, batch: inference.Execution, answered: int, calls: Sequence[NativeCall], size: int) -> None:
+        """Count a batch whose requests have their responses since `answered`."""
+        requests, ready = len(batch.arrived), self._head.ready
+        timing = Timing(0, batch.joined - batch.begun, batch.ended - batch.joined, answered - batch.ended)
+        self._executor.ran(requests, requests * ready.rows, timing)
+        seconds = inference.record_batch(ready, batch, answered)
+        if calls:
+            self._account.answered(calls, size, seconds, self._head.facts, answered)
