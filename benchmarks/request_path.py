@@ -8,8 +8,7 @@ the costs of the layers. The figures are CPU microseconds per request, the best 
 on the machine increases all of them. With `--instructions` they are instructions per request, which callgrind counts
 in a second process, and a table by object file follows.
 
-A request takes one of three paths: `regular` (here for a request id in the metadata), `direct, Python` and
-`direct, native` (with the module kanserve_kernel.calls).
+A request takes one of two paths: `Python`, and `native` with the module kanserve_kernel.calls.
 """
 
 from __future__ import annotations
@@ -35,10 +34,12 @@ import scale  # noqa: E402 - beside this file
 
 from kanserve.config.settings import Settings  # noqa: E402 - as above
 from kanserve.grpc_api.call_context import RequestMetadata  # noqa: E402 - as above
+from kanserve.grpc_api.hot_path.batch import Batches  # noqa: E402 - as above
 from kanserve.grpc_api.interceptor import Unary  # noqa: E402 - as above
 from kanserve.grpc_api.services import Services  # noqa: E402 - as above
 from kanserve.pb import grpc_service_pb2 as pb  # noqa: E402 - as above
 from kanserve.server import app  # noqa: E402 - the path is made above
+from kanserve.services.inference import Execution  # noqa: E402 - as above
 from kanserve.transport import factory  # noqa: E402 - as above
 from kanserve.transport.asgi import GrpcApp, Limits  # noqa: E402 - as above
 
@@ -50,14 +51,13 @@ HEADERS = {
     b"grpc-accept-encoding": b"identity, deflate, gzip",
     b"user-agent": b"grpc-c++/1.54.3 (linux; chttp2)",
 }
-NAMED = {b"x-request-id": b"benchmark-0123456789"}
+MORE = {b"grpc-timeout": b"1S", b"x-request-id": b"benchmark-0123456789"}
 REQUESTS = 3200  # of a round
 COUNTED = 640  # of a phase with callgrind
 TASKS, TRANSPORT, HEAD = "asyncio tasks", "transport", "guard, known head"
 QUEUE, RUN, METRICS = "queue, joining, response", "run of the graph", "counters, statistics"
 LAYERS = (TASKS, TRANSPORT, HEAD, QUEUE, RUN, METRICS)
-REGULAR, PYTHON, NATIVE = "regular", "direct, Python", "direct, native"
-FORMS = (REGULAR, PYTHON, NATIVE)
+PYTHON, NATIVE = FORMS = ("Python", "native")
 OBJECTS = {
     "libpython": "Python interpreter",
     "python3": "Python interpreter",
@@ -147,10 +147,9 @@ class Server:
     def __init__(self, services: Services) -> None:
         method = services.methods[INFER]
         assert isinstance(method, Unary)
-        assert method.direct is not None
-        self.services, self.method, self.direct, self.data = services, method, method.direct, message()
-        self._cache = getattr(method.direct.begin, "__self__")._cache  # noqa: B009 - of a bound method
-        self._parts = {name: getattr(FastPath, name) for name in ("submit", "_computed", "_answered")}
+        self.services, self.method, self.data = services, method, message()
+        self.native = services.hot.native
+        self._parts = {name: getattr(Batches, name) for name in ("submit", "_computed", "_count")}
         self.answer = b""
 
     async def learned(self) -> None:
@@ -158,23 +157,16 @@ class Server:
         self.answer = await self.method.answer(self.data, RequestMetadata((), None))
 
     def _application(self, form: str, layer: str) -> Any:
-        limits, method, direct = Limits(2**22, 5.0, 1024), self.method, self.direct
-        self._cache.attach(direct.native if form == NATIVE else None, direct.queues)
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        done.set_result((self.answer, 0, 0))
+        method, hot = self.method, self.services.hot
+        hot.native = self.native if form == NATIVE else None
 
         async def at_once(data: bytes, arrival: RequestMetadata) -> bytes:
             return self.answer
 
-        if form != NATIVE:
-            direct = dataclasses.replace(direct, native=None)
         if layer == TRANSPORT:
-            direct = dataclasses.replace(direct, begin=lambda data, deadline: done)
-        if layer == TRANSPORT and form == REGULAR:
             method = dataclasses.replace(method, answer=at_once)
-        methods = {**self.services.methods, INFER: dataclasses.replace(method, direct=direct)}
-        parts = (self.services.unknown, self.services.hold, self.services.open_request, self.services.hold_responses)
-        return GrpcApp(Services(methods, *parts), limits, no_pages, watch=False)
+        services = dataclasses.replace(self.services, methods={**self.services.methods, INFER: method})
+        return GrpcApp(services, Limits(2**22, 5.0, 1024), no_pages, watch=False)
 
     async def request(self, form: str, layer: str) -> Ask:
         """A request of this form, with constants inside of `layer`."""
@@ -182,38 +174,35 @@ class Server:
         if layer == TASKS:
             return nothing
         for name, part in (self._parts | self._constants(layer)).items():
-            setattr(FastPath, name, part)
-        self._cache.forget()
+            setattr(Batches, name, part)
+        self.services.hot.forget()
         application = self._application(form, layer)
-        headers = HEADERS | NAMED if form == REGULAR else HEADERS
         asyncio.get_running_loop().set_task_factory(application.task_factory)
-        ask = through(application.application, self.data, headers)
+        ask = through(application.application, self.data, HEADERS | MORE)
         for _ in range(3):
             await self.method.answer(self.data, RequestMetadata((), None))
             await asyncio.get_running_loop().create_task(ask())
         return ask
 
     def _constants(self, layer: str) -> dict[str, Any]:
-        """Functions of `FastPath` without the layers inside of `layer`."""
+        """Functions of `Batches` without the layers inside of `layer`."""
         at, output, done = LAYERS.index(layer), self.answer[-4:], asyncio.get_running_loop().create_future()
         done.set_result((self.answer, 0, 0))
         arrays: dict[int, list[Any]] = {}
 
-        def submit(path: Any, raws: Sequence[bytes], named: bytes, deadline: float | None, size: int = 0) -> Any:
-            if size:
-                path._recipient.moved(1, size)
+        def submit(batches: Any, raws: Sequence[bytes], id: bytes, deadline: float | None) -> Any:
             return done
 
-        def computed(path: Any, feeds: Any, rows: int) -> tuple[list[Any], int]:
+        def computed(batches: Any, feeds: Any, rows: int) -> list[Any]:
             if rows not in arrays:
                 arrays[rows] = [np.frombuffer(output * rows, np.float32).reshape(rows, 1)]
-            return arrays[rows], 0
+            return arrays[rows]
 
-        def answered(path: Any, batch: FastBatch) -> None:
-            engine = path._engine
-            engine._calm = engine._calm + 1 if len(batch.arrived) == 1 else 0
-            if batch.direct:
-                path._recipient.moved(len(batch.direct), batch.size)
+        def count(batches: Any, batch: Execution, answered: int, calls: Sequence[Any], size: int) -> None:
+            executor = batches._executor
+            executor._calm = executor._calm + 1 if len(batch.arrived) == 1 else 0
+            if calls:
+                batches._account.begun(-len(calls), -size)
 
         replaced: dict[str, Any] = {}
         if at < LAYERS.index(QUEUE):
@@ -221,7 +210,7 @@ class Server:
         if at < LAYERS.index(RUN):
             replaced["_computed"] = computed
         if at < LAYERS.index(METRICS):
-            replaced["_answered"] = answered
+            replaced["_count"] = count
         return replaced
 
 
@@ -246,7 +235,7 @@ async def served(repository: Path) -> Server:
 def steps(server: Server, form: str) -> tuple[str, ...]:
     """Layers of a form. The native module makes no task, and has no borders between the transport, the known head and
     the queue."""
-    if form == NATIVE and server.direct.native is None:
+    if form == NATIVE and server.native is None:
         return ()
     return tuple(layer for layer in LAYERS if form != NATIVE or layer not in (TASKS, TRANSPORT, HEAD))
 

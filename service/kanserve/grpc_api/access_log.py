@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kanserve.errors import KanserveError
@@ -48,11 +48,17 @@ class AccessLog:
         return range(first, count, self.every)
 
 
-def write(
-    path: str, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: tuple[int, int]
-) -> None:
-    """Write the line of a call to the method `path`: error for a bug of the server, warning for a rejected call, info
-    otherwise."""
+def write_successes(path: str, calls: Iterable[tuple[Call, float, tuple[int, int]]]) -> None:
+    """Write the lines of successful calls, each with its duration in seconds and the bytes of its messages."""
+    lines = [(call, _facts(path, call, Code.OK, seconds, sizes)) for call, seconds, sizes in calls]
+    if logs.write_many("rpc", "request_completed", lines):
+        return
+    for call, facts in lines:
+        with logs.within(call):
+            log.info("request_completed", **facts)
+
+
+def _facts(path: str, call: Call, outcome: Code, seconds: float, sizes: tuple[int, int]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "method": path,
         "code": outcome.name,
@@ -63,6 +69,15 @@ def write(
     }
     if call.caller.name:
         facts["caller"] = call.caller.name
+    return facts
+
+
+def write(
+    path: str, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: tuple[int, int]
+) -> None:
+    """Write the line of a call to the method `path`: error for a bug of the server, warning for a rejected call, info
+    otherwise."""
+    facts = _facts(path, call, outcome, seconds, sizes)
     if isinstance(failure, CallFailed):  # by the transport, whose status for a malformed call is INTERNAL too
         facts["error_code"] = failure.code
         log.warning("request_completed", **facts, reason=failure.text)

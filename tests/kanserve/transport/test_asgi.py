@@ -42,16 +42,18 @@ METHOD = ("unary", "inference.GRPCInferenceService", "ModelInfer")
 class Served:
     """A toy model behind the application, without a port. `arrival`: seconds in which a call must arrive."""
 
-    def __init__(self, application: app.App, services: Services, arrival: float) -> None:
+    def __init__(self, application: app.App, services: Services, arrival: float, *, certified: bool = False) -> None:
         self.app, self.services = application, services
-        self.asgi = GrpcApp(services, Limits(2**20, arrival, 64), self._page, watch=False)
+        self.extensions: dict[str, Any] = {}
+        self.asgi = GrpcApp(services, Limits(2**20, arrival, 64), self._page, watch=False, certified=certified)
 
     async def _page(self, scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("no page was requested")
 
     def scope(self, headers: Any) -> Any:
         path = f"{INFERENCE}ModelInfer"
-        return {"type": "http", "method": "POST", "path": path, "http_version": "2", "headers": list(headers)}
+        basic = {"type": "http", "method": "POST", "path": path, "http_version": "2"}
+        return {**basic, "headers": list(headers), "extensions": self.extensions}
 
     async def call(
         self, *bodies: bytes, headers: Any = HEADERS, never: bool = False, slow: int = 0
@@ -132,7 +134,9 @@ class NoPort:
 
 
 @contextlib.asynccontextmanager
-async def served(root: Path, monkeypatch: pytest.MonkeyPatch, *, native: bool) -> AsyncIterator[Served]:
+async def served(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, native: bool, certified: bool = False, **more: Any
+) -> AsyncIterator[Served]:
     toy_model.write(root)
     built: list[Services] = []
 
@@ -141,12 +145,11 @@ async def served(root: Path, monkeypatch: pytest.MonkeyPatch, *, native: bool) -
         return NoPort()
 
     monkeypatch.setattr(factory, "build", build)
-    settings = Settings(
-        repository=root, metrics_port=0, statistics="off", kernel=native, inline_run_seconds=1.0, load_check=False
-    )
+    fixed = {"repository": root, "metrics_port": 0, "statistics": "off", "inline_run_seconds": 1.0}
+    settings = Settings(**fixed, kernel=native, load_check=False, **more)
     application = app.App(settings)
     await application.load(asyncio.Event())
-    created = Served(application, built[0], 600.0)
+    created = Served(application, built[0], 600.0, certified=certified)
     if created.asgi.task_factory is not None:
         asyncio.get_running_loop().set_task_factory(created.asgi.task_factory)
     for _ in range(2):

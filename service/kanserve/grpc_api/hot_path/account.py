@@ -13,7 +13,7 @@ from typing import Protocol
 from kanserve.auth.permissions import NEEDS
 from kanserve.auth.roles import EVERYONE, Principal
 from kanserve.grpc_api import access_log
-from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata, call_of
+from kanserve.grpc_api.call_context import ID_HEADER, Call, RequestMetadata, call_of
 from kanserve.grpc_api.interceptor import Interceptor, MethodSeries
 from kanserve.observability import logs
 
@@ -87,25 +87,26 @@ class Account:
         if guard.lifecycle.draining:
             for _ in calls:
                 guard.lifecycle.ended(None)
-        for at in guard.lines.picked(len(calls)):
-            line, sizes = _call(calls[at].facts(), facts, now)
-            with logs.within(line):
-                access_log.write(self._series.path, line, Code.OK, None, seconds=seconds[at], sizes=sizes)
+        if picked := guard.lines.picked(len(calls)):
+            known = ((self._call(calls[at].facts(), facts, now), seconds[at]) for at in picked)
+            lines = ((call, took, sizes) for (call, sizes), took in known)
+            access_log.write_successes(self._series.path, lines)
 
     def abandoned(self, gone: NativeCall, facts: dict[str, object], now: int) -> None:
         """Count and log a call whose client disconnected."""
-        call, sizes = _call(gone.facts(), facts, now)
+        call, sizes = self._call(gone.facts(), facts, now)
         self._series.begun()
         seconds = (now - gone.facts()[0]) / 1e9
         with logs.within(call):
             self._guard.ended(self._series, call, asyncio.CancelledError(), seconds, (sizes[0], 0), probe=False)
 
-
-def _call(known: Facts, facts: dict[str, object], now: int) -> tuple[Call, tuple[int, int]]:
-    """The context of a native call, and the bytes of its message and response."""
-    _, deadline, size, id, request_id, _, principal, response = known
-    metadata = () if request_id is None else ((ID_HEADER, request_id.decode("ascii", "replace")),)
-    call = call_of(RequestMetadata(metadata, (deadline - now) / 1e9 if deadline else None))
-    call.caller, call.facts = principal, facts
-    call.adopt(id.decode())
-    return call, (size, response)
+    def _call(self, known: Facts, facts: dict[str, object], now: int) -> tuple[Call, tuple[int, int]]:
+        """The context of a native call, and the bytes of its message and response."""
+        _, deadline, size, id, request_id, trace, principal, response = known
+        metadata = () if request_id is None else ((ID_HEADER, request_id.decode("ascii", "replace")),)
+        call = call_of(RequestMetadata(metadata, (deadline - now) / 1e9 if deadline else None))
+        call.caller, call.facts = principal, facts
+        if trace is not None and self._guard.tracing is not None:  # a span would have this id
+            call.facts = {**facts, "trace_id": trace[3:35].decode("ascii", "replace")}
+        call.adopt(id.decode())
+        return call, (size, response)

@@ -147,14 +147,14 @@ class Batches:
 
     def _run(self) -> None:
         """Run the requests that wait."""
-        if not self._jobs:
-            return
-        begun = time.perf_counter_ns()
-        waiting, self._jobs = self._jobs, []
+        begun, waiting = time.perf_counter_ns(), self._jobs
+        self._jobs = []
         self._executor.pending(-len(waiting))
-        jobs = [job for job in waiting if self._waits(job, begun)]
-        if not jobs:
-            return
+        if jobs := [job for job in waiting if self._waits(job, begun)]:
+            self._execute(jobs, begun)
+
+    def _execute(self, jobs: Sequence[Job], begun: int) -> None:
+        """Run these requests together."""
         raws = [b"".join(column) for column in zip(*(job.raws for job in jobs), strict=True)]
         batch = self._ran(raws, [job.arrived for job in jobs], begun)
         if batch is None:
