@@ -89,11 +89,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="time limit of the measurement in seconds (default: 30)",
     )
-    parser.add_argument(
-        "--without-deadline",
-        action="store_true",
-        help="send requests without a deadline, for clients that set neither deadlines nor tokens (default: off)",
-    )
     add_measured_model(parser, "the server's default version")
     parser.add_argument(
         "--plot", metavar="FILE", help="write a plot of latency by rate to this file, .svg or .png (default: no plot)"
@@ -267,8 +262,7 @@ def _access(args: argparse.Namespace, url: str, metrics: str) -> Access:
     tls = Tls.from_files(args.ca, args.cert, args.key, args.server_name)
     secure = base.is_secure(url, tls)
     fields = list(base.carried(token(args), url, secure=secure, in_clear=args.token_in_clear))
-    if not args.without_deadline:
-        fields.append(("grpc-timeout", f"{max(1, round(args.timeout))}S"))
+    fields.append(("grpc-timeout", f"{max(1, round(args.timeout))}S"))
     return Access(
         target=targets.parse(url),
         fields=fields,

@@ -198,8 +198,8 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 
 def write_many(component: str, event: str, lines: Iterable[tuple[Named, dict[str, object]]]) -> bool:
-    """Write an info line for each of these calls, with its facts: short values without a traceback. It takes a third of
-    the time that the processors take, and all lines have the same time. False if lines are not JSON: nothing is
+    """Write an info line for each of these calls, with its facts: short values without a traceback. It takes 30% of the
+    time that the processors take, and all lines have the same time. False if lines are not JSON: nothing is
     written."""
     if not _plain[0]:
         return False

@@ -73,13 +73,12 @@ class ValidatedRequest:
 
     @property
     def fixed(self) -> bool:
-        """Whether every response has outputs of the same shapes and sizes."""
+        """Whether every response without rows out of range has outputs of the same shapes and sizes."""
         info = self.model.info
         sized = not any(-1 in tensor.shape[1:] for tensor in self.outputs)
         return (
             sized
             and not (self.interval or self.error_bar)
-            and self.model.range_guard is None
             and self.rows > 0 < info.max_batch_size
             and BYTES not in {t.datatype for t in (*info.inputs, *info.outputs)}
         )

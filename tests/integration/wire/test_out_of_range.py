@@ -131,6 +131,18 @@ def test_a_request_with_a_row_outside_is_refused_by_name(served: Server) -> None
     assert [answer.error_message for answer in answers] == ["", REFUSED, ""]
 
 
+def test_each_request_of_a_batch_has_its_own_flag(served: Server) -> None:
+    call = served.channel.unary_unary(f"{INFERENCE}ModelInfer")
+    before, rows = counted(served, "flag"), [INSIDE[:1], OUTSIDE[2:3]] * 40
+    assert before is not None
+    expected = [served.infer(item, "as-trained") for item in rows[:2]]
+    for at, future in enumerate([call.future(request(item, "flag").SerializeToString()) for item in rows]):
+        answer = pb.ModelInferResponse.FromString(future.result(timeout=60))
+        assert answer.parameters["kan.out_of_range_rows"].int64_param == at % 2
+        assert answer.raw_output_contents == [expected[at % 2].tobytes()]
+    assert counted(served, "flag") == before + 40
+
+
 def test_what_is_no_number_is_outside(served: Server) -> None:
     rows = np.array([[np.nan, 0, 0], [0, np.inf, 0]], np.float32)
     assert ask(served, "flag", rows).parameters["kan.out_of_range_rows"].int64_param == 2

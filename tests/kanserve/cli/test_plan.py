@@ -19,7 +19,7 @@ EASY = ("--rate", 100, "--p99", "5s", "--seconds", 3)
 
 
 def test_a_plan_for_a_server_in_words(server: Server) -> None:
-    text = server.shown("plan", "tiny", *EASY, "--rows", 4, "--zones", 1, "--without-deadline")
+    text = server.shown("plan", "tiny", *EASY, "--rows", 4, "--zones", 1)
     for words in ("tiny, 4 rows per request", f"server at {server.url}", "rows/s per busy core"):
         assert words in text
     values = text.partition("values of the Helm chart:\n")[2]

@@ -30,7 +30,7 @@ class NativeCall(Protocol):
     """Call in the module `kanserve_kernel.calls`."""
 
     def facts(self) -> Facts:
-        """What counts and log lines need."""
+        """Facts for counters and log lines."""
         ...
 
 

@@ -177,9 +177,11 @@ class Batches:
         return True
 
     def _ran(self, raws: Sequence[bytes], arrived: Sequence[int], begun: int) -> inference.Execution | None:
-        """The execution of the requests with these input bytes. None if it failed: each request then runs again by
-        itself, and reports its own failure."""
-        feeds = self._head.feeds(raws, len(arrived))
+        """The execution of the requests with these input bytes. None if it failed, or if the model flags or rejects a
+        row: each request then runs again by itself, and reports its own failure or rows out of range."""
+        feeds, guard = self._head.feeds(raws, len(arrived)), self._head.ready.model.range_guard
+        if guard is not None and guard.outside(feeds).any():
+            return None
         joined = time.perf_counter_ns()
         outputs = self._computed(feeds, len(arrived))
         if outputs is None:

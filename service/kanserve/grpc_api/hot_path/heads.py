@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kanserve.grpc_api.infer_codec import LENGTH_DELIMITED, read_varint, varint
+from kanserve.grpc_api.infer_codec import LENGTH_DELIMITED, read_varint, response_to_pb, varint
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.services.inference import ValidatedRequest
 from kanserve.types import NUMPY_DTYPES, Array, InferRequest, InferResponse
@@ -241,14 +241,15 @@ class Heads:
             *(tensor.parameters for tensor in message.inputs),
             *(tensor.parameters for tensor in message.outputs),
         ]
-        if not ready.fixed or any(parameters):
+        varies = any(value for _, value in done.parameters)  # rows out of range
+        if not ready.fixed or any(parameters) or varies or parts.head in self._known:
             return None
         if len(self._known) >= MOST_HEADS:
             self._drop(next(iter(self._known)))
         start = pb.ModelInferResponse(model_name=done.model, model_version=str(done.version))
-        rest = pb.ModelInferResponse()
-        for tensor in done.outputs:
-            rest.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        rest = response_to_pb(done)
+        for name in ("model_name", "model_version", "id", "raw_output_contents"):
+            rest.ClearField(name)
         head = self._known[parts.head] = Head(
             ready,
             [(tensor.name, NUMPY_DTYPES[tensor.datatype], tensor.shape, len(tensor.data)) for tensor in request.inputs],

@@ -54,6 +54,8 @@ class HotMethod:
             response, queue_ns, infer_ns = result
             head.ready.model.metrics.traced(head.ready.rows, Timing(queue_ns, 0, infer_ns, 0))
             return response
+        if head.ready.model.range_guard is not None:
+            return await self._first(data, parts, call)
         arrays = await self._inference.run(head.ready, head.feeds(raws), call.deadline, started)
         return head.responses([id], arrays)[0] if head.expected(arrays) else await self._first(data, parts, call)
 

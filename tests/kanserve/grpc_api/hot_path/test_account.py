@@ -43,7 +43,7 @@ def bearer(name: str, scheme: str = "Bearer") -> list[tuple[bytes, bytes]]:
 async def on(
     root: Path, monkeypatch: pytest.MonkeyPatch, *tokens: Entry, certificates: tuple[Entry, ...] = ()
 ) -> AsyncIterator[Served]:
-    """A server with these callers, whose model has answered one call of each."""
+    """A server with these callers, whose model has a known head."""
     tokens_file = root / "tokens.toml"
     tokens_file.write_text("")
     gate = Authenticator(Credentials((entry(token("z")), *tokens), certificates), lambda pem: {str(pem)})

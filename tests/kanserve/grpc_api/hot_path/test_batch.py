@@ -56,7 +56,8 @@ class Counted:
 
 def head(metrics: Counted) -> Head:
     """The head of requests of one row; its responses are the bytes of the output."""
-    ready: Any = types.SimpleNamespace(rows=1, model=types.SimpleNamespace(metrics=metrics, observed=False))
+    model = types.SimpleNamespace(metrics=metrics, observed=False, range_guard=None)
+    ready: Any = types.SimpleNamespace(rows=1, model=model)
     return Head(ready, [("x", np.dtype("<f4"), (1, 2), 8)], [("y", (1, 2), 8)], b"", b"", [b""], {})
 
 
