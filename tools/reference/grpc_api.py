@@ -27,14 +27,14 @@ KAN = """## kanserve.v1.KanService
 
 Requests and responses are the messages [below](#messages). Arrays are packed in C order, and numbers are little-endian.
 """
-STREAM = "ModelStreamInfer"  # the only stream of the service, which `InferenceService.methods` does not list
+INFER = ("ModelInfer", "ModelStreamInfer")  # `InferenceService.methods` does not list these
 
 
 def page() -> str:
     """The page."""
     kan, triton = proto.read("kan.proto"), proto.read("grpc_service.proto")
     anything: Any = Anything()
-    served = {*InferenceService.methods(anything), STREAM}
+    served = {*InferenceService.methods(anything), *INFER}
     rows = [rpc for rpc in triton.rpcs if rpc.name in served]
     return (
         "\n".join(
