@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib
 import json
+import os
 import random
 import re
 import socket
@@ -39,6 +39,8 @@ JITTER = 0.1  # share of the maximum age by which it varies, as in gRPC core: re
 FAILED = {"event": "failed", "subject": "request"}  # h2corn's report of a request, as JSON
 FAILED_TEXT = "request failed: "  # the same report as text
 # Details of that report for a client that disconnected: the stream or the connection of the response is closed.
+BANNER = ("h2corn v", "Listening on http", "HTTP/1 compatibility is enabled")  # begins of its lines, as text
+BANNER_EVENTS = ("starting", "listening", "http1_enabled")  # and as JSON
 LEFT = ("stream channel was closed", "connection writer was closed")
 
 log = logs.get_logger("transport")
@@ -76,16 +78,18 @@ class H2corn:
 
     async def start(self) -> int:
         """Bind the port and serve. Returns the port. Raises ConfigError if the address is taken or wrong."""
-        _hush()
         asyncio.get_running_loop().set_exception_handler(_handle_loop_error)
         self._listener = endpoints.bind(self._port, self._settings.keepalive_seconds)
-        self._screen.enter_context(logs.screened(_reports_departure))
+        self._screen.enter_context(logs.screened(_takes))
         try:
             await self._carry(self._listener)
         except ConfigError:
             self._screen.close()
             self._listener.close()
             raise
+        # h2corn has told systemd that it is ready. Without the variable, it does not report the end of one of several
+        # servers as the end of the service.
+        os.environ.pop("NOTIFY_SOCKET", None)
         if self._settings.max_connection_age_seconds:
             self._aging = asyncio.create_task(self._age(self._settings), name="connection age")
         return int(self._listener.getsockname()[1])
@@ -247,21 +251,16 @@ class _Files:
             file.close()
 
 
-def _hush() -> None:
-    """Suppress h2corn's banner, which no setting disables: the log of kanserve reports the addresses. Suppress its
-    message to systemd that it stops, because it may be one server of several."""
-    native = importlib.import_module("h2corn._lib")
-    vars(native)["emit_banner"] = lambda config, tls: None
-    vars(importlib.import_module("h2corn._server"))["notify_stopping"] = lambda: None
-
-
-def _reports_departure(line: str) -> bool:
-    """Whether this is h2corn's error line for a client that disconnected during its response. A debug line replaces it.
+def _takes(line: str) -> bool:
+    """Whether the log leaves out this line of h2corn: a line of its banner, because the log of kanserve reports the
+    addresses, or its error line for a client that disconnected during its response, which a debug line replaces.
 
     If the application waits for the next message of a stream that the client resets, h2corn cancels the application
     later. Until then h2corn applies the messages that the application has sent, cannot write them, and reports that as
     an error. The application has done nothing wrong, and cannot prevent it."""
     text = line.strip()
+    if not text or text.startswith(BANNER) or _report(text).get("event") in BANNER_EVENTS:
+        return True
     for detail in LEFT:
         if text == FAILED_TEXT + detail or (
             detail in text and _report(text).items() >= {**FAILED, "detail": detail}.items()

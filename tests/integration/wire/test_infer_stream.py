@@ -214,7 +214,7 @@ logs.configure("json", "debug")
 from kanserve.transport import h2corn_server
 lines, libc = json.loads(sys.argv[1]), ctypes.CDLL(None)
 def write(text): libc.write(2, text.encode(), len(text.encode()))  # as h2corn does, without our log
-with logs.screened(h2corn_server._reports_departure):
+with logs.screened(h2corn_server._takes):
     for line in lines:
         write(line + "\\n")
     write("without an end")
@@ -233,7 +233,7 @@ def h2corn_line(**facts: object) -> str:
     return json.dumps({"level": "error", "event": "failed", "pid": 7, "subject": "request", **facts})
 
 
-def test_only_lines_about_a_client_that_left_are_left_out() -> None:
+def test_only_the_banner_and_lines_about_a_client_that_left_are_left_out() -> None:
     """Two details become debug lines, as JSON and as text. Every other line is written unchanged and in order."""
     left = ["stream channel was closed", "connection writer was closed"]
     kept = [
@@ -250,7 +250,12 @@ def test_only_lines_about_a_client_that_left_are_left_out() -> None:
         "free(): invalid pointer",
     ]
     shown = [h2corn_line(detail=detail) for detail in left] + [f"request failed: {detail}" for detail in left]
-    done = screened([*shown[:2], *kept, *shown[2:]])
+    banner = ["h2corn v2.0.0 - HTTP/2 ASGI", "Listening on http://127.0.0.1:1", ""]
+    banner += [
+        h2corn_line(level="info", event="listening"),
+        "HTTP/1 compatibility is enabled; disable with http1=False",
+    ]
+    done = screened([*banner, *shown[:2], *kept, *shown[2:]])
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     own = [json.loads(line) for line in lines if '"component"' in line]
