@@ -47,7 +47,7 @@ def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture
 def client(served: Server, models: Path) -> Iterator[Client]:
-    with Client(served.address) as connected:
+    with Client(served.address, timeout=120) as connected:
         yield connected
     for folder in (models / "hello").glob("[2-9]"):
         shutil.rmtree(folder)
@@ -143,7 +143,7 @@ def test_over_http(served: Server, client: Client) -> None:
 
 
 def test_a_server_without_the_setting_accepts_no_edits(models: Path) -> None:
-    with serving(models) as server, Client(server.address) as client:
+    with serving(models) as server, Client(server.address, timeout=120) as client:
         with pytest.raises(ClientError, match="accepts no edits") as caught:
             control.edit(client, "hello", [SINE])
         assert caught.value.error_code == "edits-off"
