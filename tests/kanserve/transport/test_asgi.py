@@ -56,7 +56,7 @@ class Served:
         return {**basic, "headers": list(headers), "extensions": self.extensions}
 
     async def call(
-        self, *bodies: bytes, headers: Any = HEADERS, never: bool = False, slow: int = 0
+        self, *bodies: bytes, headers: Any = HEADERS, never: bool = False, slow: int = 0, native: bool = True
     ) -> tuple[bytes, dict[bytes, bytes]]:
         """Message and trailers of one call, whose body arrives in these parts, or `never`. `slow`: turns of the event
         loop in which the client reads each part of the response."""
@@ -73,7 +73,8 @@ class Served:
             await turns(slow)
             sent.append(event)
 
-        await asyncio.create_task(self.asgi.application(self.scope(headers), receive, send))
+        application = self.asgi.application if native else self.asgi
+        await asyncio.create_task(application(self.scope(headers), receive, send))
         await asyncio.sleep(0)  # the server counts a call after its response
         assert [event["type"] for event in sent] == [f"http.response.{part}" for part in ("start", "body", "trailers")]
         return sent[1]["body"], dict(sent[2]["headers"])
@@ -316,6 +317,49 @@ async def test_changed_messages_get_the_responses_of_the_regular_path(on: Contex
             assert direct[1][b"grpc-status"] == regular[1][b"grpc-status"], body
             assert await created.call(known) == await created.call(known, headers=HEADERS)
         assert created.counts()["in flight"] == 0
+
+
+NAMES = [b"grpc-timeout", b"x-request-id", b"traceparent", b"authorization", b"grpc-encoding", b"te", b"content-typ"]
+VALUES = [
+    b"",
+    b"5S",
+    b"99999999H",
+    b"99999999M",
+    b"123456789S",
+    b"S",
+    b"-1S",
+    b"5x",
+    b"0n",
+    b"identity",
+    b"gzip",
+    b"none",
+]
+VALUES += [TRACE + b"0", b"Bearer x", b"\xff\x00", b"a" * 5000]
+
+
+@NATIVE
+async def test_random_headers_get_the_responses_of_python(on: Context) -> None:
+    async with on as created:
+        choice = random.Random(11)
+        for _ in range(300):
+            more = [(choice.choice(NAMES), choice.choice(VALUES)) for _ in range(choice.randrange(5))]
+            headers = choice.sample([*HEADERS, *more], len(HEADERS) + len(more))
+            native, python = [await created.call(framed(), headers=headers, native=way) for way in (True, False)]
+            assert native[0] == python[0], headers
+            assert native[1][b"grpc-status"] == python[1][b"grpc-status"], headers
+        assert created.counts()["in flight"] == 0
+
+
+@NATIVE
+@pytest.mark.parametrize(
+    "wrong", [None, (), [b"te"], [(b"te",)], [("te", b"x")], [(b"te", None)], [(b"te", b"x", b"y")]]
+)
+async def test_a_scope_of_another_form_is_left_to_python(on: Context, wrong: Any) -> None:
+    async with on as created:
+        scope = created.scope(HEADERS) | {"headers": wrong}
+        call = created.asgi.application(scope, None, None)
+        assert type(call).__name__ == "Call"
+        call.close()
 
 
 async def test_an_unloaded_model_answers_no_direct_call(on: Context) -> None:
