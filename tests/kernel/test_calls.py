@@ -40,8 +40,10 @@ def test_native_calls_read_nothing_beside_them(tmp_path: Path) -> None:
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter keeps much until its end
         "PYTHONMALLOC": "malloc",
     }
-    command = [sys.executable, "-m", "pytest", *"-q -n 0 -p no:cacheprovider -k".split(), "native or account", *TESTS]
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", "native or account"]
     around = {"cwd": root, "env": os.environ | variables, "timeout": 900}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **around)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *TESTS], capture_output=True, text=True, check=False, **around
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert " passed" in done.stdout
