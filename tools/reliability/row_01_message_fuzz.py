@@ -11,7 +11,7 @@ from pathlib import Path
 from kanserve.errors import KanserveError
 from kanserve.grpc_api import call_context
 from kanserve.grpc_api.call_context import Call
-from tests.kanserve.grpc_api.test_request_cache import Served
+from tests.kanserve.grpc_api.hot_path.test_method import Served
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE
 from tools import fuzz_wire
@@ -32,7 +32,7 @@ async def feed(
     for number in range(count):
         data = fuzz_wire.mutated(rng, rng.choice(seeds), everything)
         try:
-            await served.service.model_infer(data, Call("call", False, None))
+            await served.service.infer(data, Call("call", False, None))
             code, words = "OK", ""
         except KanserveError as error:
             code, words = call_context.code(error).name, call_context.text(error, "id")
@@ -47,7 +47,7 @@ async def feed(
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Messages pass the request cache and the fast path, as in a real call."""
+    """Messages pass the known heads and the hot path, as in a real call."""
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
         served = Served(Path(folder))
