@@ -12,6 +12,7 @@ from typing import Protocol
 
 from kanserve.auth.permissions import NEEDS
 from kanserve.auth.roles import EVERYONE, Principal
+from kanserve.errors import Forbidden, Unauthenticated
 from kanserve.grpc_api import access_log
 from kanserve.grpc_api.call_context import ID_HEADER, Call, RequestMetadata, call_of
 from kanserve.grpc_api.interceptor import Interceptor, MethodSeries
@@ -56,9 +57,12 @@ class Account:
         gate, key = self._guard.gate, credential or arrival.certificate or None
         if gate is None or key in self.callers:
             return
+        try:
+            principal, bucket = gate.resolve(NEEDS[self._series.path], arrival)
+        except (Unauthenticated, Forbidden):  # since the call began
+            return
         if len(self.callers) >= MOST_CALLERS:
             self.callers.clear()
-        principal, bucket = gate.resolve(NEEDS[self._series.path], arrival)
         until = 0 if principal.expires is None else int(principal.expires * 1e9)
         self.callers[key] = (principal, None if bucket is None else bucket.take, until)
 

@@ -20,6 +20,7 @@ from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.hot_path import method
 from kanserve.transport.asgi import GrpcApp
 from tests.kanserve.transport.test_asgi import HEADERS, REGULAR, TRACE, Served, framed, served
+from tests.support.wait import turns
 
 pytestmark = pytest.mark.skipif(method.native_calls() is None, reason="kanserve-kernel is not installed (make kernel)")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----"
@@ -98,7 +99,10 @@ async def test_a_revoked_token_is_rejected_at_once(tmp_path: Path, monkeypatch: 
         assert gate is not None
         gate.take(Credentials((entry(token("z")), entry(token("b"))), ()))
         assert [await status(created, bearer(name)) for name in "abab"] == [16, 0, 16, 0]
+        slow = asyncio.ensure_future(created.call(framed(), headers=[*bearer("b"), REGULAR], slow=5))
+        await turns(3)
         gate.take(Credentials((entry(token("z")), entry(token("b"), READ)), ()))
+        assert (await slow)[1][b"grpc-status"] == b"0", "it was admitted before"
         assert [await status(created, bearer(name)) for name in "bzb"] == [7, 0, 7]
 
 
