@@ -1,8 +1,6 @@
 """Fixtures: the custom operator's library, built once for each state of its sources; tests say so if it cannot be
 built."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

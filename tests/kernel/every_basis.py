@@ -6,8 +6,6 @@ It checks every STEP-th layer from FIRST on, all by default. It prints one line 
 number of layers by operator.
 """
 
-from __future__ import annotations
-
 import collections
 import itertools
 import sys

@@ -1,7 +1,5 @@
 """The native code of calls under sanitizers: the tests of the ASGI application and of callers, in another process."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Models with the custom operator: exported, verified, load-checked, served, and without the package."""
 
-from __future__ import annotations
-
 import asyncio
 import collections
 import contextlib

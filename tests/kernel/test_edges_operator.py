@@ -1,7 +1,5 @@
 """The operator of single edges: its selection, its errors, and queries of models with it and without it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

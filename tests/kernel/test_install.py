@@ -1,7 +1,5 @@
 """Installation of the custom operator by `make setup`: its messages, and the compiler that it selects."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

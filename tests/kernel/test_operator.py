@@ -1,7 +1,5 @@
 """The custom operator: random layers under sanitizers, and onnxruntime errors for invalid layers."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

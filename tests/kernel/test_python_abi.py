@@ -1,7 +1,5 @@
 """The descriptions of the interfaces of Python and of onnxruntime in the kernel, compared with their own headers."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

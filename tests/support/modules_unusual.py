@@ -1,7 +1,5 @@
 """Torch modules with KAN layers in unusual ways that occur in users' code."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -3,8 +3,6 @@
 Each test runs with clients that retry and with clients that do not, and prints what each kind lost (`pytest -s`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json

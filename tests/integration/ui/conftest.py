@@ -1,7 +1,5 @@
 """Fixtures: a real Chromium and a real server. Each page is checked for errors, CSP violations and foreign requests."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

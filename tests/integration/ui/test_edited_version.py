@@ -1,7 +1,5 @@
 """Edits in the web UI: the form of an edge writes a version, and the edge and the model card show what changed."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

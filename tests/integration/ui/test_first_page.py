@@ -1,7 +1,5 @@
 """The web UI in a real browser, from its root to the pages of two models."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

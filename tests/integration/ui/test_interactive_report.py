@@ -1,7 +1,5 @@
 """The report that computes, in a real Chromium without a network, compared with the reference outputs."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Prediction intervals and error bars of the explained row in a real browser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Web UI with 50,000 and one million edges: models open, pan, zoom to curves, sort and search without stalls."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path

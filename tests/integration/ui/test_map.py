@@ -1,7 +1,5 @@
 """Network view of the web UI: search, open and fold edges, in small and large networks; the page of one edge."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Web UI pages in a browser: token, keyboard, dark mode, narrow screens, path prefix and errors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Screenshots in the documents show the pages of the web UI."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Explain, drift, operations and model card views in a real browser, compared with the client's results."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable, Iterator

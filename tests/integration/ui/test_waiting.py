@@ -1,7 +1,5 @@
 """The web UI shows a skeleton while the server computes, and its start page lists facts of each model."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

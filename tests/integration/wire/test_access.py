@@ -1,7 +1,5 @@
 """Access control: the permission table covers each method and route, and both transports and HTTP enforce it."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from collections.abc import Iterator

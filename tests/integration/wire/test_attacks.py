@@ -1,8 +1,6 @@
 """Hostile clients (`attacks`) next to an unaffected client: many requests at once, compression bombs, resets,
 idle connections."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Invalid gRPC requests: status code and message of each, and a server that keeps serving."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

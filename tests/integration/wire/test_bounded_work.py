@@ -1,7 +1,5 @@
 """Limits on work: the cost of a query, fairness between clients, and large responses off the event loop."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

@@ -1,7 +1,5 @@
 """Certificates of served models: gRPC, REST, both clients, commands, the report, and versions that are rejected."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """The classification extension, tested with Triton's clients over both protocols."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

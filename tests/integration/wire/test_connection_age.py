@@ -1,7 +1,5 @@
 """Maximum age of a connection: the server closes it in words, a client that goes on loses nothing."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import http.client

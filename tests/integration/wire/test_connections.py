@@ -1,7 +1,5 @@
 """Connection settings, verified by their effect, because gRPC core ignores unknown options and h2corn has its own."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 from pathlib import Path

@@ -1,7 +1,5 @@
 """If a client's credential is revoked or expires, each open stream of the client ends, on both transports."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import http.client

@@ -1,7 +1,5 @@
 """Credentials of the kanserve client and the commands on both transports: tokens, and names in certificates."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime
 import importlib.util

@@ -1,7 +1,5 @@
 """Every datatype of a plain ONNX model, with identity graphs, Triton's client and both tensor encodings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import grpc

@@ -1,7 +1,5 @@
 """Edge queries over gRPC: values and their options, compared with the toy model's definition, whole and in chunks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import grpc

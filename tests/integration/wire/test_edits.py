@@ -1,7 +1,5 @@
 """EditEdges over gRPC and HTTP on a live server: preview, new version, roles, and edits that are rejected."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`kan.error_bar` of golden models over gRPC, REST and streams: values, order, parameters, errors and commands."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Codes and hints of errors on the wire: trailers, HTTP bodies, items of a stream, access log, clients and commands."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from typing import Any

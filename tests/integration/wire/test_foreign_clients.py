@@ -1,7 +1,5 @@
 """A generic client without knowledge of kanserve, in a separate process."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Fuzz test with hundreds of damaged messages and connections per transport. `tools/fuzz_wire.py` sends more."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

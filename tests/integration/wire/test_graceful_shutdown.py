@@ -1,7 +1,5 @@
 """Graceful shutdown: no request in flight is lost, a second signal stops at once. Under load: reliability row 21."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import itertools

@@ -1,7 +1,5 @@
 """Hot reload of a repository: valid versions load, and invalid ones do not affect the others."""
 
-from __future__ import annotations
-
 import datetime
 import os
 import shutil

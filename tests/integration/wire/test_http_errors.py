@@ -1,7 +1,5 @@
 """Invalid HTTP requests: status and JSON message of each, and a server that keeps serving."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import http.client

@@ -1,7 +1,5 @@
 """ModelStreamInfer with the real client and raw messages: order, errors, limits, cancellation, shutdown."""
 
-from __future__ import annotations
-
 import json
 import queue
 import signal

@@ -1,7 +1,5 @@
 """`kan.interval` of golden models over gRPC and REST: values, order, parameters, errors, and the mark of drift."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@
 count. The attacks of the corpus took up to 4.8 s when the server still handled them on the loop.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Memory limits: the server checks message sizes and field counts before parsing, and frees rejected requests."""
 
-from __future__ import annotations
-
 import concurrent.futures
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The setting `model_name`: the only model of a repository under another name, as KServe's clients expect it."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A served model with several inputs and outputs: every method that names tensors."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

@@ -1,7 +1,5 @@
 """File descriptor exhaustion: open connections work, new ones wait or connect later, and one log line reports it."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import resource

@@ -1,7 +1,5 @@
 """Out-of-range policies: flag, reject, clamp to the grid, or none. Export, server and commands apply them."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A served model with multi-axis rows and layers at positions, requested by real clients."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

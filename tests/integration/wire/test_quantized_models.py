@@ -1,7 +1,5 @@
 """Quantized versions on a server: verified at load, marked APPROXIMATE, and deterministic."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import shutil

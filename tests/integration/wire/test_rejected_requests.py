@@ -5,8 +5,6 @@ A cycle that holds a message costs the message's size per request until the coll
 (triton-inference-server/server#8764).
 """
 
-from __future__ import annotations
-
 import gzip
 import signal
 from collections.abc import Callable, Iterator

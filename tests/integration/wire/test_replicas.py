@@ -1,7 +1,5 @@
 """Clients of several servers: a new server gets its share, a server that exits or is not ready costs no call."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import operator

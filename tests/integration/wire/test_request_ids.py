@@ -1,7 +1,5 @@
 """Failed requests have a request id, which the log also has. No log line contains tensor values."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import re

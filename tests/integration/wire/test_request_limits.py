@@ -1,7 +1,5 @@
 """Request limits per client over both transports and HTTP: rate, deadline, headers."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Server basics: methods, readiness, request ids, logs, health, reflection, channel options by effect."""
 
-from __future__ import annotations
-
 import os
 import socket
 from pathlib import Path

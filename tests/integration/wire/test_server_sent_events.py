@@ -1,7 +1,5 @@
 """HTTP server-sent events for statistics, and HTTP responses with binary arrays."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json

@@ -1,7 +1,5 @@
 """TLS on both transports with real clients: accepted and rejected connections, log messages, invalid settings."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 The other files test methods and their errors, with a `server` on each transport.
 """
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

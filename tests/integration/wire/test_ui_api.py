@@ -1,7 +1,5 @@
 """HTTP routes for the web UI beyond KanService: explanation paths, coverage, kept rows, server metrics, model cards."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

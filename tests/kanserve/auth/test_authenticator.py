@@ -1,7 +1,5 @@
 """The authenticator without a server: accepted and rejected tokens and certificates, in every branch."""
 
-from __future__ import annotations
-
 import datetime
 from pathlib import Path
 

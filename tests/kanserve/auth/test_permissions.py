@@ -1,7 +1,5 @@
 """Tests of `auth/permissions.py`."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The token file: valid and invalid contents, error messages, and changes by the command."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

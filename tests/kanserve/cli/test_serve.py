@@ -1,7 +1,5 @@
 """`kanserve serve`: settings and their sources, rejected settings, and exit behavior."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Sums over several servers: real servers with different traffic, compared with the statistics of all rows together."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

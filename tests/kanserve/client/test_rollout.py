@@ -1,7 +1,5 @@
 """Rollout in waves over real servers with traffic: a good version reaches all, a bad one stops and is rolled back."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal

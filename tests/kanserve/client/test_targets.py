@@ -1,7 +1,5 @@
 """Tests of `client/targets.py`."""
 
-from __future__ import annotations
-
 import pytest
 
 from kanserve import Client

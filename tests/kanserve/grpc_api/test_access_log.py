@@ -1,7 +1,5 @@
 """Tests of `grpc_api/access_log.py`."""
 
-from __future__ import annotations
-
 import pytest
 
 from kanserve.grpc_api.access_log import AccessLog

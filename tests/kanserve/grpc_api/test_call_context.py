@@ -1,7 +1,5 @@
 """Tests of `grpc_api/call_context.py`."""
 
-from __future__ import annotations
-
 import time
 from urllib.parse import unquote
 

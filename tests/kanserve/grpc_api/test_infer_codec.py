@@ -1,7 +1,5 @@
 """Encoding and decoding of inference messages, as properties: round trips, and only typed errors."""
 
-from __future__ import annotations
-
 import contextlib
 
 import numpy as np

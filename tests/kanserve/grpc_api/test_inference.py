@@ -1,7 +1,5 @@
 """Tests of `grpc_api/inference.py`."""
 
-from __future__ import annotations
-
 import grpc
 import numpy as np
 

@@ -1,7 +1,5 @@
 """The interceptor for every call, including health and reflection; and the process's signal handling."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

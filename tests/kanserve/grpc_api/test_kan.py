@@ -1,7 +1,5 @@
 """DescribeModel pages: small pages that contain every item once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import grpc

@@ -1,7 +1,5 @@
 """Tests of `grpc_api/kan_codec.py`."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Manifest fields in DescribeModel: each reaches the client unchanged or is listed here with a reason."""
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from collections.abc import Iterator

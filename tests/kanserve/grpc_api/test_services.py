@@ -1,7 +1,5 @@
 """Tests of `grpc_api/services.py`."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Bytes of unfinished requests count as they arrive; above the limit the server rejects the newest request."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import selectors

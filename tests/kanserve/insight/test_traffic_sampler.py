@@ -1,7 +1,5 @@
 """Live traffic statistics: sampled from the latest rows, without effect on outputs, removed with the version."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -1,7 +1,5 @@
 """Tests of `models/reconciler.py`."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import sys

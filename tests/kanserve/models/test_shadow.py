@@ -1,7 +1,5 @@
 """Shadow deployment: correct reports on a version that receives mirrored traffic, and unaffected clients."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import shutil

@@ -1,7 +1,5 @@
 """The web UI over HTTP: routes, headers and sizes. test_access covers permissions."""
 
-from __future__ import annotations
-
 import gzip
 import re
 from collections.abc import Iterator

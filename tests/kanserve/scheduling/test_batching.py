@@ -1,7 +1,5 @@
 """Batches: pieces of about equal size, and outputs that return to their requests."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Hot calls of the ASGI application: the same responses and counts with native code and in Python."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import contextvars

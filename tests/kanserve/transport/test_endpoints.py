@@ -1,7 +1,5 @@
 """Tests of `transport/endpoints.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Tests of `transport/factory.py`."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Tests of `transport/framing.py`."""
 
-from __future__ import annotations
-
 import pytest
 
 from kanserve.transport import framing

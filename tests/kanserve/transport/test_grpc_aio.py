@@ -1,7 +1,5 @@
 """Tests of `transport/grpc_aio.py`."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

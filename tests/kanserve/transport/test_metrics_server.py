@@ -1,7 +1,5 @@
 """Tests of `transport/metrics_server.py`."""
 
-from __future__ import annotations
-
 import socket
 import urllib.request
 import zlib

@@ -1,7 +1,5 @@
 """Callers of native calls: each is resolved once, and never after its credential is revoked, changed or expired."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

@@ -1,7 +1,5 @@
 """Batches of requests with one head: they run together, and some must take the regular path."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

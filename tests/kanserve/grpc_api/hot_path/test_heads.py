@@ -1,7 +1,5 @@
 """Messages divided into a head, an id and inputs."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

@@ -1,7 +1,5 @@
 """ModelInfer: a request with a known head gets the same response or error as the first one."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import time
