@@ -139,10 +139,11 @@ def _ended(error: KanserveError) -> CommandError:
 
 
 def _kind(metavar: str) -> dict[str, Any]:
-    """Argparse options for a metavar: without one, a switch; for one such as "cpu|cuda", a choice."""
+    """Argparse options for a metavar: without one, a switch; for one such as "cpu|cuda", a choice. A word in capitals,
+    as in "serving|all|NAMES", stands for other values."""
     if not metavar:
         return {"action": argparse.BooleanOptionalAction}
-    return {"metavar": metavar, **({"choices": metavar.split("|")} if "|" in metavar else {})}
+    return {"metavar": metavar, **({"choices": metavar.split("|")} if "|" in metavar and metavar.islower() else {})}
 
 
 def _announce(addresses: Mapping[str, str]) -> None:

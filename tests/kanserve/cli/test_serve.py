@@ -4,10 +4,13 @@ import json
 import signal
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
+from kanserve.config import settings
+from kanserve.config.settings import FlagForm, Settings
 from kanserve.observability import log_events
 from tests.support import attacks
 from tests.support.command_line import CLEAN, document, kanserve, serving
@@ -28,6 +31,16 @@ def test_every_source_has_its_rank_and_its_name(repository: Path, tmp_path: Path
     table = kanserve(*arguments)
     assert table.returncode == 0
     assert any("threads" in line and str(file) in line for line in table.stdout.splitlines())
+
+
+def test_a_flag_accepts_each_value_of_its_setting(repository: Path) -> None:
+    """Only a setting with an enumeration rejects others as a choice; that of a pattern has other words too."""
+    for name, field in Settings.model_fields.items():
+        if "|" in (metavar := settings.flags().get(name, FlagForm("", "")).metavar):
+            choices = typing.get_args(field.annotation)
+            done = kanserve("serve", repository, f"--{name.replace('_', '-')}", "toy", "--show-config")
+            assert (done.returncode == 0) == (not choices), f"{name}: {done.stderr}"
+            assert not choices or metavar == "|".join(choices)
 
 
 @full("second transport")
