@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -73,6 +74,11 @@ class _Server(ThreadingHTTPServer):
             "a TLS handshake, but this port uses plain HTTP" if request.startswith(TLS) else "bytes that are not HTTP"
         )
         log.warning("metrics_requests_rejected", refused=count, found=what)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Write no lines for a client that disconnects: a probe of HAProxy does so after the status line."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start a thread for one more connection, or close the connection."""

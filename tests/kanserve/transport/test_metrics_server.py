@@ -1,6 +1,7 @@
 """Tests of `transport/metrics_server.py`."""
 
 import socket
+import struct
 import urllib.request
 import zlib
 from pathlib import Path
@@ -47,9 +48,14 @@ def test_the_page_is_packed_for_those_who_ask(server: Server, accepted: str, win
 
 
 def test_what_is_not_http_has_one_line(tmp_path: Path) -> None:
-    """Repeated TLS handshakes to the plain port give one line per minute, without their bytes."""
+    """Repeated TLS handshakes to the plain port give one line per minute, without their bytes; probes of HAProxy, which
+    reset the connection before they read the response, give none."""
     toy_model.write(tmp_path)
     with serving(tmp_path) as server:
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", server.metrics_port), timeout=60) as peer:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                peer.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         for _ in range(5):
             with socket.create_connection(("127.0.0.1", server.metrics_port), timeout=60) as peer:
                 peer.sendall(b"\x16\x03\x01\x00\x05secret\n\n")
@@ -60,4 +66,5 @@ def test_what_is_not_http_has_one_line(tmp_path: Path) -> None:
         assert [(line["refused"], line["found"]) for line in lines] == [
             (1, "a TLS handshake, but this port uses plain HTTP")
         ]
+        assert [line for line in server.lines() if line["event"] == "stderr_output"] == []
         assert "secret" not in server.log.read_text()
