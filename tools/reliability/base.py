@@ -20,7 +20,7 @@ from tests.support.tiers import full
 
 FOLDER = Path(__file__).parent
 TRANSPORTS = ("asgi", "grpcio")
-NUMBERS = (*map(str, range(1, 37)), "mutation", "supply")
+NUMBERS = (*map(str, range(1, 38)), "mutation", "supply")
 MINUTES = 20.0  # that a row may take, unless it says otherwise
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kanexport.contract import atomic
 from kanexport.contract.cli import console, program
 from kanexport.contract.cli.console import Exit, Failure, json_text
 from kanserve.config import sources
@@ -61,6 +62,7 @@ class Options:
     connections    most client connections
     threads        threads of HAProxy
     config         TOML file with settings of the servers, which only this process reads
+    targets        file in which the fleet keeps the metrics addresses of its servers for Prometheus; None: no file
     address        Ray cluster, such as 10.0.0.1:6379; None: RAY_ADDRESS, else the one on this machine, else a new one
     """
 
@@ -74,6 +76,7 @@ class Options:
     connections: int = 4000
     threads: int = 1
     config: Path | None = None
+    targets: Path | None = None
     address: str | None = None
 
 
@@ -89,7 +92,8 @@ class Status:
 
 @dataclass(slots=True)
 class _Server:
-    """A server as the fleet knows it. `sent`: the address that HAProxy has."""
+    """A server as the fleet knows it. `sent`: the address that HAProxy has; `metrics`: the last address of its
+    metrics."""
 
     slot: int
     actor: Any
@@ -97,6 +101,7 @@ class _Server:
     node: str = ""
     state: State = field(default_factory=lambda: State("starting"))
     sent: str = ""
+    metrics: str = ""
 
 
 def start(repository: str | Path, *, settings: Mapping[str, Any] = sources.NOTHING, **options: Any) -> Fleet:
@@ -150,6 +155,33 @@ def server_settings(
     return chosen, loaded.settings
 
 
+class Targets:
+    """File of metrics addresses for `file_sd_configs` of Prometheus: a server has another port at each start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._written = path, ""
+
+    def write(self, servers: Mapping[int, tuple[str, str]]) -> None:
+        """Replace the file in one step if it has another content. `servers`: HOST:PORT of the metrics and id of the
+        node, by number in HAProxy, which is the label `slot`. Raises FleetError; then the next call writes again."""
+        groups = [
+            {"targets": [metrics], "labels": {"slot": str(slot), "node": node[:8]}}
+            for slot, (metrics, node) in sorted(servers.items())
+        ]
+        text = f"{json_text(groups)}\n"
+        if text == self._written:
+            return
+        try:
+            atomic.write(self._path, text.encode())
+        except OSError as error:
+            raise FleetError(
+                f"cannot write {self._path}: {error.strerror}",
+                code="fleet-targets-not-written",
+                hint="choose a path in a folder that exists and that this user may write",
+            ) from error
+        self._written = text
+
+
 class Fleet:
     """A fleet. Use `start`. Its methods may run in any thread, one at a time."""
 
@@ -159,6 +191,7 @@ class Fleet:
         self._connected = False
         self._servers: list[_Server] = []
         self._haproxy: Haproxy | None = None
+        self._targets = Targets(options.targets) if options.targets is not None else None
         self._changing = threading.Lock()  # of one change of the fleet at a time
         self._table = threading.Lock()  # of the servers and HAProxy's table
         self._ended = threading.Event()
@@ -188,6 +221,7 @@ class Fleet:
         )
         self._haproxy = Haproxy(front)
         self._add(self.options.replicas)
+        self._write_targets()
         self._loop.start()
 
     def redeploy(self, repository: str | Path | None = None, settings: Mapping[str, Any] | None = None) -> None:
@@ -238,6 +272,8 @@ class Fleet:
                 self._haproxy = None
         if self._loop.is_alive():
             self._loop.join()
+        with contextlib.suppress(FleetError):
+            self._write_targets()
         if self._connected:
             self._ray.shutdown()
 
@@ -303,6 +339,7 @@ class Fleet:
                 server.node, server.state = self._ray.get(done[0])
             except self._ray.exceptions.RayError:
                 server.state = LOST
+            server.metrics = server.state.metrics or server.metrics  # without a server, Prometheus reports up = 0
         server.pending = server.actor.report.remote()
 
     def _send(self, server: _Server) -> None:
@@ -318,8 +355,8 @@ class Fleet:
         server.sent = server.state.address
 
     def _watch(self) -> None:
-        """Keep HAProxy and its table up to date until the fleet ends. A failure is written once, and does not end the
-        loop."""
+        """Keep HAProxy, its table and the file of targets up to date until the fleet ends. A failure is written once,
+        and does not end the loop."""
         last = ""
         while not self._ended.wait(POLL):
             try:
@@ -329,9 +366,8 @@ class Fleet:
             except (OSError, FleetError) as error:
                 if str(error) != last:
                     last = str(error)
-                    print(
-                        f"kanserve.ray.fleet: HAProxy does not respond, the fleet tries again: {last}", file=sys.stderr
-                    )
+                    cause = "" if isinstance(error, FleetError) else "HAProxy does not respond: "
+                    print(f"kanserve.ray.fleet: {cause}{last}; the fleet tries again", file=sys.stderr)
 
     def _refresh(self) -> None:
         """Start HAProxy again if it has ended, and pass it the addresses. Raises OSError and FleetError."""
@@ -343,6 +379,12 @@ class Fleet:
         for server in self._servers:
             self._look(server)
             self._send(server)
+        self._write_targets()
+
+    def _write_targets(self) -> None:
+        """Write the metrics address of each server. Raises FleetError."""
+        if self._targets is not None:
+            self._targets.write({server.slot: (server.metrics, server.node) for server in self._servers})
 
     def _remove(self, servers: Sequence[_Server]) -> None:
         """Drain and end servers."""
@@ -411,6 +453,8 @@ def _parser() -> program.Parser:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=kind, default=value, metavar=metavar, help=f"{text} (default: {value:})")
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of the servers (default: none)")
+    targets = "file that the fleet keeps up to date for file_sd_configs of Prometheus (default: none)"
+    parser.add_argument("--targets", type=Path, metavar="FILE.json", help=targets)
     cluster = "Ray cluster (default: RAY_ADDRESS, else the cluster on this machine, else a new one)"
     parser.add_argument("--address", metavar="HOST:PORT", help=cluster)
     parser.add_argument("--json", action="store_true", help="print one JSON document when the fleet is ready")

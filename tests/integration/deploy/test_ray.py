@@ -83,6 +83,7 @@ def fleet(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         (written,) = re.findall(r"^python (-m kanserve.ray.fleet models .*) --port 8001$", GUIDE, re.MULTILINE)
         command = [sys.executable, "-P", *shlex.split(written.replace("models", str(repository)))]
         command += ["--address", cluster.address, "--port", str(free_port()), "--connections", "500", "--json"]
+        command += ["--targets", str(log.with_name("targets.json"))]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=cluster.environment
         ) as process:
@@ -117,9 +118,17 @@ def predicts(client: triton.InferenceServerClient) -> triton.InferInput:
     return tensor
 
 
+def scrapes(running: Fleet, report: dict[str, Any]) -> bool:
+    """Whether Prometheus reads the metrics addresses of these servers."""
+    groups = json.loads(running.log.with_name("targets.json").read_text())
+    targets = {target for group in groups for target in group["targets"]}
+    return targets == {server["server"]["metrics"] for server in report["servers"]}
+
+
 def test_a_fleet_has_servers_on_both_nodes(fleet: tuple[Fleet, dict[str, Any]]) -> None:
-    _, report = fleet
+    running, report = fleet
     assert hosts(report) == ["127.0.0.2", "127.0.0.3"]
+    assert scrapes(running, report)
     with triton.InferenceServerClient(report["address"]) as client:
         assert client.is_server_ready()
         predicts(client)
@@ -148,6 +157,7 @@ def test_a_redeploy_loses_no_call(fleet: tuple[Fleet, dict[str, Any]]) -> None:
     pids = [{server["server"]["pid"] for server in report["servers"]} for report in (before, after)]
     assert not pids[0] & pids[1]
     assert len(pids[1]) == 2
+    until(lambda: scrapes(running, after))
     before.update(after)
 
 
