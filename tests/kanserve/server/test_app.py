@@ -12,6 +12,7 @@ from kanserve.server import app
 from tests.support import toy_model
 from tests.support.bad_requests import refused
 from tests.support.server_process import INFERENCE, Server, serving
+from tests.support.wait import until
 
 MANY = 500_000  # rows of three numbers are 6 MB
 
@@ -44,7 +45,8 @@ def test_a_limit_that_is_set_stands(large: Path, transport: str) -> None:
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(2**20)):
             server.infer(np.zeros((2**17, 3), np.float32))
         assert configured(server) == 2**20
-        assert [line["model"] for line in server.lines() if line["event"] == "request_limit_too_small"] == ["toy"]
+        event = "request_limit_too_small"  # a thread writes it
+        until(lambda: [line["model"] for line in server.lines() if line["event"] == event] == ["toy"], event)
 
 
 def limit(root: Path, **settings: int) -> int:

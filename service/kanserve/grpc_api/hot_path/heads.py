@@ -237,12 +237,7 @@ class Heads:
     ) -> Head | None:
         """Store the head of a successful request; call this right after `lookup`. The cache stores no head whose
         responses may differ in more than the output bytes, and then returns None."""
-        parameters = [
-            *(tensor.parameters for tensor in message.inputs),
-            *(tensor.parameters for tensor in message.outputs),
-        ]
-        varies = any(value for _, value in done.parameters)  # rows out of range
-        if not ready.fixed or any(parameters) or varies or parts.head in self._known:
+        if parts.head in self._known or not _fixed(message, ready, done):
             return None
         if len(self._known) >= MOST_HEADS:
             self._drop(next(iter(self._known)))
@@ -267,3 +262,10 @@ def _template(known: Head, parts: Parts, data: bytes) -> Template:
     ((begin, stop),) = parts.raw
     mark = data[begin - len(RAW_TAG) - len(varint(stop - begin)) : begin]
     return Template(known, parts.head[: parts.cut], parts.head[parts.cut :] + mark, stop - begin)
+
+
+def _fixed(message: pb.ModelInferRequest, ready: ValidatedRequest, done: InferResponse) -> bool:
+    """Whether the responses to such requests differ in the output bytes only, if no row is out of range."""
+    if not ready.fixed or any(value for _, value in done.parameters):
+        return False
+    return not any(tensor.parameters for tensors in (message.inputs, message.outputs) for tensor in tensors)

@@ -182,7 +182,7 @@ class Fourier(nn.Module):
 
 
 class Wavelet(nn.Module):
-    """A Mexican hat of its own for each edge, then BatchNorm."""
+    """A separate Mexican hat for each edge, then BatchNorm."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()
