@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -271,8 +272,8 @@ def test_a_release_reports_a_changed_file_and_a_tag_of_another_commit(clone: Pat
         release.check(clone)
 
 
-def test_the_files_of_a_release_name_their_commit(clone: Path, tmp_path: Path) -> None:
-    """The archive of a commit has it in the code; the provenance has it with the hash of each file."""
+def test_the_files_of_a_release_name_their_commit(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archive of a commit has it in the code; the provenance has it with the hash of each file. A key signs it."""
     for name in (".gitattributes", "service/kanserve/version.py"):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).write_bytes((ROOT / name).read_bytes())
@@ -294,6 +295,18 @@ def test_the_files_of_a_release_name_their_commit(clone: Path, tmp_path: Path) -
     assert source["digest"] == {"gitCommit": head}
     sums = subprocess.run(["sha256sum", "--check", release.SUMS], cwd=clone / "dist", capture_output=True, text=True)
     assert sums.stdout.count(": OK\n") == 2, sums.stdout + sums.stderr
+    monkeypatch.setenv("MINISIGN_KEY", str(tmp_path / "secret"))
+    if shutil.which("minisign") is None:
+        with pytest.raises(release.ReleaseError, match="minisign is not installed"):
+            release.keep(made)
+        return
+    with pytest.raises(release.ReleaseError, match="minisign exits with"):
+        release.keep(made)
+    keys = ["-p", str(tmp_path / "public"), "-s", str(tmp_path / "secret")]
+    subprocess.run(["minisign", "-G", "-W", *keys], check=True, capture_output=True)
+    assert release.keep(made).endswith("its signature")
+    verify = ["minisign", "-V", *keys[:2], "-m", str(clone / "dist" / release.SUMS)]
+    subprocess.run(verify, check=True, capture_output=True)
 
 
 def test_a_failed_command_of_a_release_is_shown_with_its_output(tmp_path: Path) -> None:

@@ -370,7 +370,8 @@ def build_docs(release: Release) -> str:
 
 
 def keep(release: Release) -> str:
-    """The tested distributions and their provenance in dist/ of the clone, with hashes for `sha256sum --check`."""
+    """The tested distributions and their provenance in dist/ of the clone, with hashes for `sha256sum --check`. If
+    MINISIGN_KEY names a secret key, minisign signs the hashes."""
     statement = provenance(release, git(release.root, "rev-parse", "HEAD").strip())
     (release.built / f"kanserve-{release.version}-provenance.json").write_text(json.dumps(statement, indent=1) + "\n")
     target, built = release.root / "dist", sorted(release.built.iterdir())
@@ -378,13 +379,24 @@ def keep(release: Release) -> str:
     for path in built:
         shutil.copyfile(path, target / path.name)
     (target / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in built))
-    return f"{len(built)} files and {SUMS}"
+    if not (key := os.environ.get("MINISIGN_KEY")):
+        return f"{len(built)} files and {SUMS}, unsigned"
+    advice = "install minisign, and set MINISIGN_KEY to the path of a secret key of `minisign -G`"
+    try:
+        done = subprocess.run(
+            ["minisign", "-S", "-s", key, "-m", str(target / SUMS)], check=False
+        )  # asks for a password
+    except FileNotFoundError:
+        raise ReleaseError("minisign is not installed", advice) from None
+    if done.returncode:
+        raise ReleaseError(f"minisign exits with {done.returncode}, expected 0", advice)
+    return f"{len(built)} files, {SUMS} and its signature"
 
 
 def provenance(release: Release, commit: str) -> dict[str, Any]:
     """Origin of the distributions: the source commit, this program as the builder, and the SHA-256 of each file.
 
-    The form is a statement of in-toto with the predicate of SLSA 1.0. Without a signature it proves nothing by itself.
+    The form is a statement of in-toto with the predicate of SLSA 1.0. The signature of SHA256SUMS covers it.
     """
     source = f"git+{REPOSITORY}@refs/tags/v{release.version}"
     return {
