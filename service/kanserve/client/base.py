@@ -91,6 +91,7 @@ class Peer(ABC, Generic[C]):
         self._secure = is_secure(self.url, tls)
         self._metadata = carried(token, self.url, secure=self._secure, in_clear=token_in_clear)
         self._channel = self._open(tls)
+        self._methods: dict[tuple[str, Any], Any] = {}  # callables of gRPC, by path and decoder
 
     @abstractmethod
     def _open(self, tls: Tls) -> C:
@@ -108,17 +109,24 @@ class Peer(ABC, Generic[C]):
         several."""
         if call.single:
             targets.require_single(self.url, call.path.rpartition("/")[2])
-        channel: Any = self._channel
-        shape = channel.unary_stream if call.stream else channel.unary_unary
-        return shape(call.path, request_serializer=None, response_deserializer=call.parse)
+        key = call.path, call.parse
+        method = self._methods.get(key)
+        if method is None:
+            channel: Any = self._channel
+            shape = channel.unary_stream if call.stream else channel.unary_unary
+            method = shape(call.path, request_serializer=None, response_deserializer=call.parse)
+            self._methods[key] = method
+        return method
 
     def _attempts(self, call: Call[Any]) -> Attempts:
         return Attempts(self.timeout, self.retries if call.again else 0)
 
     def _result(self, call: Call[R], message: Any) -> R:
         """Result of a call from its response. Raises ServerFailed for a malformed one."""
-        with errors.well_formed(f"the response of {self.url} to {call.path.rpartition('/')[2]}"):
+        try:
             return call.result(message)
+        except errors.MALFORMED as error:
+            raise errors.malformed(f"the response of {self.url} to {call.path.rpartition('/')[2]}", error) from None
 
     def _translated(self, call: Call[Any], error: grpc.RpcError, attempts: Attempts) -> ClientError:
         """Client error for the last error of a call, after its attempts."""

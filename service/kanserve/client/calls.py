@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
+import numpy as np
 from google.protobuf.message import Message
 
 from kanexport.contract.naming import UNNAMED
@@ -38,13 +39,13 @@ from kanserve.types import Description, Estimate, LayerCurves, ParameterValue, S
 T = TypeVar("T", covariant=True)
 
 INFERENCE = "/inference.GRPCInferenceService/"
+INFER = f"{INFERENCE}ModelInfer"
 HEALTH = "/grpc.health.v1.Health/Check"
 NONE: Mapping[str, ParameterValue] = MappingProxyType({})
 HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Call(NamedTuple, Generic[T]):
     """Description of one call.
 
     path     the gRPC method
@@ -147,10 +148,10 @@ def infer(
 
     With a ServedModel, rows may be a DataFrame, whose columns are put in the model's order.
     """
-    build = partial(inference, rows=rows, version=version, outputs=outputs, parameters=parameters)
     if isinstance(tensors, str):
+        build = partial(inference, rows=rows, version=version, outputs=outputs, parameters=parameters)
         return _after_model(tensors, version, build)
-    return build(tensors, model=model)
+    return inference(tensors, rows, model=model, version=version, outputs=outputs, parameters=parameters)
 
 
 def inference(
@@ -168,18 +169,18 @@ def inference(
         names, served = tensors.names, tensors
         rows, model = of_frame(rows, tensors.names), model or tensors.name
         tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
-    request = oip.ModelInferRequest(model_name=model, model_version=version_text(version))
-    for tensor, values in pairs(tensors, rows):
-        array = params.array_of(tensor, values)
-        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
-    for name in outputs:
-        request.outputs.add(name=name)
-    params.write_parameters(request.parameters, parameters)
-    expected = expected_of(request, served)
+    wanted, text = tuple(outputs), version_text(version)
+    arrays = [(tensor, params.array_of(tensor, values)) for tensor, values in pairs(tensors, rows)]
+    inputs = tuple([(tensor.name, tensor.datatype, array.shape) for tensor, array in arrays])
+    head = (
+        params.head_of(model, text, inputs, wanted, parameters)
+        if parameters
+        else params.plain_head(model, text, inputs, wanted)
+    )
+    expected = expected_of(text, wanted, arrays[0][1].shape, served)
     return Call(
-        f"{INFERENCE}ModelInfer",
-        request,
+        INFER,
+        params.with_contents(head, [array for _, array in arrays]),
         oip.ModelInferResponse.FromString,
         partial(answer_of, expected=expected, names=names, index=called),
     )
@@ -420,7 +421,6 @@ def coverage(described: Description, /, rows: Any) -> Call[Coverage]:
     tensors = described.inputs if isinstance(rows, Mapping) else described.input
     target = {"model": described.name, "version": described.version}
     call = inference(tensors, rows, **target, parameters={coverage_.PARAMETER: True})
-    shape: Sequence[int] = cast(oip.ModelInferRequest, call.request).inputs[0].shape
-    return Call(
-        call.path, call.request, call.parse, lambda answer: coverage_.coverage_of(call.result(answer), *shape[:1])
-    )
+    (_, first), *_ = pairs(tensors, rows)
+    count = np.shape(first)[:1]
+    return Call(call.path, call.request, call.parse, lambda answer: coverage_.coverage_of(call.result(answer), *count))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import functools
 import importlib
 import inspect
 import numbers
@@ -16,6 +17,7 @@ import numpy as np
 from kanexport.contract.naming import Names, NamingError
 from kanserve.client import errors
 from kanserve.client.errors import ArgumentError, ClientError
+from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import DTYPES, Description, ParameterValue, TensorInfo
 
@@ -46,7 +48,7 @@ def table(values: Any, names: Sequence[str], *, index: Any = None) -> Any:
 
 def is_frame(rows: Any) -> bool:
     """True if rows are a DataFrame of pandas or polars."""
-    return hasattr(rows, "columns") and hasattr(rows, "to_numpy")
+    return type(rows) is not np.ndarray and hasattr(rows, "columns") and hasattr(rows, "to_numpy")
 
 
 def index_of(rows: Any) -> Any:
@@ -136,14 +138,21 @@ def array_of(tensor: TensorInfo, values: Any) -> np.ndarray[Any, np.dtype[np.gen
     """Rows of an input as an array of its datatype. Raises InvalidInput for values that are not numbers or that the
     datatype cannot represent, and for rows of different lengths; NotSupported for a datatype that numpy does not
     have."""
-    dtype, what = dtype_of("input", tensor.name, tensor.datatype), f"input {tensor.name}"
+    dtype = dtype_of("input", tensor.name, tensor.datatype)
+    if type(values) is np.ndarray and values.dtype == dtype and values.flags.c_contiguous:
+        return values
+    return _converted(f"input {tensor.name}", tensor.datatype, dtype, values)
+
+
+def _converted(what: str, datatype: str, dtype: np.dtype[np.generic], values: Any) -> np.ndarray[Any, Any]:
+    """Values of an input (`what`) as a contiguous array. Raises InvalidInput."""
     try:
         array = np.asarray(values)
         check_numbers(what, array)
         with np.errstate(over="ignore", invalid="ignore"):
             result = array.astype(dtype, copy=False)
     except (ValueError, TypeError, OverflowError) as error:
-        text = f"{what}: {error}, expected rows of one length with numbers for {tensor.datatype}"
+        text = f"{what}: {error}, expected rows of one length with numbers for {datatype}"
         hint = "pass an array, or a list of rows of the same length"
         raise _wrong(text, "rows-not-numbers", hint) from None
     if array.dtype != dtype:
@@ -152,8 +161,8 @@ def array_of(tensor: TensorInfo, values: Any) -> np.ndarray[Any, np.dtype[np.gen
         lost = np.isfinite(before) & ~np.isfinite(result) if dtype.kind == "f" else result != array
         if np.any(lost):
             at = tuple(int(i) for i in np.argwhere(lost)[0])
-            text = f"{what}, value {list(at)}: {array[at]!s} is out of the range of {tensor.datatype}"
-            raise _wrong(text, "rows-value-out-of-range", f"pass values that {tensor.datatype} can represent")
+            text = f"{what}, value {list(at)}: {array[at]!s} is out of the range of {datatype}"
+            raise _wrong(text, "rows-value-out-of-range", f"pass values that {datatype} can represent")
     return np.ascontiguousarray(result) if result.ndim else result
 
 
@@ -202,6 +211,42 @@ def pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[T
             hint="pass a mapping with the rows of each input by name",
         )
     return [(tensor, rows[tensor.name]) for tensor in tensors]
+
+
+Inputs = tuple[tuple[str, str, tuple[int, ...]], ...]  # name, datatype and shape of each
+RAW = b"\x3a"  # key of raw_input_contents, the last field of a ModelInferRequest
+
+
+def head_of(
+    model: str, version: str, inputs: Inputs, outputs: tuple[str, ...], parameters: Mapping[str, ParameterValue]
+) -> bytes:
+    """A serialized ModelInferRequest without the contents of its inputs."""
+    request = oip.ModelInferRequest(model_name=model, model_version=version)
+    for name, datatype, shape in inputs:
+        request.inputs.add(name=name, datatype=datatype, shape=shape)
+    for name in outputs:
+        request.outputs.add(name=name)
+    write_parameters(request.parameters, parameters)
+    return request.SerializeToString()
+
+
+@functools.lru_cache(maxsize=256)
+def plain_head(model: str, version: str, inputs: Inputs, outputs: tuple[str, ...]) -> bytes:
+    """The same without parameters. Calls with rows of one shape share it."""
+    return head_of(model, version, inputs, outputs, {})
+
+
+def with_contents(head: bytes, arrays: Sequence[Any]) -> bytes:
+    """A serialized ModelInferRequest from its head and the contiguous arrays of its inputs."""
+    parts: list[Any] = [head]
+    for array in arrays:
+        size, length = array.nbytes, bytearray(RAW)
+        while size > 127:
+            length.append(size & 127 | 128)
+            size >>= 7
+        length.append(size)
+        parts += length, array
+    return b"".join(parts)
 
 
 def write_parameters(message: Any, parameters: Mapping[str, ParameterValue]) -> None:

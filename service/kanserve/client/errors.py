@@ -134,18 +134,26 @@ def from_status(
     return kind(text, code=code, error_code=error_code, hint=hint)
 
 
+MALFORMED = (ValueError, LookupError, TypeError, OverflowError)
+
+
+def malformed(what: str, error: Exception) -> Exception:
+    """ServerFailed for a response that does not fit the request, the metadata of the model, or other responses.
+    `what`: subject of the message; `error`: what its reader raised, which is returned if the caller caused it."""
+    if isinstance(error, ArgumentError):
+        return error
+    return from_status(
+        "INTERNAL",
+        f"{what} is malformed: {error}",
+        error_code="response-malformed",
+        hint="check that the address is a kanserve server of this version, and that its replicas are alike",
+    )
+
+
 @contextlib.contextmanager
 def well_formed(what: str) -> Iterator[None]:
-    """Context that reads or joins responses. `what`: subject of the message. Raises ServerFailed if they do not fit the
-    request, the metadata of the model, or each other."""
+    """Context that reads or joins responses. Raises the error of `malformed` for one that does not fit."""
     try:
         yield
-    except ArgumentError:
-        raise
-    except (ValueError, LookupError, TypeError, OverflowError) as error:
-        raise from_status(
-            "INTERNAL",
-            f"{what} is malformed: {error}",
-            error_code="response-malformed",
-            hint="check that the address is a kanserve server of this version, and that its replicas are alike",
-        ) from None
+    except MALFORMED as error:
+        raise malformed(what, error) from None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
@@ -10,6 +11,8 @@ from grpc_health.v1 import health_pb2
 from kanserve.client import calls
 from kanserve.client.errors import NotSupported, ServerFailed
 from kanserve.client.sync import Client
+from kanserve.pb import grpc_service_pb2 as oip
+from kanserve.types import DTYPES, TensorInfo
 from tests.support.command_line import Server
 from tests.support.http_client import answering
 from tests.support.named_models import ROWS
@@ -26,6 +29,22 @@ def test_the_hand_written_health_message(answer: bytes, state: str) -> None:
     assert requested == [health_pb2.HealthCheckRequest(service="digits").SerializeToString()]
     status = health_pb2.HealthCheckResponse.FromString(answer).status
     assert health_pb2.HealthCheckResponse.ServingStatus.Name(status) == state
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (0, 4), (33, 4), (), (200, 30)])
+@pytest.mark.parametrize("parameters", [{}, {"kan.coverage": True}])
+def test_the_joined_inference_request_is_the_message(shape: tuple[int, ...], parameters: dict[str, bool]) -> None:
+    tensors = TensorInfo("x", "FP32", (-1, 4)), TensorInfo("z", "UINT8", (-1, 4))
+    rows = {tensor.name: np.ones(shape, DTYPES[tensor.datatype]) for tensor in tensors}
+    expected = oip.ModelInferRequest(model_name="m", model_version="2", outputs=[{"name": "y"}])
+    for tensor in tensors:
+        expected.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
+        expected.raw_input_contents.append(rows[tensor.name].tobytes())
+    for name, value in parameters.items():
+        expected.parameters[name].bool_param = value
+    for _ in range(2):  # the second one has the cached head
+        call = calls.inference(tensors, rows, model="m", version=2, outputs=["y"], parameters=parameters)
+        assert call.data == expected.SerializeToString()
 
 
 KINDS: dict[str, Callable[[Any], Any]] = {
