@@ -3,11 +3,11 @@
     python benchmarks/servers [--rounds 5] [--seconds 2] [--only WORD ...] [--json FILE] [--docs]
     python benchmarks/servers --widths 64,64,10 --rows 8 --concurrency 1,8
 
-The command exports networks of random weights, and every server serves the same folder. In each round, perf_analyzer
-measures one server after the other. Without `--widths`, the command measures the two cases of targets.py and prints the
-table of targets. The file contestants.py lists the other servers, and the environment variables that add them. `--docs`
-writes the report into docs/benchmarks/serving.md and the charts into docs/assets; `--json` writes all values to a file.
-The servers listen on loopback and stop with the command.
+The command exports networks of random weights, and every server serves the same folder. In each round, the clients
+measure one server after the other. Without `--widths`, the command measures the matrix of production.py and the two
+cases of targets.py, and prints the table of targets. The file contestants.py lists the other servers, and the
+environment variables that add them. `--docs` writes the report into docs/benchmarks/serving.md and the charts into
+docs/assets; `--json` writes all values to a file. The servers listen on loopback and stop with the command.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
 
 import pages  # noqa: E402 - beside this folder
 
-from servers import plot, report, rounds, targets  # noqa: E402 - as above
+from servers import plot, production, report, rounds, targets  # noqa: E402 - as above
 from servers.measured import Case, Measured, numbers  # noqa: E402 - as above
 
 PAGE, ASSETS = ROOT / "docs" / "benchmarks" / "serving.md", ROOT / "docs" / "assets"
@@ -38,10 +38,18 @@ def main() -> None:
     args = _arguments()
     cases = (Case(args.widths, args.rows, args.concurrency),) if args.widths else targets.CASES
     load, measured = os.getloadavg()[0], {}
+    if not args.widths:
+        with tempfile.TemporaryDirectory() as place:
+            measured[production.KEY] = production.measure(args.rounds, args.seconds, Path(place), args.only)
     for case in cases:
         measured[case.key] = _measured(case, args)
     count = f"{args.rounds} round{'s' * (args.rounds > 1)}"
     where = f"{count}, {datetime.date.today().isoformat()}, load {load:.1f} before the start"
+    if production.KEY in measured:
+        text = report.production(measured[production.KEY], where)
+        print(text)
+        if args.docs:
+            pages.put(PAGE, f"servers {production.KEY}", WRITER, text)
     if text := report.targets(measured, where):
         print(text)
         if args.docs:
@@ -78,6 +86,7 @@ def _record(cases: tuple[Case, ...], measured: Mapping[str, Measured], where: st
         "run": where,
         "targets": targets.record(measured),
         "cases": [{"widths": case.widths, "rows": case.rows, **measured[case.key].record()} for case in cases],
+        **{key: measured[key].record() for key in (production.KEY,) if key in measured},
     }
 
 

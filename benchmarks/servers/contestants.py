@@ -59,21 +59,46 @@ class Running:
 def contestants(repository: Path, model: str, folder: Path) -> list[Contestant]:
     """Systems that can run on this machine. In a command, PORT stands for the gRPC port. `folder` contains cert.pem
     and key.pem; the function writes a second repository for Triton there."""
-    python = sys.executable
-    systems = [
-        Contestant(name, (python, str(HERE / "bare.py"), kind, "PORT", str(repository), model))
-        for name, kind in BARE.items()
-    ]
-    serve = (python, "-m", "kanserve", "serve", str(repository), "--grpc-port", "PORT", "--metrics-port", "0")
+    serve = _serve(repository)
+    systems = [_bare(name, repository, model) for name in BARE]
     systems += [Contestant(f"kanserve {name}", (*serve, *flags)) for name, flags in OURS.items()]
     systems.append(Contestant(PORTABLE, (*serve, *OURS["asgi"], "--no-kernel")))
-    secret = ("--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem"))
-    trusted = ("--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", str(folder / "cert.pem"))
-    systems.append(Contestant(TLS, (*serve, *OURS["asgi"], *secret), flags=trusted))
+    systems.append(_secure(TLS, (*serve, *OURS["asgi"]), folder))
     if "TRITONSERVER" in os.environ:
         systems.append(_triton(TRITONS[0], repository))
         systems.append(_triton(TRITONS[1], _batched(repository, model, folder / "batched")))
     return systems
+
+
+def production(repository: Path, model: str, folder: Path) -> list[Contestant]:
+    """The servers of the production matrix, kanserve with default settings. `folder` contains tokens.toml too."""
+    serve, tokens = _serve(repository), ("--tokens", str(folder / "tokens.toml"))
+    sampler = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}  # which nothing listens on
+    systems = [
+        Contestant("kanserve plain", serve),
+        Contestant("kanserve tokens", (*serve, *tokens)),
+        _secure("kanserve tls", (*serve, *tokens), folder),
+        Contestant("kanserve log", (*serve, "--access-log", "all", "--log-format", "json")),
+        Contestant("kanserve traces", (*serve, "--traces"), sampler | collector),
+        _bare("no-op grpcio", repository, model),
+    ]
+    return [*systems, _triton(TRITONS[0], repository)] if "TRITONSERVER" in os.environ else systems
+
+
+def _serve(repository: Path) -> tuple[str, ...]:
+    return (sys.executable, "-m", "kanserve", "serve", str(repository), "--grpc-port", "PORT", "--metrics-port", "0")
+
+
+def _secure(name: str, command: tuple[str, ...], folder: Path) -> Contestant:
+    """The server with TLS, and perf_analyzer with its certificate."""
+    secret = ("--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem"))
+    trusted = ("--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", str(folder / "cert.pem"))
+    return Contestant(name, (*command, *secret), flags=trusted)
+
+
+def _bare(name: str, repository: Path, model: str) -> Contestant:
+    return Contestant(name, (sys.executable, str(HERE / "bare.py"), BARE[name], "PORT", str(repository), model))
 
 
 def rivals(repository: Path, model: str) -> list[Contestant]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from servers import production as matrix
 from servers import targets as goals
 from servers.contestants import PORTABLE, TLS, TRITONS
 from servers.measured import Measured, Sample, spread
@@ -31,6 +32,11 @@ def targets(measured: Mapping[str, Measured], where: str) -> str:
     """The table of targets with its heading. `measured`: by key of the case; empty if it has no case of a target."""
     table = goals.table(measured)
     return f"## Targets, {where}\n\n{machine()}\n\n{table}" if table else ""
+
+
+def production(measured: Measured, where: str) -> str:
+    """The production matrix with its heading."""
+    return f"## Production calls, {where}\n\n{machine()}\n\n{matrix.markdown(measured)}"
 
 
 def markdown(measured: Measured, title: str) -> str:

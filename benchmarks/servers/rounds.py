@@ -57,12 +57,13 @@ def beside_rivals(case: Case, measured: Measured, rounds: int, seconds: float, f
         return
     systems = contestants.contestants(folder / "models", MODEL, folder)
     served = [system for system in systems if system.name == "kanserve asgi"]
+    data = load.body(folder, MODEL, "x", case.widths[0])
     with contextlib.ExitStack() as stack, Progress() as progress:
         running = started([*served, *others], folder, stack)
         for number in progress.track(range(rounds), description="h2load"):
             for system, where in rotated(running, number):
-                rate = load.h2load(where, MODEL, "x", case.widths[0], seconds=seconds, folder=folder)
-                measured.streams.setdefault(system.name, []).append(rate)
+                sample = load.h2load(where, data, 4, 8, seconds=seconds)
+                measured.streams.setdefault(system.name, []).append(sample.rate)
 
 
 def started(

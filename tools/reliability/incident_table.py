@@ -158,7 +158,7 @@ ISSUES = (
         f"{TRITON} 5045, 6014; kserve 2529, 4575, 4899",
         "20 models are ready in 1.7 s, 200 in 4.83 s.",
         guard="benchmarks/many_models.py",
-        figures=SERVING,
+        figures="../benchmarks/capacity.md",
     ),
     KnownIssue(
         "The image has 8 to 15 GB.",
