@@ -36,6 +36,7 @@ KEPT = 4  # versions in the bucket
 BURST = 5 * 2 * PENDING  # calls at the same time, of what both servers accept
 FAILURES = (AssertionError, OSError, ValueError, ClientError, subprocess.SubprocessError)
 FAULTS = ("unhandled_exception", "stderr_output", "python_warning", "repository_sync_crashed")  # events of the log
+HANDSHAKES = 12  # of which each worker gets some
 SETTLED = 5  # calls of each client that go well after an event
 PROBE = ("GET {} HTTP/1.0\r\n\r\n", "GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
@@ -180,14 +181,15 @@ def empty_bucket(fleet: Fleet, _: random.Random) -> None:
 
 
 def certificates(fleet: Fleet, _: random.Random) -> None:
-    """The next handshakes present the new certificate."""
+    """The next handshakes present the new certificate, with both workers of a server."""
     new = fleet.files.rotate()
     for node in fleet.nodes:
-        until(lambda node=node: fleet.files.shown(node.ports["grpc"]) == new)
+        until(lambda node=node: all(fleet.files.shown(node.ports["grpc"]) == new for _ in range(HANDSHAKES)))
 
 
 def expired(fleet: Fleet, draw: random.Random) -> None:
     """An expired certificate is reported and not used."""
+    certificates(fleet, draw)
     before = [fleet.files.shown(node.ports["grpc"]) for node in fleet.nodes]
     fleet.files.rotate("expired")
     metric = 'kanserve_credential_reload_failed{credential="certificates"}'
