@@ -19,6 +19,7 @@ from kanserve.grpc_api.interceptor import Interceptor, MethodSeries
 from kanserve.observability import logs
 
 MOST_CALLERS = 1024
+LATEST = 2**62  # nanoseconds since the epoch that native code can hold: the year 2116
 # Principal, function that takes a call from the rate limit or raises, and end of the validity in nanoseconds since the
 # epoch (0: none), as kernel/src/calls.cpp reads them.
 Caller = tuple[Principal, Callable[[], None] | None, int]
@@ -63,7 +64,7 @@ class Account:
             return
         if len(self.callers) >= MOST_CALLERS:
             self.callers.clear()
-        until = 0 if principal.expires is None else int(principal.expires * 1e9)
+        until = 0 if principal.expires is None else min(int(principal.expires * 1e9), LATEST)
         self.callers[key] = (principal, None if bucket is None else bucket.take, until)
 
     def room(self) -> int:

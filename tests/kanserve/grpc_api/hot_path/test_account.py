@@ -105,8 +105,9 @@ async def test_a_revoked_token_is_rejected_at_once(tmp_path: Path, monkeypatch: 
 
 
 async def test_an_expired_token_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with on(tmp_path, monkeypatch, entry(token("a"), expires=time.time() + 3600)) as created:
-        assert [await status(created, bearer("a")) for _ in range(2)] == [0, 0]
+    both = entry(token("a"), expires=time.time() + 3600), entry(token("y"), expires=253402300799.0)  # the year 9999
+    async with on(tmp_path, monkeypatch, *both) as created:
+        assert [await status(created, bearer(name)) for name in "aayy"] == [0] * 4
         callers = created.services.hot.account.callers
         key = b"Bearer " + token("a").encode()
         principal, take, until = callers[key]
