@@ -69,7 +69,8 @@ class Node:
         self.folder, self.name = folder, name
         self.store, self.log, self.sync_log = (folder / f"{name}{end}" for end in ("", ".log", ".sync.log"))
         self.ports = programs.free_ports("grpc", "metrics")
-        self.process = self.syncing = subprocess.Popen(["true"])
+        self.process = self.syncing = subprocess.Popen(["true"])  # until `start`
+        self.process.wait()
         self.store.mkdir()
 
     @property

@@ -22,7 +22,7 @@ from kanexport.contract.cli.suggest import advice
 from kanexport.contract.coded import CodedError
 from kanexport.contract.naming import CHECKPOINTS, MORE_CHECKPOINTS
 from kanserve.cli.options import TLS_OPTIONS, CommandError, InputError, token
-from kanserve.client import targets
+from kanserve.client import base, targets
 from kanserve.client.errors import (
     ArgumentError,
     ClientError,
@@ -70,12 +70,14 @@ def connections(args: argparse.Namespace, *, model: str) -> Iterator[dict[str, C
     """A client of each server of `--url`, by address; errors as of `connection`."""
     try:
         servers = targets.each(args.url)
+        secure = base.is_secure(args.url, base.Tls.from_files(args.ca, args.cert, args.key, args.server_name))
     except ArgumentError as error:
         raise InputError(str(error), code=error.code, hint=error.hint) from error
     with contextlib.ExitStack() as stack:
         clients = {}
         for address, name in servers.items():
-            own = argparse.Namespace(**{**vars(args), "url": address, "server_name": args.server_name or name})
+            certified = args.server_name or (name if secure else "")
+            own = argparse.Namespace(**{**vars(args), "url": address, "server_name": certified})
             clients[address] = stack.enter_context(connection(own, model=model))
         yield clients
 

@@ -373,10 +373,12 @@ def test_what_a_card_tells(real: Server) -> None:
 @full("load")
 def test_a_card_whose_caller_resets_its_request_ends(tmp_path: Path) -> None:
     """The metrics of queries also show that the server makes a card once for several clients."""
-    toy_model.write_wide(tmp_path, 300)
-    path = f"{MODELS}/wide/report"
+    widths = (300, 500, 700, 900)
+    for width in widths:
+        toy_model.write_wide(tmp_path, width, f"wide{width}")
     with serving(tmp_path, **ASGI, access_log="all") as server:
-        for number in range(1, 6):  # a fast machine may finish it before the reset
+        for number, width in enumerate(widths, 1):  # a fast machine may finish a small one before the reset
+            path = f"{MODELS}/wide{width}/report"
             reset(server, path, number)
             until(lambda number=number: len(told(server)) == number)
             if told(server)[-1]["code"] == "CANCELLED":
