@@ -43,9 +43,11 @@ PAGES = {
     "operations": ("ui/ops", ".board"),
 }
 STRUCTURE = "structure"  # in the metadata of a picture
-# The visible headings, columns, fields and charts of a page in their order, without numbers and results of traffic.
+# The visible headings, columns, fields and charts of a page in their order, without numbers, results of traffic and the
+# curve of a card, which appears later.
 OUTLINE = r"""() => [...new Set([...document.querySelectorAll(
     'main h1, main h2, main h3, main th, main label, main summary, main button, main canvas, main svg[role]')]
+  .filter((one) => !one.matches('.edge-card svg'))
   .filter((one) => one.checkVisibility() && !(one.matches('button') && one.closest('tbody')))
   .map((one) => [one.localName, one.matches('svg') ? '' : one.textContent.replace(/\s+/g, ' ').trim()])
   .map(([tag, text]) => [tag, text.replace(/[\u2212-]?\d[\d.,e-]*/g, '#')])
