@@ -264,7 +264,7 @@ def _tapped(readings: Mapping[str, Reading]) -> list[str]:
     return [name for name, reading in readings.items() if isinstance(reading.by, Convolved)]
 
 
-def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int, effort: int = 0) -> int:
+def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int, effort: int) -> int:
     """The number of rows, at most `most`, with which a lent module may be captured at once. `effort`: the numbers
     that its operations compute for one row."""
     modules = {name: candidate.module for name, candidate in kan_candidates.candidates(whole).items()}

@@ -45,3 +45,4 @@ def test_native_calls_read_nothing_beside_them(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert " passed" in done.stdout
+    assert " skipped" not in done.stdout, done.stdout

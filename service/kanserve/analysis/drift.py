@@ -55,12 +55,17 @@ class Drift:
     @property
     def ratio(self) -> float:
         """The largest ratio of PSI to its threshold."""
-        return float(np.max(self.psi / np.maximum(self.psi_threshold, 1e-12), initial=0.0))
+        return float(np.max(ratios(self.psi, self.psi_threshold), initial=0.0))
 
     @property
     def drifted(self) -> NDArray[np.bool_]:
         """[n]: nodes whose PSI is above the threshold."""
         return np.asarray(self.psi > self.psi_threshold)
+
+
+def ratios(psi: Floats, threshold: Floats) -> Floats:
+    """[n]: PSI of each node, divided by its no-drift threshold."""
+    return np.asarray(psi / np.maximum(threshold, 1e-12))
 
 
 def compare(baseline: NodeBaseline, baseline_rows: int, window: Window, window_rows: int, nodes: int = 0) -> Drift:

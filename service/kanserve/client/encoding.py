@@ -19,6 +19,7 @@ from kanserve.client import errors
 from kanserve.client.errors import ArgumentError, ClientError
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
+from kanserve.pb.wire import varint
 from kanserve.types import DTYPES, Description, ParameterValue, TensorInfo
 
 
@@ -240,12 +241,7 @@ def with_contents(head: bytes, arrays: Sequence[Any]) -> bytes:
     """A serialized ModelInferRequest from its head and the contiguous arrays of its inputs."""
     parts: list[Any] = [head]
     for array in arrays:
-        size, length = array.nbytes, bytearray(RAW)
-        while size > 127:
-            length.append(size & 127 | 128)
-            size >>= 7
-        length.append(size)
-        parts += length, array
+        parts += RAW, varint(array.nbytes), array
     return b"".join(parts)
 
 

@@ -8,7 +8,6 @@ traffic of the new version drifts from its baseline and that of the old one does
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import math
 import time
@@ -16,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
+from kanserve.analysis import drift
 from kanserve.client import control, fleet
 from kanserve.client.control import RequestCounts, ShadowReport
 from kanserve.client.errors import ClientError, NotSupported
@@ -106,7 +104,10 @@ class Rollout:
         usual, start = (self._counts(clients, version) for version in (old, self._version))
         for address, client in clients.items():
             self.changed[address] = old  # first, because a call may fail after the server obeyed
-            self._try(address, functools.partial(control.promote, client, self._name, self._version))
+            try:
+                control.promote(client, self._name, self._version)
+            except ClientError as error:
+                raise Stopped(f"{address}: {error}") from error
         self._report("promoted", f"  promoted version {self._version}", wave=number, servers=list(clients))
         self._rows("served", lambda: self._served(clients, usual, start).rows)
         counts, ratio = self._served(clients, usual, start), self._drift(clients, self._version)
@@ -172,7 +173,7 @@ class Rollout:
         statistics = fleet.added(replies)
         if not (statistics.baseline_rows and statistics.row_count):
             return None
-        return max(float((part.psi / np.maximum(part.psi_threshold, 1e-12)).max()) for part in statistics.nodes)
+        return max(float(drift.ratios(part.psi, part.psi_threshold).max()) for part in statistics.nodes)
 
     def _rows(self, what: str, read: Callable[[], int]) -> None:
         """Wait until `read` returns the number of rows."""
@@ -185,17 +186,13 @@ class Rollout:
 
     def _ask(self, clients: Mapping[str, Client], send: Callable[[Client], T]) -> fleet.Replies[T]:
         """The replies of all servers. Raises Stopped if one is missing."""
-        replies: list[fleet.Replies[T]] = []
-        self._try(next(iter(clients)), lambda: replies.append(fleet.ask(clients, send)))
-        for address, error in replies[0].missing.items():
-            raise Stopped(f"{address}: {error}") from error
-        return replies[0]
-
-    def _try(self, address: str, send: Callable[[], object]) -> None:
         try:
-            send()
+            replies = fleet.ask(clients, send)
         except ClientError as error:
-            raise Stopped(f"{address}: {error}") from error
+            raise Stopped(f"{next(iter(clients))}: {error}") from error
+        for address, missing in replies.missing.items():
+            raise Stopped(f"{address}: {missing}") from missing
+        return replies
 
     def _undo(self) -> None:
         """Restore the default versions, and end the shadows."""

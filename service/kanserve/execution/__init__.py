@@ -1,1 +1,1 @@
-"""Execution of requests: execution plan of a version, executor with batching, and the fast path."""
+"""Execution of requests: execution plan of a version, and executor with batching."""

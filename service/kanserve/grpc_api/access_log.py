@@ -48,9 +48,9 @@ class AccessLog:
         return range(first, count, self.every)
 
 
-def write_successes(path: str, calls: Iterable[tuple[Call, float, tuple[int, int]]]) -> None:
-    """Write the lines of successful calls, each with its duration in seconds and the bytes of its messages."""
-    lines = [(call, _facts(path, call, Code.OK, seconds, sizes)) for call, seconds, sizes in calls]
+def write_successes(path: str, calls: Iterable[tuple[Call, tuple[int, int], float]]) -> None:
+    """Write the lines of successful calls, each with the bytes of its messages and its duration in seconds."""
+    lines = [(call, _facts(path, call, Code.OK, seconds, sizes)) for call, sizes, seconds in calls]
     if logs.write_many("rpc", "request_completed", lines):
         return
     for call, facts in lines:

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 
 from kanserve.errors import BadRequest, ResourceExhausted
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb.wire import read_varint
 from kanserve.services import validation
 from kanserve.services.validation import Parameter, at_most
 from kanserve.system import resources
@@ -319,31 +320,3 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
             return
         yield tag >> 3, at, stop
         at = stop
-
-
-def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """A varint and the position after it; a position after `end` if there is none."""
-    value = shift = 0
-    while at < end and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    return 0, end + 1
-
-
-SHORT = [bytes([length]) for length in range(0x80)]
-
-
-def varint(value: int) -> bytes:
-    """A length as a varint, to put before its bytes."""
-    if value <= 0x7F:
-        return SHORT[value]
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -14,10 +14,10 @@ from kanserve.errors import Draining, KanserveError, Unauthenticated, Unsupporte
 from kanserve.grpc_api import call_context, infer_codec, model_codec
 from kanserve.grpc_api.call_context import Call, Code
 from kanserve.grpc_api.failures import CallFailed
-from kanserve.grpc_api.infer_codec import varint
 from kanserve.grpc_api.interceptor import STRICT_HEADER, Interceptor, StreamRequest, UnaryMethod
 from kanserve.observability import logs
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb.wire import varint
 from kanserve.services.control import Catalogue, Control
 from kanserve.services.inference import Inference
 from kanserve.types import InferRequest, InferResponse

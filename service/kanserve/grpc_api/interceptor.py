@@ -117,8 +117,8 @@ class Series(Protocol):
 class Tracing(Protocol):
     """Interface of distributed tracing, which wraps methods."""
 
-    def samples(self, traceparent: bytes | None) -> bool:
-        """Whether a call with this header gets a span."""
+    def samples(self, name: str, traceparent: bytes | None) -> bool:
+        """Whether a call to this method with this header gets a span."""
         ...
 
     def unary(

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from kanexport.contract.sections import LAC
 from kanserve.grpc_api import infer_codec, model_codec
-from kanserve.grpc_api.infer_codec import LENGTH_DELIMITED, varint
+from kanserve.grpc_api.infer_codec import LENGTH_DELIMITED
 from kanserve.insight.statistics import NodeStatistics
 from kanserve.pb import kan_pb2
+from kanserve.pb.wire import varint
 from kanserve.services.control import ShadowReport, VersionChoice
 from kanserve.services.edits import EdgeChange, Edited, EditRequest
 from kanserve.services.error_bars import RowErrorBars

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ def guarded(
     """All methods. `mirror` None: reflection is not offered. `native`: the module of `hot_path.method.native_calls`."""
     methods: dict[str, Guarded] = {}
     account = Account(guard, guard.series(Kind.UNARY, NAMES[0], INFER))
-    hot = HotMethod(inference, account, native, None if guard.tracing is None else guard.tracing.samples)
+    sampled = None if guard.tracing is None else functools.partial(guard.tracing.samples, HOT.removeprefix("/"))
+    hot = HotMethod(inference, account, native, sampled)
     methods |= _service(guard, inference.descriptor, inference.methods() | {INFER: hot.infer})
     infer = call_context.with_deadline(hot.infer, guard.max_seconds, f"{NAMES[0]}/{STREAM}")
     stream = InferStream(guard, infer, max_stream_requests)

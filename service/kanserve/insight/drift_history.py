@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kanserve.analysis.drift import ratios
 from kanserve.insight.statistics import NodeStatistics
 from kanserve.types import Array
 
@@ -44,7 +45,7 @@ class DriftHistory:
             return
         ratio, out_of_range = {}, {}
         for layer, drift in known.items():
-            values = (drift.psi / np.maximum(drift.psi_threshold, 1e-12)).astype(np.float32)
+            values = ratios(drift.psi, drift.psi_threshold).astype(np.float32)
             ratio[layer] = values if len(values) <= NODES else values.max(keepdims=True)
             out_of_range[layer] = float(np.fmax.reduce(drift.out_of_range))
         now = self._clock()

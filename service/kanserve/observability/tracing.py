@@ -90,14 +90,14 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
         self._outcome = outcome
 
-    def samples(self, traceparent: bytes | None) -> bool:
-        """Whether a call with this header gets a span. Without a parent, the sampler decides now, and the next root
-        span has the id of this decision."""
+    def samples(self, name: str, traceparent: bytes | None) -> bool:
+        """Whether a call to this method with this header gets a span. Without a parent, the sampler decides now, and
+        the next root span has the id of this decision."""
         sampler = self._provider.sampler
         if traceparent is not None:
             return not (isinstance(sampler, ParentBased) and UNSAMPLED.fullmatch(traceparent))
         trace_id = self._ids.draw()
-        if not sampler.should_sample(None, trace_id, "", SpanKind.SERVER).decision.is_recording():
+        if not sampler.should_sample(None, trace_id, name, SpanKind.SERVER).decision.is_recording():
             return False
         self._ids.next.append(trace_id)
         return True

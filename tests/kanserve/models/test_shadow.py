@@ -169,7 +169,7 @@ class Broken:
 
 
 def test_who_observes_is_never_in_the_way_of_an_answer(tmp_path: Path) -> None:
-    """On the usual path and the fast path; and observers get no request of an unloaded model."""
+    """On the usual path and the hot path; and observers get no request of an unloaded model."""
     toy_model.write(tmp_path)
     served, broken, reported = test_method.Served(tmp_path), Broken(), []
     served.loop.set_exception_handler(lambda _, context: reported.append(str(context["exception"])))

@@ -163,7 +163,7 @@ NATIVE = pytest.mark.parametrize("on", ["native"], indirect=True)
 
 @pytest.fixture(params=["python", "native"])
 def on(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
-    """A served model, with direct calls in Python or in native code."""
+    """A served model, with the hot path in Python or in native code."""
     native = request.param == "native"
     if native and method.native_calls() is None:
         pytest.skip("kanserve-kernel is not installed (make kernel)")

@@ -41,17 +41,20 @@ class Account:
     are updated once per batch.
 
     callers  known callers by the header `authorization`, or else by the certificate (PEM), or else by None
-    keyed    whether callers need a credential
     """
 
     def __init__(self, guard: Interceptor, series: MethodSeries) -> None:
         self._guard, self._series = guard, series
         self.callers: dict[bytes | str | None, Caller] = {}
-        self.keyed = guard.gate is not None
         if guard.gate is None:
             self.callers[None] = (EVERYONE, None, 0)
         else:
             guard.gate.caches.append(self.callers)
+
+    @property
+    def keyed(self) -> bool:
+        """Whether callers need a credential."""
+        return self._guard.gate is not None
 
     def learn(self, credential: bytes | None, arrival: RequestMetadata) -> None:
         """Store the caller of a call that the regular path has admitted."""
@@ -93,17 +96,16 @@ class Account:
             for _ in calls:
                 guard.lifecycle.ended(None)
         if picked := guard.lines.picked(len(calls)):
-            known = ((self._call(calls[at].facts(), facts, now), seconds[at]) for at in picked)
-            lines = ((call, took, sizes) for (call, sizes), took in known)
+            lines = [(*self._call(calls[at].facts(), facts, now), seconds[at]) for at in picked]
             access_log.write_successes(self._series.path, lines)
 
-    def abandoned(self, gone: NativeCall, facts: dict[str, object], now: int) -> None:
+    def abandoned(self, gone: Facts, facts: dict[str, object], now: int) -> None:
         """Count and log a call whose client disconnected."""
-        call, sizes = self._call(gone.facts(), facts, now)
+        call, (size, _) = self._call(gone, facts, now)
+        error, seconds = asyncio.CancelledError(), (now - gone[0]) / 1e9
         self._series.begun()
-        seconds = (now - gone.facts()[0]) / 1e9
         with logs.within(call):
-            self._guard.ended(self._series, call, asyncio.CancelledError(), seconds, (sizes[0], 0), probe=False)
+            self._guard.ended(self._series, call, error, seconds, (size, 0), probe=False)
 
     def _call(self, known: Facts, facts: dict[str, object], now: int) -> tuple[Call, tuple[int, int]]:
         """The context of a native call, and the bytes of its message and response."""

@@ -1,8 +1,9 @@
 """Batches of requests with one head, on the event loop, without the queue of the executor.
 
-The queue costs more than an execution of a small graph. `Batches` goes without it if there is no delay, no priority
-and no waiting request, and if an execution is short enough for the event loop. Requests come from Python (`submit`) and
-from the native module (`open_native`, `run_native`). Both are joined by their bytes, and so are the outputs divided.
+An execution of a small graph takes less time than the queue. `Batches` skips the queue if the model has no delay, no
+priorities and no waiting request, and if its execution is short enough for the event loop. Python adds requests by
+`submit`, and the native module by its own queue (`open_native`, `run_native`). `Batches` joins their input bytes, and
+divides the output bytes among them.
 """
 
 from __future__ import annotations
@@ -126,8 +127,9 @@ class Batches:
         begun, self._native = time.perf_counter_ns(), None
         calls, inputs, arrived, size, abandoned = queue.take()
         for call in abandoned:
-            inference.record_cancelled(self._head.ready, begun - call.facts()[0])
-            self._account.abandoned(call, self._head.facts, begun)
+            gone = call.facts()
+            inference.record_cancelled(self._head.ready, begun - gone[0])
+            self._account.abandoned(gone, self._head.facts, begun)
         if not calls:
             return
         try:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kanserve.grpc_api.infer_codec import LENGTH_DELIMITED, read_varint, response_to_pb, varint
+from kanserve.grpc_api.infer_codec import LENGTH_DELIMITED, response_to_pb
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb.wire import read_varint, varint
 from kanserve.services.inference import ValidatedRequest
 from kanserve.types import NUMPY_DTYPES, Array, InferRequest, InferResponse
 
@@ -197,8 +198,9 @@ class Heads:
         self._matched = matched
 
     def lookup(self, data: bytes, generation: int) -> tuple[Parts | None, Head | None, bytes, list[bytes]]:
-        """A message's parts, its head if it is known, and then its id and the bytes of its inputs. There are no parts
-        for a message that fits the template of the last one."""
+        """Divide a message, and look up its head. Returns its parts, its head, its id and the bytes of its inputs. The
+        head is None if it is unknown. The parts are None for a message that `split` cannot divide, and for one that
+        fits the template of the last message."""
         if generation != self._generation:
             self.forget()
             self._generation = generation

@@ -75,7 +75,7 @@ def value(answer: Result | None) -> float:
 
 @contextlib.asynccontextmanager
 async def on(**options: Any) -> AsyncIterator[Batches]:
-    """The fast path of an executor of a Graph."""
+    """The batches of an executor of a Graph."""
     created = executor(**{"graph": Graph(), **options})
     assert created.inline(1)
     account: Any = None  # no call is native
