@@ -106,6 +106,14 @@ class Node:
             return 0, ""
         return int(head.split()[1]) if head else 0, body.decode()
 
+    def listens(self) -> bool:
+        """Whether a process listens on one of its ports."""
+        for port in self.ports.values():
+            with socket.socket() as peer:
+                if peer.connect_ex(("127.0.0.1", port)) == 0:
+                    return True
+        return False
+
     def ready(self) -> bool:
         return self.http("/readyz")[0] == 200
 

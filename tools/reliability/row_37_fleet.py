@@ -129,9 +129,11 @@ def terminated(fleet: Fleet, draw: random.Random) -> None:
 
 
 def killed(fleet: Fleet, draw: random.Random) -> None:
+    """Another server takes over. The workers of the killed process end after it, and free the ports."""
     node, other = draw.sample(fleet.nodes, 2)
     node.end(signal.SIGKILL)
     until(lambda: fleet.in_turn(other))
+    until(lambda: not node.listens())
     node.start()
 
 
