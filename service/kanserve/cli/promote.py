@@ -121,7 +121,7 @@ def _roll_out(args: argparse.Namespace) -> int:
             raise CommandError(
                 f"the rollout of {args.name} version {args.version} stopped: {stop}",
                 code="rollout-stopped",
-                hint="read the reason; pass --tolerance X if a difference is expected",
+                hint=stop.hint,
                 exit_code=Exit.FAILED,
             ) from stop
     if args.repository is not None:

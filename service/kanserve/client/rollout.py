@@ -27,7 +27,11 @@ DRIFT = 2.0  # ratio of PSI to the no-drift threshold, which alone is exceeded b
 
 
 class Stopped(Exception):
-    """Stop of a rollout. The text is the reason."""
+    """Stop of a rollout. The text is the reason; `hint` says what to do."""
+
+    def __init__(self, reason: str, hint: str = "correct the cause, and run the command again") -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 class Report(Protocol):
@@ -70,14 +74,14 @@ class Rollout:
     def run(self, percents: Sequence[int]) -> None:
         """Change all servers. After an error or Ctrl-C, the servers have their default versions of before. Raises
         Stopped, and ArgumentError if the servers of a wave have other old versions or other files."""
-        for address, entries in self._ask(self._clients, Client.index).by_server.items():
-            states = {(entry.name, entry.version): entry.state for entry in entries}
-            state = states.get((self._name, self._version), "missing")
-            if state != "READY":
-                raise Stopped(f"{address}: version {self._version} of '{self._name}' is {state}, expected READY")
         parts = waves(list(self._clients), percents)
         with contextlib.ExitStack() as undo:
             undo.callback(self._undo)
+            for address, entries in self._ask(self._clients, Client.index).by_server.items():
+                states = {(entry.name, entry.version): entry.state for entry in entries}
+                state = states.get((self._name, self._version), "missing")
+                if state != "READY":
+                    raise Stopped(f"{address}: version {self._version} of '{self._name}' is {state}, expected READY")
             for number, servers in enumerate(parts, 1):
                 text = f"wave {number} of {len(parts)}: {', '.join(servers)}"
                 self._report("wave", text, wave=number, waves=len(parts), servers=list(servers))
@@ -144,7 +148,8 @@ class Rollout:
             raise Stopped(
                 f"{report.rows_out_of_tolerance} of {report.rows} rows are out of tolerance {report.tolerance:.3g}, "
                 f"the largest difference is {report.largest_difference:.3g}"
-                + (f", {other} rows have another class" if other is not None else "")
+                + (f", {other} rows have another class" if other is not None else ""),
+                "if this difference is expected, pass a larger --tolerance",
             )
         return report
 

@@ -82,6 +82,7 @@ def test_a_bad_version_stops_and_each_server_keeps_its_version(three: list[Serve
         assert "error[rollout-stopped]" in done.stderr
         assert reason in done.stderr
         assert done.stdout.splitlines()[-1] == state
+        assert ("--tolerance" in done.stderr) == (done is other)
     three[0].logged("default_version_changed", count=2, how="promote")
     assert promoted(three) == [4, 1]
     reports = [kanserve("shadow", "toy", "--url", server.address).stdout for server in three]
@@ -111,7 +112,8 @@ def test_what_cannot_be_rolled_out(three: list[Server], tmp_path: Path) -> None:
     }
     assert wrong_refusals(cases, "--url", addresses(three)) == []
     stopped = kanserve("promote", "toy", "9", "--waves", "100%", "--url", addresses(three))
-    assert (stopped.returncode, "version 9 of 'toy' is missing, expected READY" in stopped.stderr) == (1, True)
+    assert (stopped.returncode, stopped.stdout) == (1, "no server was changed\n")
+    assert "version 9 of 'toy' is missing, expected READY" in stopped.stderr
     assert promoted(three) == []
 
 
