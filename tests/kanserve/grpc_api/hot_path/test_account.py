@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 import time
+import types
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from kanserve.auth.roles import Principal, Role, including
 from kanserve.auth.token_file import Credentials, Entry
 from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.hot_path import method
+from kanserve.observability import logs
 from kanserve.transport.asgi import GrpcApp
 from tests.kanserve.transport.test_asgi import HEADERS, REGULAR, TRACE, Served, framed, served
 from tests.support.wait import turns
 
 pytestmark = pytest.mark.skipif(method.native_calls() is None, reason="kanserve-kernel is not installed (make kernel)")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----"
+SAME = {"method", "code", "request_bytes", "response_bytes", "model", "version", "rows", "caller", "event"}
 INFER, READ = frozenset({Role.INFER}), frozenset({Role.READ})
 
 
@@ -142,9 +146,14 @@ async def test_a_certificate_is_a_caller(tmp_path: Path, monkeypatch: pytest.Mon
         assert await status(created, HEADERS) == 0
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["by processors", "as JSON"])
 async def test_lines_of_native_calls_are_those_of_the_regular_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
 ) -> None:
+    written: list[dict[str, Any]] = []
+    sink = types.SimpleNamespace(write=lambda line: written.append(json.loads(line)))
+    monkeypatch.setattr(logs, "_sinks", [sink])
+    monkeypatch.setattr(logs, "_plain", [plain])  # whatever an earlier test has configured
     async with on(tmp_path, monkeypatch, entry(token("a"))) as created:
         asked = [*bearer("a"), (b"x-request-id", b"of the header"), (b"x-request-id", b"id")]
         await created.call(framed(), headers=asked)
@@ -154,8 +163,10 @@ async def test_lines_of_native_calls_are_those_of_the_regular_path(
             with structlog.testing.capture_logs() as captured:
                 for at in range(4):
                     await created.call(framed(id=f"of message {at}"), headers=[*asked, *more])
-                    await asyncio.sleep(0)
-            lines.append([{key: value for key, value in line.items() if key != "ms"} for line in captured])
+                    await turns(2)
+            lines.append([{key: line[key] for key in line.keys() & SAME} for line in (*written, *captured)])
+            assert [line["request_id"] for line in written] == (["id"] * 2 if plain and not more else [])
+            written.clear()
         assert lines[0] == lines[1]
         assert [line["rows"] for line in lines[0]] == [2, 2]
 
