@@ -121,7 +121,7 @@ def _roll_out(args: argparse.Namespace) -> int:
             raise CommandError(
                 f"the rollout of {args.name} version {args.version} stopped: {stop}",
                 code="rollout-stopped",
-                hint=stop.hint,
+                hint="correct the cause, and run it again; for an expected difference, pass a larger --tolerance",
                 exit_code=Exit.FAILED,
             ) from stop
     if args.repository is not None:

@@ -27,11 +27,7 @@ DRIFT = 2.0  # ratio of PSI to the no-drift threshold, which alone is exceeded b
 
 
 class Stopped(Exception):
-    """Stop of a rollout. The text is the reason; `hint` says what to do."""
-
-    def __init__(self, reason: str, hint: str = "correct the cause, and run the command again") -> None:
-        super().__init__(reason)
-        self.hint = hint
+    """Stop of a rollout. The text is the reason."""
 
 
 class Report(Protocol):
@@ -148,8 +144,7 @@ class Rollout:
             raise Stopped(
                 f"{report.rows_out_of_tolerance} of {report.rows} rows are out of tolerance {report.tolerance:.3g}, "
                 f"the largest difference is {report.largest_difference:.3g}"
-                + (f", {other} rows have another class" if other is not None else ""),
-                "if this difference is expected, pass a larger --tolerance",
+                + (f", {other} rows have another class" if other is not None else "")
             )
         return report
 

@@ -136,12 +136,12 @@ class Batches:
             batch = self._ran([inputs], arrived, begun)
             if batch is not None:
                 queue.deliver(calls, batch.outputs[0].tobytes())
+                self._account.begun(len(calls), size)
+            answered = time.perf_counter_ns()
         finally:
             queue.wake(calls, now)
         if batch is None:
             return
-        self._account.begun(len(calls), size)
-        answered = time.perf_counter_ns()
         if now:
             self._count(batch, answered, calls, size)
         else:
