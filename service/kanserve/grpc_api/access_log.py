@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from kanserve.auth.roles import Principal
 from kanserve.errors import KanserveError
 from kanserve.grpc_api import call_context
 from kanserve.grpc_api.call_context import INTERNAL_ERROR, Call, Code
@@ -48,14 +50,38 @@ class AccessLog:
         return range(first, count, self.every)
 
 
-def write_successes(path: str, calls: Iterable[tuple[Call, tuple[int, int], float]]) -> None:
-    """Write the lines of successful calls, each with the bytes of its messages and its duration in seconds."""
-    lines = [(call, _facts(path, call, Code.OK, seconds, sizes)) for call, sizes, seconds in calls]
+class Line(NamedTuple):
+    """Line of a call that native code handled. `sizes`: bytes of the request and of the response. `trace_id`: of the
+    caller's trace; "" without one."""
+
+    request_id: str
+    caller: Principal
+    sizes: tuple[int, int]
+    seconds: float
+    trace_id: str
+
+    def call(self, facts: dict[str, object], deadline: float | None = None) -> Call:
+        """The context of the call."""
+        call = Call(self.request_id, True, deadline)
+        call.caller, call.facts = self.caller, {**facts, "trace_id": self.trace_id} if self.trace_id else facts
+        return call
+
+
+def write_successes(path: str, calls: Sequence[Line], facts: dict[str, object]) -> None:
+    """Write the lines of successful calls with these facts."""
+    shared, lines = json.dumps(facts)[1:-1], []
+    for line in calls:
+        (received, sent), ms = line.sizes, round(line.seconds * 1e3, 3)
+        own = f'"method": "{path}", "code": "OK", "ms": {ms}, "request_bytes": {received}, "response_bytes": {sent}'
+        trace = f', "trace_id": {logs.quote(line.trace_id)}' if line.trace_id else ""
+        name = f', "caller": {logs.quote(line.caller.name)}' if line.caller.name else ""
+        lines.append((line.request_id, f"{own}, {shared}{trace}{name}"))
     if logs.write_many("rpc", "request_completed", lines):
         return
-    for call, facts in lines:
+    for line in calls:
+        call = line.call(facts)
         with logs.within(call):
-            log.info("request_completed", **facts)
+            log.info("request_completed", **_facts(path, call, Code.OK, line.seconds, line.sizes))
 
 
 def _facts(path: str, call: Call, outcome: Code, seconds: float, sizes: tuple[int, int]) -> dict[str, Any]:

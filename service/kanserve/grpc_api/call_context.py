@@ -66,7 +66,7 @@ class Call:
     def request_id(self) -> str:
         """Printable, 128 characters at most."""
         if not self._request_id:
-            self._request_id = f"{PREFIX}{next(_made):08x}"
+            self._request_id = _new_id()
         return self._request_id
 
     @property
@@ -87,19 +87,26 @@ class Call:
 
 def begin_call(arrival: RequestMetadata) -> Call:
     """A call that begins now. Log lines that are written during the call have its id."""
-    call = call_of(arrival)
-    logs.CALL.set(call)
-    return call
-
-
-def call_of(arrival: RequestMetadata) -> Call:
-    """A call that begins now."""
     request_id = ""
     for key, value in arrival.metadata:
         if key == ID_HEADER and isinstance(value, str) and ID.fullmatch(value):
             request_id = value
     deadline = None if arrival.remaining is None else time.monotonic() + arrival.remaining
-    return Call(request_id, bool(request_id), deadline)
+    call = Call(request_id, bool(request_id), deadline)
+    logs.CALL.set(call)
+    return call
+
+
+def _new_id() -> str:
+    return f"{PREFIX}{next(_made):08x}"
+
+
+def request_id(header: bytes | None, message_id: bytes) -> str:
+    """The request id of a call: from its header, or else from its message, or else a new one."""
+    for id in (header, message_id):
+        if id and ID.fullmatch(text := id.decode("ascii", "replace")):
+            return text
+    return _new_id()
 
 
 Q = TypeVar("Q")

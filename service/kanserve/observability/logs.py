@@ -25,7 +25,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
@@ -72,6 +72,7 @@ def within(call: Named) -> Iterator[None]:
         CALL.reset(before)
 
 
+quote = json.encoder.encode_basestring_ascii  # a string as JSON
 CLOSED = -1  # a descriptor that takes nothing
 LONGEST = 8192  # characters of one fact in a line
 LAST_WORDS = 1.0  # seconds for lines that wait at the end
@@ -197,16 +198,17 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast(FilteringBoundLogger, structlog.get_logger(component=name))
 
 
-def write_many(component: str, event: str, lines: Iterable[tuple[Named, dict[str, object]]]) -> bool:
-    """Write an info line for each of these calls, with its facts: short values without a traceback. It takes 30% of the
-    time that the processors take, and all lines have the same time. False if lines are not JSON: nothing is
-    written."""
+def write_many(component: str, event: str, lines: Sequence[tuple[str, str]]) -> bool:
+    """Write an info line for each of these calls, given by its request id and the JSON members of its facts. It
+    takes 10% of the time of the processors, and all lines have the same time. False if lines are not JSON: nothing
+    is written."""
     if not _plain[0]:
         return False
-    message, stamp = log_events.EVENTS[event].message, datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    for call, facts in lines:
-        line = {"component": component, **facts, "event": event, "message": message, "request_id": call.request_id}
-        _sinks[0].write(json.dumps({**line, "level": "info", "timestamp": stamp}) + "\n")
+    begin, message = f'{{"component": "{component}", ', json.dumps(log_events.EVENTS[event].message)
+    middle = f', "event": "{event}", "message": {message}, "request_id": '
+    stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    end = f', "level": "info", "timestamp": "{stamp}"}}\n'
+    _sinks[0].write_lines([f"{begin}{facts}{middle}{quote(call)}{end}" for call, facts in lines])
     return True
 
 
@@ -281,15 +283,20 @@ class Sink:
 
     def write(self, text: str) -> int:
         """Take a line, or drop it if more than `most_bytes` wait."""
-        data = (text if len(text) <= MOST_LINE else text[:MOST_LINE] + CUT).encode("utf-8", "backslashreplace")
-        with self._changed:
-            if self._waiting + len(data) > self._most:
-                self._dropped += 1
-            else:
-                self._waiting += len(data)
-                self._lines.append(data)
-                self._changed.notify_all()
+        self.write_lines([text if len(text) <= MOST_LINE else text[:MOST_LINE] + CUT])
         return len(text)
+
+    def write_lines(self, lines: Sequence[str]) -> None:
+        """Take lines, and drop those that are too many."""
+        with self._changed:
+            for line in lines:
+                data = line.encode("utf-8", "backslashreplace")
+                if self._waiting + len(data) > self._most:
+                    self._dropped += 1
+                else:
+                    self._waiting += len(data)
+                    self._lines.append(data)
+            self._changed.notify_all()
 
     def separate(self, descriptor: int) -> None:
         """If the sink writes to this descriptor, write to a duplicate from now on, so that it can be replaced."""

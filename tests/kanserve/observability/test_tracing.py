@@ -23,6 +23,11 @@ pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed
 pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="the extra otel is not installed")
 
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+from opentelemetry.trace import SpanKind
+
+from kanserve.observability.tracing import Tracing
 
 INFER = f"{INFERENCE}ModelInfer"
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -168,3 +173,22 @@ def test_a_collector_that_is_away_costs_spans_alone(tmp_path: Path, monkeypatch:
             server.infer(ROWS)
         assert server.stop() == 0
         assert all("event" in line for line in server.lines())
+
+
+@pytest.mark.parametrize("ratio", ["0", "1e-9", "0.01", "0.5", "1"])
+@pytest.mark.parametrize("kind", ["traceidratio", "parentbased_traceidratio", "always_on", "parentbased_always_off"])
+def test_native_calls_are_sampled_as_the_sampler_decides(
+    monkeypatch: pytest.MonkeyPatch, kind: str, ratio: str
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", kind)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
+    tracing = Tracing(InMemorySpanExporter(), "1", str)
+    bound = TraceIdRatioBased.get_bound_for_rate(float(ratio))
+    sampler = tracing._provider.sampler
+    for low in (0, 1, max(bound - 1, 0), bound % 2**64, (bound + 1) % 2**64, 2**64 - 1):
+        trace_id = 2**64 + low
+        expected = sampler.should_sample(None, trace_id, "name", SpanKind.SERVER).decision.is_recording()
+        monkeypatch.setattr(tracing._ids, "draw", lambda trace_id=trace_id: trace_id)
+        tracing._ids.next.clear()
+        assert tracing.samples("name", None) == expected
+        assert list(tracing._ids.next) == [trace_id] * expected

@@ -7,14 +7,16 @@ its credential. New credentials drop all stored callers at once, so that a revok
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kanserve.auth.permissions import NEEDS
 from kanserve.auth.roles import EVERYONE, Principal
 from kanserve.errors import Forbidden, Unauthenticated
-from kanserve.grpc_api import access_log
-from kanserve.grpc_api.call_context import ID_HEADER, Call, RequestMetadata, call_of
+from kanserve.grpc_api import access_log, call_context
+from kanserve.grpc_api.access_log import Line
+from kanserve.grpc_api.call_context import RequestMetadata
 from kanserve.grpc_api.interceptor import Interceptor, MethodSeries
 from kanserve.observability import logs
 
@@ -96,24 +98,22 @@ class Account:
             for _ in calls:
                 guard.lifecycle.ended(None)
         if picked := guard.lines.picked(len(calls)):
-            lines = [(*self._call(calls[at].facts(), facts, now), seconds[at]) for at in picked]
-            access_log.write_successes(self._series.path, lines)
+            lines = [self._line(calls[at].facts(), seconds[at]) for at in picked]
+            access_log.write_successes(self._series.path, lines, facts)
 
     def abandoned(self, gone: Facts, facts: dict[str, object], now: int) -> None:
         """Count and log a call whose client disconnected."""
-        call, (size, _) = self._call(gone, facts, now)
-        error, seconds = asyncio.CancelledError(), (now - gone[0]) / 1e9
+        arrived, deadline, *_ = gone
+        line = self._line(gone, (now - arrived) / 1e9)
+        call = line.call(facts, time.monotonic() + (deadline - now) / 1e9 if deadline else None)
+        error, sizes = asyncio.CancelledError(), (line.sizes[0], 0)
         self._series.begun()
         with logs.within(call):
-            self._guard.ended(self._series, call, error, seconds, (size, 0), probe=False)
+            self._guard.ended(self._series, call, error, line.seconds, sizes, probe=False)
 
-    def _call(self, known: Facts, facts: dict[str, object], now: int) -> tuple[Call, tuple[int, int]]:
-        """The context of a native call, and the bytes of its message and response."""
-        _, deadline, size, id, request_id, trace, principal, response = known
-        metadata = () if request_id is None else ((ID_HEADER, request_id.decode("ascii", "replace")),)
-        call = call_of(RequestMetadata(metadata, (deadline - now) / 1e9 if deadline else None))
-        call.caller, call.facts = principal, facts
-        if trace is not None and self._guard.tracing is not None:  # a span would have this id
-            call.facts = {**facts, "trace_id": trace[3:35].decode("ascii", "replace")}
-        call.adopt(id.decode())
-        return call, (size, response)
+    def _line(self, known: Facts, seconds: float) -> Line:
+        """The log line of a native call."""
+        _, _, size, id, request_id, trace, principal, response = known
+        span = b"" if trace is None or self._guard.tracing is None else trace[3:35]  # a span would have this id
+        name = call_context.request_id(request_id, id)
+        return Line(name, principal, (size, response), seconds, span.decode("ascii", "replace"))

@@ -151,7 +151,7 @@ async def test_lines_of_native_calls_are_those_of_the_regular_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
 ) -> None:
     written: list[dict[str, Any]] = []
-    sink = types.SimpleNamespace(write=lambda line: written.append(json.loads(line)))
+    sink = types.SimpleNamespace(write_lines=lambda lines: written.extend(map(json.loads, lines)))
     monkeypatch.setattr(logs, "_sinks", [sink])
     monkeypatch.setattr(logs, "_plain", [plain])  # whatever an earlier test has configured
     async with on(tmp_path, monkeypatch, entry(token("a"))) as created:
