@@ -19,7 +19,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from tests.support import exports  # noqa: E402 - found by the line above
+from tests.support import command_line  # noqa: E402 - found by the line above
 
 ERRORS: dict[str, tuple[float, str]] = {}
 
@@ -73,7 +73,7 @@ def of_tier(item: pytest.Item, tier: str) -> bool:
 @pytest.fixture(scope="session", autouse=True)
 def _shared_exports(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> None:
     base = tmp_path_factory.getbasetemp()
-    os.environ[exports.PLACE] = str((base if worker_id == "master" else base.parent) / "exports")
+    os.environ[command_line.SHARED] = str((base if worker_id == "master" else base.parent) / "exports")
 
 
 class _Kept:

@@ -28,9 +28,6 @@ ENTRY_LINES = 60
 SOURCES = {".py", ".md", ".toml", ".yml", ".yaml", ".txt"}
 
 
-# Changelog
-
-
 def entries() -> dict[str, str]:
     """The text of each version, by its name, without the link definitions at the end."""
     body = re.split(r"^\[Unreleased\]: ", CHANGELOG, maxsplit=1, flags=re.MULTILINE)[0]
@@ -62,9 +59,6 @@ def test_an_entry_has_one_line_for_each_change(name: str) -> None:
             assert all(line.startswith("* ") and line.endswith(".") and len(line) <= 120 for line in lines), title
         breaking = [line.startswith("* **Breaking:**") for line in lines]
         assert breaking == sorted(breaking, reverse=True), f"{title}: breaking changes come first"
-
-
-# Templates, hooks, editor
 
 
 def test_issue_forms_have_the_fields_that_github_reads() -> None:
@@ -126,9 +120,6 @@ def test_hooks_run_programs_that_exist() -> None:
             assert (ROOT / path).is_file()
 
 
-# Version policy
-
-
 def test_the_version_policy_has_the_facts_of_the_code() -> None:
     assert len(VERSIONING.splitlines()) <= 120
     codes = {int(code) for code in re.findall(r"^\| (\d+) \| ", VERSIONING, re.MULTILINE)}
@@ -154,9 +145,6 @@ def test_the_security_page_supports_the_minor_version_of_the_project() -> None:
     assert f"{PYPROJECT['project']['urls']['Repository']}/security/advisories/new" in page
 
 
-# Commit subjects
-
-
 @pytest.mark.parametrize(
     ("subject", "fault"),
     [
@@ -179,9 +167,6 @@ def test_the_security_page_supports_the_minor_version_of_the_project() -> None:
 def test_a_bad_subject_is_reported_with_its_fault(subject: str, fault: str) -> None:
     problems = list(check_commits.problems(subject))
     assert any(fault in problem for problem in problems) if fault else not problems
-
-
-# A clone with one commit
 
 
 def git(clone: Path, *arguments: str) -> None:
@@ -314,9 +299,6 @@ def test_a_failed_command_of_a_release_is_shown_with_its_output(tmp_path: Path) 
     with pytest.raises(release.ReleaseError, match=r"exits with 3, expected 0. Its output:\n    line$") as caught:
         release.run([sys.executable, "-c", program], tmp_path, "read it")
     assert caught.value.advice == "read it"
-
-
-# Files
 
 
 def test_every_file_has_the_form(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

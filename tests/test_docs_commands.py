@@ -16,8 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support import command_line, forked_process
-from tests.support.command_line import EXPORTED, wait_for
-from tests.support.exports import exported
+from tests.support.command_line import EXPORTED, exported, wait_for
 from tests.support.programs import free_ports
 from tests.support.tiers import full
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import Server, serving
-from tests.support.exports import exported
+from tests.support.command_line import Server, exported, serving
 from tests.support.golden_cases import cases
 from tests.support.server_process import _the_loop_turns  # noqa: F401 - a fixture for every test
 

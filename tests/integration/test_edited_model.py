@@ -13,8 +13,7 @@ import pytest
 
 from kanserve import Client
 from kanserve.client import control
-from tests.support.command_line import document, kanserve
-from tests.support.exports import exported
+from tests.support.command_line import document, exported, kanserve
 from tests.support.golden_cases import OWN
 from tests.support.server_process import serving
 from tests.support.tiers import full

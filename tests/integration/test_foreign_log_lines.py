@@ -202,13 +202,9 @@ def started(
     """A server whose stderr is as the shell's `redirect` says."""
     toy_model.write(folder)
     options = {
-        "repository": str(folder),
-        "grpc_port": 0,
-        "metrics_port": 0,
-        "drain_delay_seconds": 0,
-        "load_check": False,
+        "repository": str(folder), "grpc_port": 0, "metrics_port": 0, "drain_delay_seconds": 0, "load_check": False,
         **settings,
-    }
+    }  # fmt: skip
     command = ["sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-c", START, json.dumps(options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stderr=stderr) as process:
         try:
@@ -223,10 +219,7 @@ def page(addresses: dict[str, str]) -> str:
         return answer.read().decode()
 
 
-TAKES_NOTHING = [
-    ("2>/dev/full", 1, "asgi"),
-    ("0<&- 2>&-", 2, "grpcio"),
-]
+TAKES_NOTHING = [("2>/dev/full", 1, "asgi"), ("0<&- 2>&-", 2, "grpcio")]
 
 
 @spread("redirect, workers, transport", TAKES_NOTHING, 1)

@@ -92,7 +92,6 @@ def test_curves_go_through_the_edge_values(case: Case, served: Server, state_err
 
 @FEW
 def test_contributions_add_up_to_the_prediction(case: Case, served: Server, state_error) -> None:
-    """Contributions sum to the prediction for each finite row and each kind of reference."""
     x = case.reference()["x"]
     rows = x[np.isfinite(x).all(axis=1)]
     with Client(served.url) as client:
@@ -171,7 +170,6 @@ def test_company_changes_no_more_than_the_last_bits(case: Case, served: Server, 
 
 @FEW
 def test_explanation_and_coverage_beside_the_answer(case: Case, served: Server) -> None:
-    """Contributions sum to the prediction and do not change it."""
     asked = {"kan.coverage": True, "kan.explain_top_k": 3}
     with Client(served.url) as client:
         model, described = client.model(case.name), client.describe(case.name)

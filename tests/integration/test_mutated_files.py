@@ -10,7 +10,6 @@ from tests.support.tiers import spread
 
 @spread("seed", range(5), 1, "rare")
 def test_no_reader_of_a_mutated_file_ends_in_a_signal_or_a_traceback(seed: int, tmp_path: Path) -> None:
-    """20 mutants of each format for each seed."""
     toy_model.write(tmp_path).rename(tmp_path / "model")
     mutated_files.write(tmp_path, seed, 20)
     words = [*COMMAND[:2], mutated_files.__name__, str(tmp_path)]

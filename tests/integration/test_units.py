@@ -31,8 +31,7 @@ from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
 from kanserve.sandbox.verify import check_reference
 from tests.support import c_code, http_client
-from tests.support.command_line import document, kanserve
-from tests.support.exports import exported
+from tests.support.command_line import document, exported, kanserve
 from tests.support.golden_cases import Case, cases
 from tests.support.golden_cases import case as case_of
 from tests.support.server_process import Server, serving
@@ -399,14 +398,6 @@ def test_columns_of_the_file_name_the_inputs(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="is not a valid name"):
         export(Request(repository=tmp_path / "c", name="m", **fields))
     assert not (tmp_path / "c" / "m").exists()
-
-
-def test_a_module_scales_in_its_forward(tmp_path: Path) -> None:
-    path = write(tmp_path, "inputs.json", mean=[1], scale=[3])
-    done = kanserve("export", "--module", "nets:make", "--input-scaler", path)
-    assert done.returncode == 2
-    assert "--input-scaler cannot be combined with --module" in done.stderr
-    assert "scale the values in the forward of the module" in done.stderr
 
 
 def test_tables_of_edges_state_the_unit_of_the_last_layer(pairs: dict[str, Pair], served: Server, root: Path) -> None:

@@ -89,13 +89,9 @@ class PykanCheckpoint:
         self.rng = np.random.default_rng(seed)
         self.tensors = _pykan_tensors(levels, k, g, self.rng, dtype)
         self.config: dict[str, Any] = {
-            "width": [list(pair) for pair in pairs],
-            "mult_arity": arity,
-            "base_fun_name": "silu",
-            "symbolic_enabled": True,
-            "grid": g,
-            "k": k,
-        }
+            "width": [list(pair) for pair in pairs], "mult_arity": arity, "base_fun_name": "silu",
+            "symbolic_enabled": True, "grid": g, "k": k,
+        }  # fmt: skip
         for at in range(len(levels) - 1):
             m, n = self.tensors[f"symbolic_fun.{at}.mask"].shape
             self.config[f"symbolic.funs_name.{at}"] = [["0"] * n for _ in range(m)]

@@ -14,35 +14,16 @@ from tests.support.tiers import full
 
 ABI = (SOURCE / "src" / "python_abi.h").read_text()
 CONSTANTS = {
-    "kEqual": "Py_EQ",
-    "kReturn": "PYGEN_RETURN",
-    "kError": "PYGEN_ERROR",
-    "kNext": "PYGEN_NEXT",
-    "kVarArgs": "METH_VARARGS",
-    "kKeywords": "METH_KEYWORDS",
-    "kNoArgs": "METH_NOARGS",
-    "kOneArg": "METH_O",
-    "kGarbageCollected": "Py_TPFLAGS_HAVE_GC",
-    "kNoInstances": "Py_TPFLAGS_DISALLOW_INSTANTIATION",
-    "kList": "Py_TPFLAGS_LIST_SUBCLASS",
-    "kTuple": "Py_TPFLAGS_TUPLE_SUBCLASS",
-    "kBytes": "Py_TPFLAGS_BYTES_SUBCLASS",
-    "kDict": "Py_TPFLAGS_DICT_SUBCLASS",
-    "kException": "Py_TPFLAGS_BASE_EXC_SUBCLASS",
-    "kDealloc": "Py_tp_dealloc",
-    "kTraverse": "Py_tp_traverse",
-    "kClear": "Py_tp_clear",
-    "kInit": "Py_tp_init",
-    "kCall": "Py_tp_call",
-    "kIter": "Py_tp_iter",
-    "kIterNext": "Py_tp_iternext",
-    "kMethods": "Py_tp_methods",
-    "kGetSet": "Py_tp_getset",
-    "kAlloc": "Py_tp_alloc",
-    "kAwait": "Py_am_await",
-    "kAmSend": "Py_am_send",
-    "kApi": "PYTHON_ABI_VERSION",
-}
+    "kEqual": "Py_EQ", "kReturn": "PYGEN_RETURN", "kError": "PYGEN_ERROR", "kNext": "PYGEN_NEXT",
+    "kVarArgs": "METH_VARARGS", "kKeywords": "METH_KEYWORDS", "kNoArgs": "METH_NOARGS", "kOneArg": "METH_O",
+    "kGarbageCollected": "Py_TPFLAGS_HAVE_GC", "kNoInstances": "Py_TPFLAGS_DISALLOW_INSTANTIATION",
+    "kList": "Py_TPFLAGS_LIST_SUBCLASS", "kTuple": "Py_TPFLAGS_TUPLE_SUBCLASS",
+    "kBytes": "Py_TPFLAGS_BYTES_SUBCLASS", "kDict": "Py_TPFLAGS_DICT_SUBCLASS",
+    "kException": "Py_TPFLAGS_BASE_EXC_SUBCLASS", "kDealloc": "Py_tp_dealloc", "kTraverse": "Py_tp_traverse",
+    "kClear": "Py_tp_clear", "kInit": "Py_tp_init", "kCall": "Py_tp_call", "kIter": "Py_tp_iter",
+    "kIterNext": "Py_tp_iternext", "kMethods": "Py_tp_methods", "kGetSet": "Py_tp_getset", "kAlloc": "Py_tp_alloc",
+    "kAwait": "Py_am_await", "kAmSend": "Py_am_send", "kApi": "PYTHON_ABI_VERSION",
+}  # fmt: skip
 MEMBERS = {
     "PyObject": ("ob_refcnt", "ob_type"),
     "PyMethodDef": ("ml_name", "ml_meth", "ml_flags", "ml_doc"),
@@ -99,19 +80,12 @@ ORT_CONSTANTS = {
 }
 # The functions of OrtCustomOp that the operator sets, by our names.
 CALLBACKS = {
-    "name": "GetName",
-    "provider": "GetExecutionProviderType",
-    "input_type": "GetInputType",
-    "input_count": "GetInputTypeCount",
-    "destroy": "KernelDestroy",
-    "input_characteristic": "GetInputCharacteristic",
-    "input_memory": "GetInputMemoryType",
-    "variadic_output_same": "GetVariadicOutputHomogeneity",
-    "create_kernel_v2": "CreateKernelV2",
-    "compute_v2": "KernelComputeV2",
-    "first_version": "GetStartVersion",
-    "last_version": "GetEndVersion",
-}
+    "name": "GetName", "provider": "GetExecutionProviderType", "input_type": "GetInputType",
+    "input_count": "GetInputTypeCount", "destroy": "KernelDestroy",
+    "input_characteristic": "GetInputCharacteristic", "input_memory": "GetInputMemoryType",
+    "variadic_output_same": "GetVariadicOutputHomogeneity", "create_kernel_v2": "CreateKernelV2",
+    "compute_v2": "KernelComputeV2", "first_version": "GetStartVersion", "last_version": "GetEndVersion",
+}  # fmt: skip
 
 
 @full("package")

@@ -58,12 +58,8 @@ HAS_X, HAS_Y = '; the model has input "x" [-1, 3] FP32', '; the model has output
 CUT = "..."  # a text that ends so is a beginning
 # Triton's HttpCodeFromError, by the gRPC code of the same error; RESOURCE_EXHAUSTED, which it has not, as nearest.
 STATUS = {
-    INVALID: 400,
-    Code.NOT_FOUND: 404,
-    Code.UNAVAILABLE: 503,
-    Code.UNIMPLEMENTED: 501,
-    Code.RESOURCE_EXHAUSTED: 413,
-}
+    INVALID: 400, Code.NOT_FOUND: 404, Code.UNAVAILABLE: 503, Code.UNIMPLEMENTED: 501, Code.RESOURCE_EXHAUSTED: 413,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +197,7 @@ INFER = [
         for shape in shapes
     ),
     Wrong(
-        "rank 0",
-        with_input(shape=[]),
-        f"{NO_ID}input 'x' has no shape but model requires batch dimension for 'toy'",
+        "rank 0", with_input(shape=[]), f"{NO_ID}input 'x' has no shape but model requires batch dimension for 'toy'"
     ),
     Wrong("dimension huge", with_input(shape=[2**62, 3]), ROWS_LIMIT),
     Wrong("too many dimensions", with_input(shape=[1] * 17), "shape has 17 entries, expected at most 16"),
@@ -250,9 +244,7 @@ INFER = [
         "invalid value type for 'classification' parameter, expected int64_param",
     ),
     Wrong(
-        "no classes",
-        with_outputs("y", int64_param=0),
-        "invalid value for 'classification' parameter, expected >= 0",
+        "no classes", with_outputs("y", int64_param=0), "invalid value for 'classification' parameter, expected >= 0"
     ),
     Wrong(
         "classes in shared memory",

@@ -1,12 +1,15 @@
-"""Command-line helpers: programs, `kanserve` in this process and for a shell, and a server."""
+"""Command-line helpers: programs, `kanserve` in this process and for a shell, a server, and shared exports."""
 
 import contextlib
+import fcntl
+import hashlib
 import itertools
 import json
 import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,11 +65,7 @@ def program(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end in a separate process; returns the text of both streams and the exit code."""
     done = forked_process.run(
-        [*COMMAND, *map(str, arguments)],
-        input=stdin,
-        timeout=120,
-        env={**CLEAN, **environment},
-        cwd=cwd,
+        [*COMMAND, *map(str, arguments)], input=stdin, timeout=120, env={**CLEAN, **environment}, cwd=cwd
     )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -231,3 +230,36 @@ def _serve(peer: socket.socket, server: str) -> None:
             wait_for(model, server)
         with contextlib.suppress(BrokenPipeError):
             peer.sendall(str(code).encode())
+
+
+# conftest.py sets it to a folder that all workers of one run share.
+SHARED = "TESTED_EXPORTS"
+
+
+def exported(checkpoint: Path, name: str, *arguments: object, into: Path | None = None) -> Path:
+    """A repository with version 1 of `name`, as `kanserve export CHECKPOINT *ARGUMENTS` writes it once in a run. Tests
+    only read from it. With `into`, the version is copied into that repository, which a test can change."""
+    place = Path(os.environ[SHARED]) / _key(checkpoint, name, arguments)
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "models").exists():
+            with tempfile.TemporaryDirectory(dir=place) as folder:
+                target = Path(folder) / "models"
+                document(kanserve("export", checkpoint, "--repository", target, "--name", name, *arguments, "--json"))
+                target.rename(place / "models")
+    if into is None:
+        return place / "models"
+    shutil.copytree(place / "models" / name, into / name, dirs_exist_ok=True)
+    return into
+
+
+def _key(checkpoint: Path, name: str, arguments: tuple[object, ...]) -> str:
+    """Digest of the checkpoint's files and of the arguments, in which a file counts by its content."""
+    digest = hashlib.sha256(repr((name, checkpoint.name)).encode())
+    files = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.parent.glob(f"{checkpoint.name}_*"))
+    for value in (*files, *arguments):
+        path = Path(str(value))
+        digest.update(path.read_bytes() if path.is_file() else str(value).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:24]

@@ -25,16 +25,12 @@ from typing import Any
 
 LIBRARIES = (
     *(
-        "h2corn",
-        "grpc.aio",
-        "onnxruntime",
-        "orjson",
-        "starlette.applications",
+        "h2corn", "grpc.aio", "onnxruntime", "orjson", "starlette.applications",
         "prometheus_client.openmetrics.exposition",
     ),
     *("kanserve.server.app", "kanserve.server.supervisor", "kanserve.cli.serve", "kanserve.client.sync"),
     *("kanexport.pipeline", "kanexport.cli.export_command"),
-)
+)  # fmt: skip
 START = "from tests.support import forked_process as forks\nforks.serve({fd})"
 # The interpreter reads these when it starts.
 OF_THE_INTERPRETER = {"PYTHONPATH", "PYTHONHASHSEED", "PYTHONWARNINGS", "PYTHONSAFEPATH", "PYTHONDEVMODE", "LD_PRELOAD"}

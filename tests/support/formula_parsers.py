@@ -9,13 +9,9 @@ from typing import Any
 import numpy as np
 
 BINARY = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Mod: np.mod,
-    ast.Pow: operator.pow,
-}
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Mod: np.mod, ast.Pow: operator.pow,
+}  # fmt: skip
 COMPARE = {ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge}
 FUNCTIONS = {name: getattr(np, name) for name in ("sqrt", "exp", "log", "abs", "sin", "cos", "tan", "tanh", "cosh")}
 FUNCTIONS |= {name: getattr(np, name) for name in ("arcsin", "arccos", "arctan", "arctanh")}
@@ -61,14 +57,9 @@ LATEX_COMPARE = {"<": np.less, r"\le": np.less_equal, ">": np.greater, r"\ge": n
 TOKEN = re.compile(r"\\\\|\\[A-Za-z]+|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|\S")
 SCIENTIFIC = re.compile(r"(?:(\d+(?:\.\d+)?) \\cdot )?10\^\{(-?\d+)\}")
 WORDS = {
-    r"\textbackslash": "\\",
-    r"\textasciitilde": "~",
-    r"\textasciicircum": "^",
-    r"\textless": "<",
-    r"\textgreater": ">",
-    r"\textbar": "|",
-    r"\textquotedbl": '"',
-}
+    r"\textbackslash": "\\", r"\textasciitilde": "~", r"\textasciicircum": "^", r"\textless": "<",
+    r"\textgreater": ">", r"\textbar": "|", r"\textquotedbl": '"',
+}  # fmt: skip
 LIGATURES = {"--", "''", "``", ",,", "?`", "!`", "<<", ">>"}
 
 

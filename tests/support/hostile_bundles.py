@@ -45,10 +45,7 @@ def built(
 def endless() -> bytes:
     """A loop that runs 2^62 times, whose outcome is added."""
     body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["c"], ["c_out"]),
-            helper.make_node("Tanh", ["s"], ["s_out"]),
-        ],
+        [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Tanh", ["s"], ["s_out"])],
         "body",
         [
             helper.make_tensor_value_info("i", INT64, []),

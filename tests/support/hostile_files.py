@@ -421,14 +421,9 @@ def _tensors() -> Iterator[tuple[str, Hostile]]:
     data = safetensors.numpy.save(good)
     yield "cut", one(data[:-1], "model.safetensors")
     options = (
-        "prefix=" + "x" * 10**6,
-        "base_activation=" + "y" * 10**6,
-        "colour=red",
-        "=",
-        "prefix",
-        "prefix=.",
+        "prefix=" + "x" * 10**6, "base_activation=" + "y" * 10**6, "colour=red", "=", "prefix", "prefix=.",
         "x" * 10**6,
-    )
+    )  # fmt: skip
     for at, option in enumerate(options):
         yield f"option {at}", Hostile({"model.safetensors": data}, "model.safetensors", (option,))
 

@@ -4,7 +4,7 @@ import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +73,22 @@ def way(name: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     return (), {"transport": "asgi"} if name == "asgi" else {"transport": "grpcio", "http_port": 0}
 
 
-def running(name: str, root: Path, **settings: Any) -> Iterator[Server]:
-    """A server over two versions of the toy, and one of float64."""
-    toy_model.write(root)
-    toy_model.write(root, version=2)
-    toy_model.write(root, "toy64", datatype="FP64", tolerance=1e-12)
-    plugin, chosen = way(name)
-    with serving(root, plugin, **chosen, **settings) as server:
-        yield server
+def served(
+    ways: Sequence[Any] | None = None, models: str = "", write: Callable[[Path], Any] = toy_model.write, **settings: Any
+) -> Any:
+    """A fixture of a module: a server in each of WAYS, over the folder of the fixture `models`, or one that `write`
+    fills."""
+
+    @pytest.fixture(scope="module", params=ways)
+    def fixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+        root = request.getfixturevalue(models) if models else tmp_path_factory.mktemp("models")
+        if not models:
+            write(root)
+        plugin, chosen = way(request.param) if ways else ((), {})
+        with serving(root, plugin, **chosen, **settings) as server:
+            yield server
+
+    return fixture
 
 
 INFER = f"{INFERENCE}ModelInfer"

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from tests.kanexport.conftest import PykanCheckpoint
-from tests.support.command_line import Server, checkpoint, serving
-from tests.support.exports import exported
+from tests.support.command_line import Server, checkpoint, exported, serving
 
 NAMES, CLASSES = ["height", "width", "depth"], ["no", "yes"]
 ROWS = np.random.default_rng(3).normal(0, 0.4, (500, 3)).astype(np.float32)

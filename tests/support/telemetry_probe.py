@@ -51,10 +51,7 @@ def main(folder: Path, checkpoint: Path, loud: bool) -> None:
 def _served(command: list[str], models: Path, before: int, *, stop_at_first: bool) -> dict[str, Any]:
     ports = ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "0"]
     server = subprocess.Popen(
-        [*command, "serve", str(models), *ports, "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+        [*command, "serve", str(models), *ports, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     with server:
         try:

@@ -127,22 +127,13 @@ def _layer(at: int) -> LayerInfo:
     wide, deep = WEIGHTS[at].shape
     norm = NodeStep(kind="layernorm", scale=(1.0,) * wide, bias=(0.0,) * wide, epsilon=EPSILON)
     return LayerInfo(
-        sources=wide,
-        destinations=deep,
+        sources=wide, destinations=deep,
         bases=(BasisInfo(kind="identity" if at == 1 else "tanh", functions=1, parameters={}, knots=()),),
         pre_steps=(norm,) if at == 1 else (),
-        post_steps=(NodeStep(kind="prelu", scale=(SLOPE,)),) if at == 0 else (),
-        mask=(),
-        bias=(),
-        symbolic=(),
-        active_edges=wide * deep,
-        node_tensor=TENSORS[at],
-        edges_file=f"edges_l{at}.onnx",
-        edges_tensor="edges",
-        name=NAMES[at],
-        edge_class="B" if at == 1 else "A",
-        positions=POSITIONS[at],
-    )
+        post_steps=(NodeStep(kind="prelu", scale=(SLOPE,)),) if at == 0 else (), mask=(), bias=(), symbolic=(),
+        active_edges=wide * deep, node_tensor=TENSORS[at], edges_file=f"edges_l{at}.onnx", edges_tensor="edges",
+        name=NAMES[at], edge_class="B" if at == 1 else "A", positions=POSITIONS[at],
+    )  # fmt: skip
 
 
 def _normalised(given: str, result: str) -> list[NodeProto]:

@@ -200,19 +200,10 @@ def edit(directory: Path, **changes: object) -> None:
 
 def _layer(sources: int, destinations: int, node_tensor: str, at: int) -> LayerInfo:
     return LayerInfo(
-        sources=sources,
-        destinations=destinations,
-        bases=(),
-        pre_steps=(),
-        post_steps=(),
-        mask=(),
-        bias=(),
-        symbolic=(),
-        active_edges=sources * destinations,
-        node_tensor=node_tensor,
-        edges_file=f"edges_l{at}.onnx",
+        sources=sources, destinations=destinations, bases=(), pre_steps=(), post_steps=(), mask=(), bias=(),
+        symbolic=(), active_edges=sources * destinations, node_tensor=node_tensor, edges_file=f"edges_l{at}.onnx",
         edges_tensor="edges",
-    )
+    )  # fmt: skip
 
 
 def model(nodes: list, inputs: list, outputs_: list, values: list, kind: int) -> bytes:
@@ -292,10 +283,7 @@ def _wide_graph(values: np.ndarray) -> bytes:
 
 
 def _wide_edges(values: np.ndarray) -> bytes:
-    constants = [
-        numpy_helper.from_array(values[None], "W"),
-        numpy_helper.from_array(np.array([2], np.int64), "axis"),
-    ]
+    constants = [numpy_helper.from_array(values[None], "W"), numpy_helper.from_array(np.array([2], np.int64), "axis")]
     nodes = [
         helper.make_node("Tanh", ["x"], ["t"]),
         helper.make_node("Unsqueeze", ["t", "axis"], ["u"]),

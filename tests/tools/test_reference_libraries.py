@@ -36,10 +36,6 @@ def test_golden_cases_have_a_class_of_their_library() -> None:
         assert case.facts["edge_class"] in classes[case.facts["family"]], case.name
 
 
-def test_most_libraries_have_a_project() -> None:
-    assert [library.name for library in LIBRARIES if library.project == "-"] == ["layers without a library (by-shape)"]
-
-
 def test_fields_end_at_the_next_field_and_at_an_empty_line() -> None:
     docstring = (
         "MyKan: bells.\n\nSource: a/b, X.forward:\n\n    y = x\n\n"

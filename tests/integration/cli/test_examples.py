@@ -12,8 +12,7 @@ import pytest
 
 from kanserve.cli import main
 from tests.support import command_line
-from tests.support.command_line import CLEAN, COMMAND, program, serving
-from tests.support.exports import exported
+from tests.support.command_line import CLEAN, COMMAND, exported, program, serving
 from tests.support.golden_cases import OWN
 from tests.support.tiers import full
 

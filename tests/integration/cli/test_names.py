@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ from kanexport.contract.naming import Names
 from kanserve import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from tests.support import http_client
-from tests.support.command_line import document, kanserve
-from tests.support.exports import exported
+from tests.support.command_line import document, exported, kanserve
 from tests.support.golden_cases import cases
-from tests.support.server_process import INFERENCE, Server, serving
+from tests.support.server_process import INFERENCE, Server
 
 WINE = next(case for case in cases() if case.name == "efficient-kan-wine-update-grid")
 HELLO = next(case for case in cases() if case.name == "pykan-hello-symbolic")
@@ -40,10 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "models"
 
 
-@pytest.fixture(scope="module")
-def server(models: Path) -> Iterator[Server]:
-    with serving(models, http_port=0) as running:
-        yield running
+server = http_client.served(models="models", http_port=0)
 
 
 def test_columns_find_their_places(server: Server, tmp_path: Path) -> None:

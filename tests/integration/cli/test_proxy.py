@@ -20,36 +20,17 @@ from tests.support.server_process import serving
 
 # The words of each command that calls a server. ROWS: a file of rows, OUT: a path for its output.
 COMMANDS = {
-    "certify": "tiny",
-    "coverage": "tiny --input ROWS",
-    "curves": "tiny",
-    "doctor": "",
-    "drift": "none --input ROWS",
-    "edges": "tiny --input ROWS",
-    "explain": "tiny --input ROWS --row 0",
-    "formula": "tiny",
-    "health": "",
-    "infer": "tiny --input ROWS",
-    "models": "",
-    "open": "tiny --no-browser",
-    "plan": "tiny --rate 50 --p99 1s --seconds 1",
-    "plot": "tiny --output OUT.svg",
-    "promote": "tiny 9",
-    "report": "tiny --output OUT.html",
-    "rollback": "none",
-    "scores": "tiny",
-    "shadow": "tiny",
-    "stats": "tiny",
-}
+    "certify": "tiny", "coverage": "tiny --input ROWS", "curves": "tiny", "doctor": "",
+    "drift": "none --input ROWS", "edges": "tiny --input ROWS", "explain": "tiny --input ROWS --row 0",
+    "formula": "tiny", "health": "", "infer": "tiny --input ROWS", "models": "", "open": "tiny --no-browser",
+    "plan": "tiny --rate 50 --p99 1s --seconds 1", "plot": "tiny --output OUT.svg", "promote": "tiny 9",
+    "report": "tiny --output OUT.html", "rollback": "none", "scores": "tiny", "shadow": "tiny", "stats": "tiny",
+}  # fmt: skip
 # Codes of the errors with which the server responds to some of them.
 ANSWERS = {
-    "certify": "certificate-missing",
-    "drift": "model-unknown",
-    "formula": "formula-edge-numeric",
-    "promote": "version-unknown",
-    "rollback": "model-unknown",
-    "shadow": "shadow-not-running",
-}
+    "certify": "certificate-missing", "drift": "model-unknown", "formula": "formula-edge-numeric",
+    "promote": "version-unknown", "rollback": "model-unknown", "shadow": "shadow-not-running",
+}  # fmt: skip
 
 
 @pytest.fixture

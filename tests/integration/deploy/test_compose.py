@@ -175,7 +175,6 @@ def test_the_stack_is_valid_for_docker_compose() -> None:
 
 @full("package")
 def test_the_stack_is_valid_for_the_programs() -> None:
-    """Prometheus and Alertmanager accept the shipped configuration, by their own checkers."""
     for checker, arguments in (
         ("promtool", ("check", "config", "--syntax-only", FOLDER / "prometheus.yml")),
         ("amtool", ("check-config", FOLDER / "alertmanager.yml")),

@@ -15,30 +15,13 @@ import yaml
 from kanserve.client.targets import RESOLVE_SECONDS
 from kanserve.config.reference import properties
 from kanserve.config.sources import load
+from tests.support import helm_chart as helm
 from tests.support.command_line import kanserve
-from tests.support.helm_chart import (
-    CHART,
-    EXAMPLES,
-    IMAGE,
-    NEWEST,
-    OLDEST,
-    ROOT,
-    environment,
-    failure,
-    merge,
-    only,
-    pairwise,
-    problems,
-    program,
-    render,
-    run,
-    server,
-)
 from tests.support.tiers import full, spread
 from tools.manifests import schemas
 
-GOLDEN = ROOT / "tests" / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"
-GUIDE = (ROOT / "docs" / "guides" / "serve" / "kubernetes.md").read_text()
+GOLDEN = helm.ROOT / "tests" / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"
+GUIDE = (helm.ROOT / "docs" / "guides" / "serve" / "kubernetes.md").read_text()
 INSECURE = "{insecure: true, models: {pvc: {claimName: models}}}"
 SECURE = "{models: {pvc: {claimName: models}}, tls: {secretName: t}, tokens: {secretName: u}}"
 CLIENTS = "{models: {pvc: {claimName: m}}, tls: {secretName: t, clientCA: {secretName: c, probeSecretName: p}}}"
@@ -78,22 +61,22 @@ CHOICES: list[list[dict[str, Any]]] = [
     [{}, {"settings": {"transport": "grpcio", "max_inflight_bytes": 2**30, "reflection": True}}],
     [{}, {"strategy": {"maxSurge": "50%"}, "image": {"tag": "7"}, "imagePullSecrets": ["registry"]}],
 ]
-MATRIX = pairwise(CHOICES)
+MATRIX = helm.pairwise(CHOICES)
 
 
-@spread("example", EXAMPLES, 1, ids=lambda path: path.stem)
+@spread("example", helm.EXAMPLES, 1, ids=lambda path: path.stem)
 def test_an_example_passes_lint_and_the_schemas_of_the_oldest_and_newest_kubernetes(example: Path) -> None:
     values = example.read_text()
-    done = run("lint", str(CHART), "--strict", "--quiet", values=values)
+    done = helm.run("lint", str(helm.CHART), "--strict", "--quiet", values=values)
     assert done.returncode == 0, done.stdout + done.stderr
-    for version in (OLDEST, NEWEST):
-        assert problems(render(values, version), values, version) == []
+    for version in (helm.OLDEST, helm.NEWEST):
+        assert helm.problems(helm.render(values, version), values, version) == []
 
 
 @spread("values", MATRIX, 2, ids=map(str, range(len(MATRIX))))
 def test_each_pair_of_values_renders_valid_objects(values: str) -> None:
-    version = NEWEST if '"image"' in values or "registry.example" in values else OLDEST
-    assert problems(render(values, version), values, version) == []
+    version = helm.NEWEST if '"image"' in values or "registry.example" in values else helm.OLDEST
+    assert helm.problems(helm.render(values, version), values, version) == []
 
 
 @spread(
@@ -124,7 +107,7 @@ def test_each_pair_of_values_renders_valid_objects(values: str) -> None:
     2,
 )
 def test_unsafe_or_incomplete_values_are_rejected(values: str, message: str) -> None:
-    assert message in failure(values)
+    assert message in helm.failure(values)
 
 
 @full("package")
@@ -138,9 +121,9 @@ def test_unsafe_or_incomplete_values_are_rejected(values: str, message: str) -> 
     ],
 )
 def test_a_feature_of_a_later_kubernetes_is_rejected(values: str, version: str, message: str) -> None:
-    assert message in failure(values, version)
+    assert message in helm.failure(values, version)
     first = f"1.{int(version.partition('.')[2]) + 1}"
-    assert problems(render(values, first), values, first) == []
+    assert helm.problems(helm.render(values, first), values, first) == []
 
 
 @full("package")
@@ -148,7 +131,7 @@ def test_a_feature_of_a_later_kubernetes_is_rejected(values: str, version: str, 
 def test_the_termination_grace_period_covers_the_drain(waits: tuple[float, float, float]) -> None:
     names = ("drain_delay_seconds", "drain_reject_seconds", "drain_grace_seconds")
     settings = json.dumps(dict(zip(names, waits, strict=True)))
-    pod = only(render(f"{INSECURE[:-1]}, settings: {settings}}}"), "Deployment")["spec"]["template"]["spec"]
+    pod = helm.only(helm.render(f"{INSECURE[:-1]}, settings: {settings}}}"), "Deployment")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == math.ceil(sum(waits)) + 5
 
 
@@ -176,29 +159,29 @@ extraObjects: [{apiVersion: v1, kind: ConfigMap, metadata: {name: "{{ .Release.N
 @spread("scaler", ["hpa", "keda"], 1)
 def test_a_cluster_adds_its_own_containers_objects_and_policies(scaler: str) -> None:
     values = EXTRA.replace("TYPE", scaler)
-    documents = render(values)
-    assert problems(documents, values) == []
-    deployment, spec = only(documents, "Deployment"), only(documents, "Service", "r-kanserve")["spec"]
-    pod, container = deployment["spec"]["template"]["spec"], server(documents)
+    documents = helm.render(values)
+    assert helm.problems(documents, values) == []
+    deployment, spec = helm.only(documents, "Deployment"), helm.only(documents, "Service", "r-kanserve")["spec"]
+    pod, container = deployment["spec"]["template"]["spec"], helm.server(documents)
     assert deployment["metadata"]["annotations"] == {"example.com/restart": "true"}
     assert [part["name"] for part in (*pod["initContainers"], *pod["containers"])] == ["fetch", "kanserve", "proxy"]
     assert (container["envFrom"], pod["terminationGracePeriodSeconds"]) == ([{"secretRef": {"name": "proxy"}}], 36 + 7)
     assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": 7}}}
     assert (spec["externalTrafficPolicy"], spec["loadBalancerClass"]) == ("Local", "c")
     assert spec["loadBalancerSourceRanges"] == ["192.0.2.0/24"]
-    scaling = only(documents, "HorizontalPodAutoscaler" if scaler == "hpa" else "ScaledObject")["spec"]
+    scaling = helm.only(documents, "HorizontalPodAutoscaler" if scaler == "hpa" else "ScaledObject")["spec"]
     behavior = scaling.get("behavior") or scaling["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert behavior["scaleDown"] == {"stabilizationWindowSeconds": 300}
     assert behavior["scaleUp"]["policies"] == [{"type": "Pods", "value": 2, "periodSeconds": 60}]
-    certificate, policy = only(documents, "Certificate")["spec"], only(documents, "BackendTLSPolicy")["spec"]
+    certificate, policy = helm.only(documents, "Certificate")["spec"], helm.only(documents, "BackendTLSPolicy")["spec"]
     assert {"r-kanserve.models.svc", "r-kanserve-headless.models.svc"} <= set(certificate["dnsNames"])
     assert (certificate["secretName"], certificate["duration"]) == ("s", "720h")
     assert policy["validation"]["hostname"] == "r-kanserve.models.svc"
-    (endpoint,) = only(documents, "ServiceMonitor")["spec"]["endpoints"]
+    (endpoint,) = helm.only(documents, "ServiceMonitor")["spec"]["endpoints"]
     assert endpoint["metricRelabelings"] == [{"regex": "le", "action": "labeldrop"}]
-    rules = json.dumps(only(documents, "PrometheusRule"))
+    rules = json.dumps(helm.only(documents, "PrometheusRule"))
     assert 'job=\\"kanserve\\"' not in rules, "the job is the name of the release"
-    assert only(documents, "ConfigMap", "r-own")
+    assert helm.only(documents, "ConfigMap", "r-own")
 
 
 def test_the_network_policy_admits_the_clients_of_a_service_for_outside() -> None:
@@ -211,30 +194,25 @@ def test_the_network_policy_admits_the_clients_of_a_service_for_outside() -> Non
             ["192.0.2.0/24"],
         ),
     ):
-        documents = render(f"{INSECURE[:-1]}, service: {service}}}")
-        peers = only(documents, "NetworkPolicy")["spec"]["ingress"][0]["from"]
+        documents = helm.render(f"{INSECURE[:-1]}, service: {service}}}")
+        peers = helm.only(documents, "NetworkPolicy")["spec"]["ingress"][0]["from"]
         assert [peer["ipBlock"]["cidr"] for peer in peers if "ipBlock" in peer] == expected, service
 
 
 def test_clients_find_a_new_pod_before_the_rollout_goes_on() -> None:
     """Otherwise a client of the headless Service knows only pods that are terminating: half of the time is for DNS."""
-    assert only(render(INSECURE), "Deployment")["spec"]["minReadySeconds"] >= 2 * RESOLVE_SECONDS
+    assert helm.only(helm.render(INSECURE), "Deployment")["spec"]["minReadySeconds"] >= 2 * RESOLVE_SECONDS
 
 
 def test_the_server_accepts_the_variables_of_the_chart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The server reads them as the values state them: large numbers, sizes, switches and fractions."""
     settings = {
-        "max_inflight_bytes": 2**30,
-        "max_request_bytes": "8MiB",
-        "batching": False,
-        "access_log": "sampled:100",
-        "max_queue_delay_microseconds": 10_000_000,
-        "inline_run_seconds": 0.0004,
-        "load_model": "hello,digits",
+        "max_inflight_bytes": 2**30, "max_request_bytes": "8MiB", "batching": False, "access_log": "sampled:100",
+        "max_queue_delay_microseconds": 10_000_000, "inline_run_seconds": 0.0004, "load_model": "hello,digits",
         "model_control": "explicit",
-    }
-    container = server(render(f"{INSECURE[:-1]}, settings: {json.dumps(settings)}}}"))
-    env = environment(container)
+    }  # fmt: skip
+    container = helm.server(helm.render(f"{INSECURE[:-1]}, settings: {json.dumps(settings)}}}"))
+    env = helm.environment(container)
     assert env["KANSERVE_REPOSITORY"] == "/models"
     for name, value in (env | {"KANSERVE_REPOSITORY": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
@@ -249,16 +227,16 @@ def test_the_server_accepts_the_variables_of_the_chart(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("values", "version", "kind", "port"),
     [
-        (INSECURE, OLDEST, "grpc", "h2c"),
-        (SECURE, OLDEST, "httpGet", "https"),
-        (SECURE[:-1] + ", probes: {type: grpc}}", NEWEST, "grpc", "https"),
-        (SECURE[:-1] + ", settings: {transport: grpcio}}", OLDEST, "metrics", "https"),
-        (CLIENTS, OLDEST, "metrics", "https"),
+        (INSECURE, helm.OLDEST, "grpc", "h2c"),
+        (SECURE, helm.OLDEST, "httpGet", "https"),
+        (SECURE[:-1] + ", probes: {type: grpc}}", helm.NEWEST, "grpc", "https"),
+        (SECURE[:-1] + ", settings: {transport: grpcio}}", helm.OLDEST, "metrics", "https"),
+        (CLIENTS, helm.OLDEST, "metrics", "https"),
     ],
 )
 def test_the_probe_fits_the_transport(values: str, version: str, kind: str, port: str) -> None:
-    documents = render(values, version)
-    container = server(documents)
+    documents = helm.render(values, version)
+    container = helm.server(documents)
     fields = {key for key in container["livenessProbe"] if not key.endswith(("Seconds", "Threshold"))}
     assert fields == {"grpc" if kind == "grpc" else "httpGet"}
     if kind == "grpc":
@@ -269,14 +247,14 @@ def test_the_probe_fits_the_transport(values: str, version: str, kind: str, port
     if kind == "metrics":
         assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics", "scheme": "HTTP"}
     assert [entry["name"] for entry in container["ports"]] == [port, "metrics"]
-    protocols = {p["name"]: p["appProtocol"] for p in only(documents, "Service", "r-kanserve")["spec"]["ports"]}
+    protocols = {p["name"]: p["appProtocol"] for p in helm.only(documents, "Service", "r-kanserve")["spec"]["ports"]}
     assert protocols == {port: "https" if port == "https" else "kubernetes.io/h2c"}
 
 
 @full("package")
-@pytest.mark.parametrize("values", [INSECURE, SECURE, EXAMPLES[0].read_text()], ids=["plain", "tls", "sync"])
+@pytest.mark.parametrize("values", [INSECURE, SECURE, helm.EXAMPLES[0].read_text()], ids=["plain", "tls", "sync"])
 def test_the_pod_satisfies_the_restricted_standard(values: str) -> None:
-    pod = only(render(values), "Deployment")["spec"]["template"]["spec"]
+    pod = helm.only(helm.render(values), "Deployment")["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -293,31 +271,32 @@ def test_the_pod_satisfies_the_restricted_standard(values: str) -> None:
 
 @full("package")
 def test_alerts_and_dashboard_are_those_of_the_monitoring_folder() -> None:
-    documents = render(f"{INSECURE[:-1]}, monitoring: {{rules: {{enabled: true}}, dashboard: {{enabled: true}}}}}}")
-    monitoring = ROOT / "service" / "deploy" / "monitoring"
-    assert only(documents, "PrometheusRule")["spec"] == yaml.safe_load(
+    shown = "monitoring: {rules: {enabled: true}, dashboard: {enabled: true}}"
+    documents = helm.render(f"{INSECURE[:-1]}, {shown}}}")
+    monitoring = helm.ROOT / "service" / "deploy" / "monitoring"
+    assert helm.only(documents, "PrometheusRule")["spec"] == yaml.safe_load(
         (monitoring / "prometheus" / "rules.yml").read_text()
     )
-    (text,) = only(documents, "ConfigMap")["data"].values()
+    (text,) = helm.only(documents, "ConfigMap")["data"].values()
     assert json.loads(text) == json.loads((monitoring / "grafana" / "kanserve.json").read_text())
 
 
 @full("package")
 def test_keda_reads_the_metric_of_each_pod_and_may_connect() -> None:
-    documents = render(f"{SECURE[:-1]}, autoscaling: {{type: keda}}}}")
-    trigger = only(documents, "ScaledObject")["spec"]["triggers"][0]
+    documents = helm.render(f"{SECURE[:-1]}, autoscaling: {{type: keda}}}}")
+    trigger = helm.only(documents, "ScaledObject")["spec"]["triggers"][0]
     assert trigger["metricType"] == "Value", "AverageValue divides the mean by the number of pods again"
     assert trigger["metadata"]["url"] == "http://r-kanserve-headless.models.svc:8002/metrics"
-    assert only(documents, "Service", "r-kanserve-headless")["spec"]["clusterIP"] == "None"
-    peers = only(documents, "NetworkPolicy")["spec"]["ingress"][1]["from"]
+    assert helm.only(documents, "Service", "r-kanserve-headless")["spec"]["clusterIP"] == "None"
+    peers = helm.only(documents, "NetworkPolicy")["spec"]["ingress"][1]["from"]
     assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}} in peers
-    assert "replicas" not in only(documents, "Deployment")["spec"], "a rollout would reset the number of pods"
+    assert "replicas" not in helm.only(documents, "Deployment")["spec"], "a rollout would reset the number of pods"
 
 
 def test_the_templates_use_each_value_and_no_other() -> None:
     """A misspelled value in a template is empty, without an error."""
-    text = "\n".join(path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file())
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    text = "\n".join(path.read_text() for path in (helm.CHART / "templates").rglob("*") if path.is_file())
+    values = yaml.safe_load((helm.CHART / "values.yaml").read_text())
     aliases = {"scaling": "autoscaling", "sync": "models.sync"}
     used = set(re.findall(r"\.Values\.([\w.]+)", text)) | set(re.findall(r"\$values\.([\w.]+)", text))
     used |= {
@@ -336,7 +315,7 @@ def test_the_templates_use_each_value_and_no_other() -> None:
 
 
 def test_the_schema_of_the_values_allows_no_other_key() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text())
+    schema = json.loads((helm.CHART / "values.schema.json").read_text())
     parts, free = [((), schema)], list[str]()
     for path, part in parts:
         parts += [((*path, key), value) for key, value in part.get("properties", {}).items()]
@@ -348,12 +327,12 @@ def test_the_schema_of_the_values_allows_no_other_key() -> None:
 
 
 def test_the_version_of_the_chart_is_that_of_the_package() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    chart = yaml.safe_load((helm.CHART / "Chart.yaml").read_text())
     assert set(chart) == {
         *("apiVersion", "name", "description", "type", "version", "appVersion", "kubeVersion"),
         *("home", "sources", "keywords", "annotations"),
     }, "helm ignores a misspelled field"
-    (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    (version,) = re.findall(r'^version = "(.+)"$', (helm.ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert chart["version"] == chart["appVersion"] == version
 
 
@@ -376,27 +355,27 @@ def test_the_commands_of_the_guide_create_what_its_values_name(tmp_path: Path) -
     for command in guide_commands("kubectl"):
         if "create" not in command:
             continue
-        dry = [str(program("kubectl")), *command, "--dry-run=client", "--output", "json"]
+        dry = [str(helm.program("kubectl")), *command, "--dry-run=client", "--output", "json"]
         done = subprocess.run(dry, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         created.append(json.loads(done.stdout))
-    assert [problem for document in created for problem in schemas.problems(document, NEWEST)] == []
+    assert [problem for document in created for problem in schemas.problems(document, helm.NEWEST)] == []
     (install,) = (command for command in guide_commands("helm") if command[0] == "install")
-    assert install[1:3] == ["kanserve", CHART.relative_to(ROOT).as_posix()]
+    assert install[1:3] == ["kanserve", helm.CHART.relative_to(helm.ROOT).as_posix()]
     values = textwrap.dedent(re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)[0])
-    documents = render(values)
-    assert problems(documents, values) == []
+    documents = helm.render(values)
+    assert helm.problems(documents, values) == []
     named = {v["secret"]["secretName"] for v in volumes(documents) if "secret" in v}
     (source,) = (v["projected"]["sources"] for v in volumes(documents) if "projected" in v)
     named |= {entry["configMap"]["name"] for entry in source}
     assert named <= {document["metadata"]["name"] for document in created}
     keys = {item["key"] for item in source[0]["configMap"]["items"]}
-    stored = only(created, "ConfigMap")
+    stored = helm.only(created, "ConfigMap")
     assert keys == {*stored.get("data", {}), *stored["binaryData"]}, "the values name all files of the version"
 
 
 def volumes(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    pod: dict[str, Any] = only(documents, "Deployment")["spec"]["template"]["spec"]
+    pod: dict[str, Any] = helm.only(documents, "Deployment")["spec"]["template"]["spec"]
     return list(pod["volumes"])
 
 
@@ -406,15 +385,15 @@ def test_each_example_of_the_guide_has_valid_values() -> None:
     assert len(examples) >= 5
     for example in examples:
         values = yaml.safe_load(INSECURE)
-        merge(values, yaml.safe_load(example))
+        helm.merge(values, yaml.safe_load(example))
         text = json.dumps(values)
-        assert problems(render(text), text) == []
+        assert helm.problems(helm.render(text), text) == []
 
 
 @full("package")
 def test_the_guide_names_the_objects_of_its_release() -> None:
     """The Service of a release `kanserve` has that name, without the chart's name a second time."""
-    done = run("template", "kanserve", str(CHART), "--namespace", "models", *IMAGE, values=SECURE)
+    done = helm.run("template", "kanserve", str(helm.CHART), "--namespace", "models", *helm.IMAGE, values=SECURE)
     services = [d for d in yaml.safe_load_all(done.stdout) if d and d["kind"] == "Service"]
     assert [service["metadata"]["name"] for service in services] == ["kanserve", "kanserve-headless"]
     assert "service/kanserve 8001" in GUIDE
@@ -424,10 +403,10 @@ def test_the_guide_names_the_objects_of_its_release() -> None:
 @full("package")
 def test_the_packaged_chart_is_complete(tmp_path: Path) -> None:
     """The alerts, the dashboard and the schema are links in the repository, and files in the package."""
-    assert run("package", str(CHART), "--destination", str(tmp_path)).returncode == 0
+    assert helm.run("package", str(helm.CHART), "--destination", str(tmp_path)).returncode == 0
     (package,) = tmp_path.glob("kanserve-*.tgz")
-    values = next(path for path in EXAMPLES if path.stem == "secure-values").read_text()
-    arguments = ("--namespace", "models", "--kube-version", NEWEST)
-    done = run("template", "r", str(package), *arguments, values=values)
-    assert [document for document in yaml.safe_load_all(done.stdout) if document] == render(values)
-    assert "'replcas' not allowed" in run("template", "r", str(package), values="replcas: 1").stderr
+    values = next(path for path in helm.EXAMPLES if path.stem == "secure-values").read_text()
+    arguments = ("--namespace", "models", "--kube-version", helm.NEWEST)
+    done = helm.run("template", "r", str(package), *arguments, values=values)
+    assert [document for document in yaml.safe_load_all(done.stdout) if document] == helm.render(values)
+    assert "'replcas' not allowed" in helm.run("template", "r", str(package), values="replcas: 1").stderr

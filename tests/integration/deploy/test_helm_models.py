@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import checkpoint, document, kanserve
-from tests.support.exports import exported
+from tests.support.command_line import checkpoint, document, exported, kanserve
 from tests.support.helm_chart import CHART, only, program, render
 from tests.support.tiers import full
 from tests.support.wait import until

@@ -15,7 +15,7 @@ import yaml
 
 from tests.support import compose_stack
 from tests.support.command_line import checkpoint, serving
-from tests.support.exports import exported as exported_models
+from tests.support.command_line import exported as exported_models
 from tests.support.tiers import full
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.exports import exported
+from tests.support.command_line import exported
 from tests.support.server_process import Server, serving
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")

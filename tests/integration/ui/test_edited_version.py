@@ -12,8 +12,7 @@ from kanexport.edit.operations import parse
 from kanexport.republish import edit_version
 from tests.integration.ui.conftest import GOLDEN, Seen
 from tests.support import credentials
-from tests.support.command_line import kanserve
-from tests.support.exports import exported
+from tests.support.command_line import exported, kanserve
 from tests.support.server_process import serving
 from tests.support.tiers import full
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from tests.integration.ui.conftest import GOLDEN
-from tests.support.command_line import kanserve
-from tests.support.exports import exported
+from tests.support.command_line import exported, kanserve
 from tests.support.server_process import serving
 from tests.support.tiers import full
 

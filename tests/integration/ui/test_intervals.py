@@ -8,7 +8,7 @@ import numpy as np
 
 from kanserve.client.sync import Client
 from tests.integration.ui.conftest import GOLDEN
-from tests.support.exports import exported
+from tests.support.command_line import exported
 from tests.support.server_process import serving
 from tests.support.tiers import full
 from tests.support.wait import until

@@ -16,17 +16,11 @@ from tests.support.wait import until
 WIDE = {"width": 1920, "height": 1080}
 # The parts that are side by side on a wide screen, and their number.
 PAGES: dict[str, tuple[str, int] | None] = {
-    "ui/": None,
-    "ui/hello": (".map-page > .panel", 2),
-    "ui/digits": None,
-    "ui/digits?as=matrix": None,
+    "ui/": None, "ui/hello": (".map-page > .panel", 2), "ui/digits": None, "ui/digits?as=matrix": None,
     "ui/digits/edge/0/10/3": (".edge-page > *", 2),
-    "ui/hello/explain#row=30,0.1&against=0.2,-0.3": (".parts > .panel", 2),
-    "ui/hello/compare?with=1": None,
-    "ui/hello/drift": (".board > .panel", 4),
-    "ui/ops": (".board.three > .panel", 3),
-    "ui/hello/card": None,
-}
+    "ui/hello/explain#row=30,0.1&against=0.2,-0.3": (".parts > .panel", 2), "ui/hello/compare?with=1": None,
+    "ui/hello/drift": (".board > .panel", 4), "ui/ops": (".board.three > .panel", 3), "ui/hello/card": None,
+}  # fmt: skip
 # The texts of pictures that overlap another one, leave their picture, or are cut to three letters or fewer.
 UNREADABLE = r"""() => [...document.querySelectorAll('main svg')].flatMap((picture) => {
   const frame = picture.getBoundingClientRect();
@@ -201,7 +195,6 @@ def test_behind_a_prefix_that_nobody_told_it_of(browse: Callable[..., Any], serv
 
 
 def test_the_policy_lets_no_script_in(page: Any, seen: Seen) -> None:
-    """That it is at work, and not only sent."""
     seen.expected += ["Content Security Policy", "Refused"]
     opened(page, "ui/")
     page.evaluate(

@@ -14,8 +14,7 @@ from kanexport.contract import manifest
 from kanserve.client.sync import Client
 from tests.integration.ui.conftest import GOLDEN, Seen, watched
 from tests.support import credentials
-from tests.support.command_line import document, kanserve
-from tests.support.exports import exported
+from tests.support.command_line import document, exported, kanserve
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until

@@ -2,14 +2,14 @@
 idle connections."""
 
 import sys
-from collections.abc import Iterator
 
 import grpc
 import numpy as np
 import pytest
 
-from tests.support import attacks, forked_process, toy_model
-from tests.support.server_process import SHARED, Beside, Server, resident, serving
+from tests.support import attacks, forked_process
+from tests.support.http_client import served
+from tests.support.server_process import SHARED, Beside, Server, resident
 from tests.support.tiers import spread
 from tests.support.wait import until
 
@@ -19,12 +19,7 @@ BUSY = 20  # times what it waits without an attack, on a machine that needs long
 CALLS = 30  # of the other client without an attack
 
 
-@pytest.fixture(scope="module", params=SHARED)
-def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("attacked")
-    toy_model.write(root)
-    with serving(root, transport=request.param, request_read_timeout=30.0, handshake_timeout=30.0) as running:
-        yield running
+server = served(SHARED, request_read_timeout=30.0, handshake_timeout=30.0)
 
 
 def answers(server: Server) -> bool:

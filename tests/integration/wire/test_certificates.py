@@ -48,11 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=SHARED)
-def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    transport, chosen = http_client.way(request.param)
-    with serving(models, transport, repository_poll_seconds=0.2, **chosen) as running:
-        yield running
+served = http_client.served(SHARED, "models", repository_poll_seconds=0.2)
 
 
 def stored(models: Path) -> CertificateInfo:
@@ -236,20 +232,10 @@ def rejections(client: Client) -> dict[int, str]:
 # In the box, and the outputs are wider than certified.
 INSIDE = np.array([[0.1, -0.2, 0.3], [0.5, -0.5, 0.5]], np.float32)
 BOX = CertificateInfo(
-    method="by hand",
-    box="grid",
-    low=(-0.5,) * 3,
-    high=(0.5,) * 3,
-    budget=1.0,
-    boxes=1,
-    output_low=(-0.1, -50.0),
-    output_high=(0.1, 50.0),
-    found_low=(-0.1, -1.0),
-    found_high=(0.1, 1.0),
-    slack=(0.0, 0.0),
-    directions=((0, 0),) * 3,
-    lipschitz=((50.0, 50.0),) * 3,
-)
+    method="by hand", box="grid", low=(-0.5,) * 3, high=(0.5,) * 3, budget=1.0, boxes=1, output_low=(-0.1, -50.0),
+    output_high=(0.1, 50.0), found_low=(-0.1, -1.0), found_high=(0.1, 1.0), slack=(0.0, 0.0),
+    directions=((0, 0),) * 3, lipschitz=((50.0, 50.0),) * 3,
+)  # fmt: skip
 
 
 def by_hand(root: Path, name: str, section: CertificateInfo, policy: str = AS_TRAINED) -> None:
@@ -304,7 +290,6 @@ def test_policies_that_check_the_box(watched: Server) -> None:
 
 
 def test_a_watched_version_is_freed(tmp_path: Path) -> None:
-    """Also during the pause after a violation."""
     for name in ("toy", "later"):
         by_hand(tmp_path / "m", name, BOX)
     with serving(tmp_path / "m", model_control="explicit", load_model="toy,later") as server:

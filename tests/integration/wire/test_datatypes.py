@@ -1,6 +1,7 @@
 """Every datatype of a plain ONNX model, with identity graphs, Triton's client and both tensor encodings."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import ml_dtypes
@@ -11,7 +12,8 @@ from onnx import TensorProto, helper
 
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.services import validation
-from tests.support.server_process import INFERENCE, SHARED, Server, serving
+from tests.support.http_client import served
+from tests.support.server_process import INFERENCE, SHARED, Server
 
 Code = grpc.StatusCode
 TINY = 1e-40  # not a normal number
@@ -70,23 +72,17 @@ def told(kind: int) -> bytes:
     return packed(helper.make_graph([helper.make_node("Identity", ["c"], ["y"])], "g", [given], [wanted], [text]))
 
 
-@pytest.fixture(scope="module", params=SHARED)
-def plain(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("plain")
+def write(root: Path) -> None:
     models = {name.lower(): identity(kind, ["B", 3]) for name, (kind, _, _) in KINDS.items()}
     models |= {f"{name.lower()}_scalar": identity(kind, []) for name, (kind, _, _) in KINDS.items()}
-    models |= {
-        "mixed": mixed(),
-        "told": told(TensorProto.FLOAT),
-    }
+    models |= {"mixed": mixed(), "told": told(TensorProto.FLOAT)}
     for name, graph in models.items():
         folder = root / name / "1"
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(graph)
-    with serving(
-        root, transport=request.param, plain_onnx=True, max_input_strings=600, max_response_bytes=8192
-    ) as running:
-        yield running
+
+
+plain = served(SHARED, write=write, plain_onnx=True, max_input_strings=600, max_response_bytes=8192)
 
 
 @pytest.fixture
@@ -183,10 +179,7 @@ def test_strings_are_bounded_in_number_and_in_bytes(plain: Server) -> None:
     assert code is Code.RESOURCE_EXHAUSTED
     assert text.startswith("[request id: A] input 'x' of model 'bytes' has 603 strings, expected at most 600")
     code, text = refused(plain, sent(validation.joined([b"x" * 3000] * 3), 1, 3))
-    assert (code, text) == (
-        Code.RESOURCE_EXHAUSTED,
-        "output 'y0' takes 9012 bytes, the limit is 8192",
-    )
+    assert (code, text) == (Code.RESOURCE_EXHAUSTED, "output 'y0' takes 9012 bytes, the limit is 8192")
     message = pb.ModelInferRequest(model_name="bytes")
     message.inputs.add(name="x", datatype="BYTES", shape=[30000, 3]).contents.bytes_contents.extend([b""] * 90000)
     assert refused(plain, message)[1].startswith("ModelInferRequest has too many fields")

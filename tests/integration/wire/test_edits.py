@@ -36,11 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=SHARED)
-def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    transport, chosen = http_client.way(request.param)
-    with serving(models, transport, repository_poll_seconds=0.2, allow_edits="true", **chosen) as running:
-        yield running
+served = http_client.served(SHARED, "models", repository_poll_seconds=0.2, allow_edits="true")
 
 
 @pytest.fixture

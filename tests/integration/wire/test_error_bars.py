@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "m"
 
 
-@pytest.fixture(scope="module", params=SHARED)
-def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    transport, chosen = http_client.way(request.param)
-    with serving(models, transport, **chosen) as running:
-        yield running
+served = http_client.served(SHARED, "models")
 
 
 def expected(models: Path, name: str, rows: np.ndarray = ROWS) -> np.ndarray:

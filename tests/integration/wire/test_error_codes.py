@@ -1,7 +1,6 @@
 """Codes and hints of errors on the wire: trailers, HTTP bodies, items of a stream, access log, clients and commands."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -18,9 +17,7 @@ from tests.support.server_process import INFERENCE, KAN, SHARED, Server, request
 ROWS = np.zeros((2, 3), np.float32)
 
 
-@pytest.fixture(scope="module", params=SHARED)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from http_client.running(request.param, tmp_path_factory.mktemp("web"), access_log="all")
+web = http_client.served(SHARED, "repository", access_log="all")
 
 
 UNKNOWN = request(ROWS, "nope").SerializeToString()

@@ -5,7 +5,6 @@ import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.bad_requests import INFER, Wrong, refused
-from tests.support.http_client import ask, way
+from tests.support.http_client import ask, served, way
 from tests.support.reload_tools import handled, shown
-from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.server_process import INFERENCE, SHARED, Server, request, serving
 from tests.support.tiers import full
 from tests.support.wait import until
 
@@ -28,9 +27,14 @@ Code = grpc.StatusCode
 STREAM = f"{INFERENCE}ModelStreamInfer"
 WIDE = 100_000  # numbers that `wide` gives for one
 MOST = 8  # requests of a stream at once
-WAYS = ["asgi", pytest.param("grpcio", marks=full("second transport"))]
 BOTH = pytest.mark.parametrize("own", ["asgi", "grpcio"], indirect=True)  # also for `make test`
 Messages = queue.SimpleQueue[pb.ModelInferRequest | None]
+
+
+def write(repository: Path) -> None:
+    toy_model.write(repository)
+    toy_model.write_slow(repository, steps=4)
+    write_wide(repository)
 
 
 def write_wide(repository: Path) -> None:
@@ -45,16 +49,7 @@ def write_wide(repository: Path) -> None:
 
 # hypercorn is asked once, at the end: it takes what a caller does not read without end, and a call that is answered
 # before its request was whole costs it the connection.
-@pytest.fixture(scope="module", params=WAYS)
-def own(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server that only these tests trouble."""
-    root = tmp_path_factory.mktemp("stream")
-    toy_model.write(root)
-    toy_model.write_slow(root, steps=4)
-    write_wide(root)
-    settings = {"max_stream_requests": MOST, "access_log": "all", **way(request.param)[1]}
-    with serving(root, plain_onnx=True, **settings) as running:
-        yield running
+own = served(SHARED, write=write, plain_onnx=True, max_stream_requests=MOST, access_log="all")
 
 
 def rows(at: int) -> np.ndarray:
@@ -236,17 +231,11 @@ def test_only_the_banner_and_lines_about_a_client_that_left_are_left_out() -> No
     left = ["stream channel was closed", "connection writer was closed"]
     kept = [
         h2corn_line(detail="the application returned without a response"),
-        h2corn_line(detail=f"Traceback: {left[0]}"),
-        h2corn_line(detail=left),
-        h2corn_line(detail=left[0], subject="connection"),
-        h2corn_line(detail=left[1], event="connection_panicked"),
-        f"connection failed: {left[0]}",
-        f"request failed: {left[0]} twice",
-        f"{{ {left[0]}",
-        f'["{left[1]}"]',
-        left[0],
-        "free(): invalid pointer",
-    ]
+        h2corn_line(detail=f"Traceback: {left[0]}"), h2corn_line(detail=left),
+        h2corn_line(detail=left[0], subject="connection"), h2corn_line(detail=left[1], event="connection_panicked"),
+        f"connection failed: {left[0]}", f"request failed: {left[0]} twice", f"{{ {left[0]}", f'["{left[1]}"]',
+        left[0], "free(): invalid pointer",
+    ]  # fmt: skip
     shown = [h2corn_line(detail=detail) for detail in left] + [f"request failed: {detail}" for detail in left]
     banner = ["h2corn v2.0.0 - HTTP/2 ASGI", "Listening on http://127.0.0.1:1", ""]
     banner += [
@@ -290,7 +279,7 @@ def test_the_line_of_a_stream_tells_how_many_requests_it_had(own: Server) -> Non
     assert (line["code"], line["requests"], line["refused"]) == ("OK", 3, 1)
 
 
-@pytest.mark.parametrize("transport", WAYS)
+@pytest.mark.parametrize("transport", SHARED)
 def test_messages_and_answers_count_among_the_bytes_of_all_calls(tmp_path: Path, transport: str) -> None:
     write_wide(tmp_path)
     settings = {"max_inflight_bytes": 2**21, "max_stream_requests": 64, **way(transport)[1]}
@@ -307,7 +296,7 @@ def test_messages_and_answers_count_among_the_bytes_of_all_calls(tmp_path: Path,
         assert len(list(opened(server, [wide()]))) == 1
 
 
-@pytest.mark.parametrize("transport", WAYS)
+@pytest.mark.parametrize("transport", SHARED)
 def test_a_server_that_leaves_answers_what_it_has_read(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=4)
     with serving(tmp_path, plain_onnx=True, drain_grace_seconds=60, **way(transport)[1]) as server:

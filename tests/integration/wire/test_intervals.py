@@ -1,7 +1,6 @@
 """`kan.interval` of golden models over gRPC and REST: values, order, parameters, errors, and the mark of drift."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import bad_requests, http_client, toy_model
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
-from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.server_process import INFERENCE, SHARED, Server, request, serving
 from tests.support.tiers import full
 from tests.support.wait import until
 
@@ -50,11 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "m"
 
 
-@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
-def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    transport, chosen = http_client.way(request.param)
-    with serving(models, transport, plain_onnx=True, **chosen) as running:
-        yield running
+served = http_client.served(SHARED, "models", plain_onnx=True)
 
 
 def ask(server: Server, model: str, rows: np.ndarray, *outputs: str) -> pb.ModelInferResponse:

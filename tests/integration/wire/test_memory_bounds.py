@@ -1,7 +1,6 @@
 """Memory limits: the server checks message sizes and field counts before parsing, and frees rejected requests."""
 
 import concurrent.futures
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -16,8 +15,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.support import attacks, toy_model
 from tests.support.bad_requests import refused
-from tests.support.http_client import way
-from tests.support.server_process import INFERENCE, KAN, Server, request, resident, serving
+from tests.support.http_client import served
+from tests.support.server_process import INFERENCE, KAN, SHARED, Server, request, resident, serving
 from tests.support.tiers import full
 from tests.support.wait import until
 from tools.reliability.row_05_rapid_reset import resets
@@ -25,12 +24,7 @@ from tools.reliability.row_05_rapid_reset import resets
 ROW = np.zeros((1, 3), np.float32)
 
 
-@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
-def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("bounds")
-    toy_model.write(root)
-    with serving(root, **way(request.param)[1]) as running:
-        yield running
+server = served(SHARED)
 
 
 class Memory:

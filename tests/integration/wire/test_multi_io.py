@@ -20,7 +20,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from tests.support.command_line import document, kanserve
-from tests.support.server_process import INFERENCE, KAN, Server, serving
+from tests.support.http_client import served
+from tests.support.server_process import INFERENCE, KAN, Server
 from tests.support.tiers import full
 
 pytestmark = full("combination")
@@ -56,10 +57,7 @@ def repository(module: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[Server]:
-    with serving(repository) as running:
-        yield running
+server = served(models="repository")
 
 
 @pytest.fixture(scope="module")

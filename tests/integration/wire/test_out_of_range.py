@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve.insight.test_coverage import SPLINE, UNFIT
 from tests.support import bad_requests, http_client, toy_model
 from tests.support.command_line import checkpoint, document, kanserve
-from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.server_process import INFERENCE, SHARED, Server, request, serving
 from tests.support.tiers import full, spread
 
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid.
@@ -41,11 +40,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "models"
 
 
-@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
-def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    transport, chosen = http_client.way(request.param)
-    with serving(models, transport, **chosen) as running:
-        yield running
+served = http_client.served(SHARED, "models")
 
 
 def words(text: str) -> str:

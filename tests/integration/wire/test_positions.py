@@ -1,7 +1,7 @@
 """A served model with multi-axis rows and layers at positions, requested by real clients."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from kanserve.runtime.base import SessionOptions
 from kanserve.types import Array, EdgeOptions
 from tests.integration.wire.test_edge_queries import values
 from tests.support import toy_grid_model, toy_model
+from tests.support.http_client import served
 from tests.support.reload_tools import shown
 from tests.support.server_process import KAN, Server, serving
 from tests.support.wait import until
@@ -37,12 +38,7 @@ ROWS = np.random.default_rng(7).normal(size=(9, 2, 3)).astype(np.float32)
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
 
 
-@pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("grid")
-    toy_grid_model.write(root)
-    with serving(root, max_response_bytes=16384) as server:
-        yield server
+grid = served(write=toy_grid_model.write, max_response_bytes=16384)
 
 
 def query(server: Server, rows: np.ndarray, **fields: object) -> Sequence[kan_pb2.LayerEdges]:
@@ -91,8 +87,11 @@ def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:
         answer = chunking.infer(client, client.model("grid"), rows)
         np.testing.assert_allclose(answer.outputs["y"], toy_grid_model.outputs(rows), **TOLERANCE)
         described = client.describe("grid")
-        for result in chunking.edges(client, described, rows, layers=("head.layers.0", 0, "token.kan")):
+        done: list[tuple[int, int]] = []
+        every = {"layers": ("head.layers.0", 0, "token.kan"), "progress": lambda *parts: done.append(parts)}
+        for result in chunking.edges(client, described, rows, **every):
             np.testing.assert_allclose(result.values, toy_grid_model.edges(rows, result.layer), **TOLERANCE)
+        assert (done[-1], sorted(done)) == ((300, 300), done)
         (result,) = chunking.edges(client, described, rows, layers=("token.kan",), top_k=4)
         expected = toy_grid_model.edges(rows, 1)
         strength = np.abs(expected).max(axis=(0, 1))

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from kanserve.errors import LoadError, LoadReason
 from kanserve.models import admission
 from kanserve.repository import layout
 from kanserve.repository.validation import check_manifest
+from tests.support import http_client
 from tests.support.command_line import checkpoint
-from tests.support.server_process import Server, serving
+from tests.support.server_process import Server
 
 ASKED = {
     "exact": QuantizationOptions(),
@@ -41,10 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "models"
 
 
-@pytest.fixture(scope="module")
-def served(models: Path) -> Iterator[Server]:
-    with serving(models) as running:
-        yield running
+served = http_client.served(models="models")
 
 
 def test_answers_are_as_near_as_the_manifest_says_and_always_the_same(served: Server, models: Path) -> None:

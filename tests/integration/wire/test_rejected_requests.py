@@ -1,6 +1,6 @@
 """A rejected request leaves no reference cycle that holds its message, for every reason to reject it.
 
-The garbage collector of the server is off (`gc_counting_transport`), so a cycle stays until the test counts it.
+The garbage collector of the server is off (tests/support/transports.py), so a cycle stays until the test counts it.
 A cycle that holds a message costs the message's size per request until the collector runs
 (triton-inference-server/server#8764).
 """

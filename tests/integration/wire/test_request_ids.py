@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.support import bad_requests, toy_model
-from tests.support.http_client import Peer, Reply, ask, infer, tensor
+from tests.support.http_client import Peer, Reply, ask, infer, served, tensor
 from tests.support.reload_tools import handled, shown
 from tests.support.server_process import INFERENCE, KAN, SHARED, Server, request, serving
 from tests.support.wait import until
@@ -42,24 +42,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def running(repository: Path, transport: str, seconds: float) -> Iterator[Server]:
-    """A server whose log has a line for everything, with these seconds for the arrival of a request."""
-    pytest.importorskip("h2corn")
-    limits = {"max_request_bytes": 65536, "max_response_bytes": 2048, "max_typed_contents_bytes": 4096}
-    reported = {"access_log": "all", "log_level": "debug", "plain_onnx": True, "http_port": 0}
-    with serving(repository, transport=transport, request_read_timeout=seconds, **limits, **reported) as server:
-        yield server
-
-
-@pytest.fixture(scope="module", params=SHARED)
-def busy(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    yield from running(repository, request.param, 60.0)
-
-
-@pytest.fixture(scope="module")
-def hasty(repository: Path) -> Iterator[Server]:
-    """gRPC core rejects incomplete requests itself, and sends only its status."""
-    yield from running(repository, "asgi", 0.5)
+LIMITS = {"max_request_bytes": 65536, "max_response_bytes": 2048, "max_typed_contents_bytes": 4096}
+REPORTED = {"access_log": "all", "log_level": "debug", "plain_onnx": True}  # the log has a line for everything
+busy = served(SHARED, "repository", request_read_timeout=60.0, **LIMITS, **REPORTED)
+# gRPC core rejects incomplete requests itself, and sends only its status.
+hasty = served(["asgi"], "repository", request_read_timeout=0.5, **LIMITS, **REPORTED)
 
 
 def message(change: Callable[[pb.ModelInferRequest], object], rows: np.ndarray = ROWS, **fields: Any) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from kanserve.system import slices
 from tests.support import bad_requests, toy_model
 from tests.support.loop_stalls import time_slice
-from tests.support.server_process import INFERENCE, SHARED, Server, request, serving
+from tests.support.server_process import INFERENCE, Server, request, serving
 from tests.support.tiers import full
 
 ROWS = np.full((2, 3), 0.123456, np.float32)
@@ -29,15 +29,6 @@ def test_the_request_id_is_in_the_log_line_and_tensors_never_are(tmp_path: Path)
     assert [line["request_id"] for line in lines[:2]] == ["from-metadata", "from-the-message"]
     assert "\n" not in lines[2]["request_id"]
     assert (lines[0]["model"], lines[0]["version"], lines[0]["rows"]) == ("toy", 1, 2)
-
-
-@pytest.mark.parametrize("server", SHARED, indirect=True)
-def test_a_second_server_on_the_port_is_refused(tmp_path: Path, server: Server) -> None:
-    with (
-        pytest.raises(AssertionError, match=r"cannot listen on .*: Address already in use"),
-        serving(tmp_path, grpc_port=server.port),
-    ):
-        pass
 
 
 @full("combination")

@@ -18,14 +18,8 @@ pytest.importorskip("starlette")
 PACKED = "application/octet-stream"
 
 
-@pytest.fixture(
-    scope="module",
-    params=["asgi", *(pytest.param(way, marks=full("second transport")) for way in http_client.WAYS[1:])],
-)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from http_client.running(
-        request.param, tmp_path_factory.mktemp("watch"), max_typed_contents_bytes=2000, max_watch_streams=2
-    )
+WAYS = ["asgi", *(pytest.param(way, marks=full("second transport")) for way in http_client.WAYS[1:])]
+web = http_client.served(WAYS, "repository", max_typed_contents_bytes=2000, max_watch_streams=2)
 
 
 @contextlib.contextmanager

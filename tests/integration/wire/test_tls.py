@@ -88,10 +88,7 @@ def test_a_server_that_is_not_trusted(server: Server, files: Path, original: dic
 @pytest.mark.parametrize("shown", ["", "stranger", "expired"])
 def test_a_caller_that_may_not_enter(mutual: Server, files: Path, shown: str) -> None:
     pair = {"cert": files / f"{shown}.pem", "key": files / f"{shown}.key"} if shown else {}
-    with (
-        Client(url(mutual), timeout=60, ca=files / "ca.pem", **pair) as client,
-        pytest.raises(Unreachable) as caught,
-    ):
+    with Client(url(mutual), timeout=60, ca=files / "ca.pem", **pair) as client, pytest.raises(Unreachable) as caught:
         client.health()
     assert "if the server requires a client certificate, pass cert and key" in caught.value.hint
     assert trusted(mutual, files, cert=files / "caller.pem", key=files / "caller.key") == "SERVING"

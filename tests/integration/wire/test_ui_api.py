@@ -23,8 +23,7 @@ from kanserve.pb import kan_pb2
 from kanserve.services.operations import Operations
 from tests.kanserve.analysis import test_drift
 from tests.support import http_client, reload_tools, toy_model
-from tests.support.command_line import kanserve
-from tests.support.exports import exported
+from tests.support.command_line import exported, kanserve
 from tests.support.golden_cases import OWN
 from tests.support.server_process import KAN, Server, serving
 from tests.support.tiers import full, spread
@@ -36,12 +35,7 @@ MODELS = "/v1/kan/models"
 ASGI = http_client.way("asgi")[1]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("views")
-    toy_model.write(root)
-    with serving(root, **ASGI, sample_rows=5, repository_poll_seconds=0.2) as running:
-        yield running
+server = http_client.served(["asgi"], sample_rows=5, repository_poll_seconds=0.2)
 
 
 def ask(server: Server, path: str, body: Any = None) -> tuple[int, Any]:

@@ -40,7 +40,6 @@ STEPS = (f"{temp_dirs.HIDDEN}*", f"{temp_dirs.HIDDEN}*/**/model.onnx", f"{temp_d
 
 @spread("case", CASES, 2, ids=lambda case: f"{case.batch}-{case.exchanges}-{case.error.__name__}")
 def test_whichever_call_fails_the_old_or_the_new_is_there(case: Case) -> None:
-    """For all n."""
     with tempfile.TemporaryDirectory(dir=FAST) as folder:
         calls = (case.run(Path(folder, "models"), n) for n in itertools.count(1))
         failed = list(itertools.takewhile(bool, calls))

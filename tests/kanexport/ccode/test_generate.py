@@ -21,13 +21,9 @@ from tests.support.tiers import spread
 
 SMALL = "pykan-hello-adapted"
 FACTS = Facts(
-    name="net",
-    version=3,
-    family="pykan",
-    files=(SourceFile(name="model_state", sha256="ab" * 32),),
-    names=Names(("len*/gth", "w"), ("m", ""), ("price",), "a /* test */\nof"),
-    tolerance=1e-5,
-)
+    name="net", version=3, family="pykan", files=(SourceFile(name="model_state", sha256="ab" * 32),),
+    names=Names(("len*/gth", "w"), ("m", ""), ("price",), "a /* test */\nof"), tolerance=1e-5,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

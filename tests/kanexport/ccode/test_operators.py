@@ -78,7 +78,6 @@ CASES: dict[str, Emit] = {
 
 
 def test_operators_are_those_of_onnxruntime() -> None:
-    """All of them in one program."""
     c_code.needs("cc")
     g, parts = Graph("test", "float32"), {}
     x = g.input("x", WIDTH)

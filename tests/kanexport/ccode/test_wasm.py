@@ -88,14 +88,9 @@ def test_a_module_has_the_units_of_the_scalers(tmp_path: Path) -> None:
     for side, scaler in (("inputs", inputs), ("outputs", outputs)):
         (tmp_path / f"{side}.json").write_text(json.dumps(scaler))
     request = Request(
-        path=case("pykan-hello-adapted").path,
-        repository=tmp_path / "models",
-        name="net",
-        code=tmp_path,
-        wasm=True,
-        input_scaler=tmp_path / "inputs.json",
-        output_scaler=tmp_path / "outputs.json",
-    )
+        path=case("pykan-hello-adapted").path, repository=tmp_path / "models", name="net", code=tmp_path, wasm=True,
+        input_scaler=tmp_path / "inputs.json", output_scaler=tmp_path / "outputs.json",
+    )  # fmt: skip
     folder = export(request).directory
     own = wasm_module.facts((tmp_path / "net.wasm").read_bytes())
     np.testing.assert_allclose(own.reference, inputs["mean"], rtol=0.01)  # the middle of the grid, about 0 when scaled

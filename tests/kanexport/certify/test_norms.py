@@ -83,7 +83,6 @@ def test_steps_between_layers_before_the_first_and_inside_of_a_term(name: str, p
 
 
 def test_other_steps_are_refused() -> None:
-    """Also a step with a pole."""
     pole = dataclasses.replace(ACTIVATIONS["tanh"], name="pole", evaluate=lambda x: 1 / x)
     others = RmsNorm(SCALE, SHIFT, 1e-5), Softmax(), RowRange(), LayerNorm(SCALE, SHIFT, 0.0)
     kans = [network(step, **place) for step in others for place in ({}, {"first": True}, {"inside": True})]

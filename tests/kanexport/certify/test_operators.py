@@ -23,10 +23,7 @@ CASES: dict[str, tuple[Callable[[Any, Any], Any], Callable[[np.ndarray], np.ndar
     ),
     "result of a comparison": (lambda g, x: g.cast(g.op("Greater", x, g.const(0.0))), lambda x: (x > 0).astype(float)),
     "erf": (lambda g, x: g.op("Exp", g.op("Erf", x)), lambda x: np.exp(np.vectorize(math.erf)(x))),
-    "reciprocal": (
-        lambda g, x: g.op("Reciprocal", g.add(g.mul(x, x), g.const(0.3))),
-        lambda x: 1 / (x * x + 0.3),
-    ),
+    "reciprocal": (lambda g, x: g.op("Reciprocal", g.add(g.mul(x, x), g.const(0.3))), lambda x: 1 / (x * x + 0.3)),
     "columns": (lambda g, x: g.gather(x, [2, 0, 1], axis=1), lambda x: x[:, [2, 0, 1]]),
     "slice": (
         lambda g, x: g.op("Concat", g.slice(x, 1, 3, axis=1), g.slice(x, 0, 1, axis=1), axis=1),

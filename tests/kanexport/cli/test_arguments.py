@@ -43,6 +43,11 @@ def test_wrong_arguments_change_nothing(tmp_path: Path, capsys: pytest.CaptureFi
         ((FILE,), ["--option", "base_fn=silu"], "did you mean 'base_fun'?"),
         ((FILE,), ["--option", "colour=red"], "available: base_fun, "),
         ((FILE.parent, "--recursive"), ["--family", "magic"], "available: "),
+        (
+            ("--module", "nets:make"),
+            ["--input-scaler", FILE],
+            "remove --input-scaler, and scale the values in the forward",
+        ),
     ):
         _, document, _ = answered(capsys, *supplied, "--repository", tmp_path / "models", *arguments)
         assert document["error"]["hint"].startswith(hint)

@@ -46,7 +46,6 @@ def test_the_document_and_the_tables(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_boxes_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Columns of a table are matched by name."""
     np.savez(tmp_path / "rows.npz", x=np.array([[0.1, -0.2], [0.3, 0.4], [0.2, 0.0]]))
     file = tmp_path / "rows.csv"
     file.write_text("b,a\n-0.5,0.25\n0.5,0.75\n")

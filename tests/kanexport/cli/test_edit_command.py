@@ -11,7 +11,7 @@ from kanexport.contract import manifest as contract
 from kanexport.contract.cli.program import UsageError
 from kanexport.errors import ExportError
 from tests.kanexport.cli.test_arguments import run_command
-from tests.support import exports
+from tests.support import command_line
 from tests.support.golden_cases import case
 
 run = functools.partial(run_command, edit_command)
@@ -21,7 +21,7 @@ ZERO = ("--edge", "0:0:0", "--zero")
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """The folder of a model with one version."""
-    return exports.exported(case("pykan-hello-adapted").path, "hello", into=tmp_path / "models") / "hello"
+    return command_line.exported(case("pykan-hello-adapted").path, "hello", into=tmp_path / "models") / "hello"
 
 
 def test_the_document(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from kanexport.pipeline import Request, export
 from kanexport.quantization.options import FP16_WEIGHTS, QuantizationOptions
 from kanexport.verify import float64_reference
 from tests.kanexport.cli.test_arguments import run_command
-from tests.support import exports
+from tests.support import command_line
 from tests.support.golden_cases import case, exported
 from tests.support.tiers import full
 
@@ -28,7 +28,7 @@ X = np.random.default_rng(7).uniform(-1, 1, (300, 2))
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return exports.exported(HELLO, "hello", into=tmp_path / "models") / "hello"
+    return command_line.exported(HELLO, "hello", into=tmp_path / "models") / "hello"
 
 
 def test_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,6 @@ def test_targets_of_a_file_that_also_has_the_rows(tmp_path: Path, capsys: pytest
 
 @full("combination")
 def test_the_scalers_of_a_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rows and outputs are in the units of the user."""
     scaler = tmp_path / "scaler.json"
     scaler.write_text('{"mean": [10, 20], "scale": [2, 4]}')
     export(Request(path=HELLO, repository=tmp_path / "models", name="hello", input_scaler=scaler))

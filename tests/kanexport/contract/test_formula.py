@@ -22,16 +22,9 @@ SPLINE = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
 
 def layer(n: int, m: int, *edges: SymbolicEdge, **settings: Any) -> LayerInfo:
     facts: dict[str, Any] = {
-        "bases": (SPLINE,),
-        "pre_steps": (),
-        "post_steps": (),
-        "mask": ((0.0,) * m,) * n,
-        "bias": (),
-        "active_edges": len(edges),
-        "node_tensor": "",
-        "edges_file": "",
-        "edges_tensor": "",
-    }
+        "bases": (SPLINE,), "pre_steps": (), "post_steps": (), "mask": ((0.0,) * m,) * n, "bias": (),
+        "active_edges": len(edges), "node_tensor": "", "edges_file": "", "edges_tensor": "",
+    }  # fmt: skip
     return LayerInfo(sources=n, destinations=m, symbolic=edges, **(facts | settings))
 
 

@@ -68,7 +68,7 @@ def test_shapes_on_the_way_of_a_row(given_shape: tuple[int, ...], layers: tuple[
 
 
 SCALERS = Scalers(
-    inputs=Scaler(kind="min-max", offset=(0.5,) * 300, scale=(2.0,) * 300, range=(0.0, 1.0), name="s.json", sha256="0"),
+    inputs=Scaler(kind="min-max", offset=(0.5,) * 300, scale=(2.0,) * 300, range=(0.0, 1.0), name="s.json", sha256="0")
 )
 OWN = OutputInterval(quantile=1.0, points=(0.0,), spreads=(1.0,), width=2.0)
 

@@ -8,16 +8,9 @@ from kanexport.contract import wasm_module
 from kanexport.contract.wasm_module import HEADER, ModuleFacts, WasmModuleError
 
 FACTS = ModuleFacts(
-    name="net",
-    version=2,
-    inputs=2,
-    outputs=1,
-    sources={"net.pt": "ab" * 32},
-    base=(0.5,),
-    reference=(0.0, 1.5),
-    explained="zeros",
-    tolerance=1e-5,
-)
+    name="net", version=2, inputs=2, outputs=1, sources={"net.pt": "ab" * 32}, base=(0.5,), reference=(0.0, 1.5),
+    explained="zeros", tolerance=1e-5,
+)  # fmt: skip
 EMPTY_TYPES = b"\x01\x01\x00"  # a section without types
 
 

@@ -31,9 +31,7 @@ PRODUCT = Kan(2, (layer(2, 2, Product((2,))), layer(1, 1)))
 
 
 @given(
-    st.sampled_from([name for name in library.ALL if name != "0"]),
-    st.sampled_from([1, -1]),
-    *(NUMBERS for _ in "abcd"),
+    st.sampled_from([name for name in library.ALL if name != "0"]), st.sampled_from([1, -1]), *(NUMBERS for _ in "abcd")
 )
 def test_canonical_forms_are_the_same_functions(name: str, sign: int, a: float, b: float, c: float, d: float) -> None:
     bounded = library.ALL[name].domain in (library.Domain.UNIT, library.Domain.OPEN_UNIT, library.Domain.QUARTER)

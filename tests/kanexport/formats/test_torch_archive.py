@@ -72,34 +72,21 @@ def test_every_dtype_and_unusual_numbers(torch: Any) -> None:
 def test_views_offsets_and_shared_storages(torch: Any) -> None:
     base = torch.arange(120.0).reshape(2, 3, 4, 5)
     value = {
-        "offset": base[1, 2],
-        "strided": base[:, ::2, 1:3, ::3],
-        "permuted": base.permute(3, 1, 0, 2),
-        "expanded": torch.tensor([3.0, 4.0]).expand(7, 2),
-        "same": base,
-        "empty": torch.zeros(0),
-        "empty matrix": base[:, :, 4:, :],
-        "scalar": torch.tensor(2.5),
-        "scalar view": base[1, 1, 1, 1],
+        "offset": base[1, 2], "strided": base[:, ::2, 1:3, ::3], "permuted": base.permute(3, 1, 0, 2),
+        "expanded": torch.tensor([3.0, 4.0]).expand(7, 2), "same": base, "empty": torch.zeros(0),
+        "empty matrix": base[:, :, 4:, :], "scalar": torch.tensor(2.5), "scalar view": base[1, 1, 1, 1],
         "one row": base[:1].as_strided((1, 5), (10**9, 1)),
-    }
+    }  # fmt: skip
     assert_same(torch, saved(torch, value))
 
 
 def test_nested_dictionaries_parameters_and_other_values(torch: Any) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     value = {
-        "model": model.state_dict(),
-        "parameters": collections.OrderedDict(model.named_parameters()),
-        "epoch": 3,
-        "loss": 0.5,
-        "name": "kan",
-        "history": [1.0, 2.0],
-        "size": torch.Size([2, 3]),
-        "dtype": torch.float32,
-        "device": torch.device("cpu"),
-        "optimizer": torch.optim.Adam(model.parameters()).state_dict(),
-    }
+        "model": model.state_dict(), "parameters": collections.OrderedDict(model.named_parameters()), "epoch": 3,
+        "loss": 0.5, "name": "kan", "history": [1.0, 2.0], "size": torch.Size([2, 3]), "dtype": torch.float32,
+        "device": torch.device("cpu"), "optimizer": torch.optim.Adam(model.parameters()).state_dict(),
+    }  # fmt: skip
     assert_same(torch, saved(torch, value))
 
 

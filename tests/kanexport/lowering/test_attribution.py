@@ -151,7 +151,6 @@ ROWS = st.lists(st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3), mi
 def test_in_float64_they_add_up_whatever_the_rows(
     networks: dict[bool, Kan], rows: list[list[float]], products: bool, there: bool
 ) -> None:
-    """Also of rows that are the reference, in part or wholly."""
     kan, x = networks[products], np.array(rows)
     anchor = attribution.anchor(kan, x[0] if there else np.array([0.1, -0.2, 0.3]))
     trace = float64_reference.evaluate(kan, x)

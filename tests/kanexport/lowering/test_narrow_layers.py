@@ -110,13 +110,9 @@ def test_repeated_knots_float64_other_degrees_and_norms_behind_keep_the_other_fo
 
 # Sources, destinations, cells, uniform, and how many times as fast it was at 1 and at 64 rows (`benchmarks/narrow.py`).
 MEASURED = [
-    (16, 16, 5, True, 1.16, 1.24),
-    (32, 32, 5, True, 1.08, 0.93),
-    (64, 32, 20, False, 1.24, 1.33),
-    (64, 64, 5, False, 1.13, 0.86),
-    (256, 10, 5, False, 1.25, 1.38),
-    (784, 10, 5, False, 0.86, 1.51),
-]
+    (16, 16, 5, True, 1.16, 1.24), (32, 32, 5, True, 1.08, 0.93), (64, 32, 20, False, 1.24, 1.33),
+    (64, 64, 5, False, 1.13, 0.86), (256, 10, 5, False, 1.25, 1.38), (784, 10, 5, False, 0.86, 1.51),
+]  # fmt: skip
 
 
 def test_the_form_is_chosen_where_it_was_measured_to_be_faster() -> None:

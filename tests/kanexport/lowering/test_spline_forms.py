@@ -90,13 +90,7 @@ def test_a_uniform_grid_and_too_many_functions_stay_as_they_are() -> None:
 
 
 # Sources, functions, rows, and how much faster apart was, as measured (`benchmarks/layouts.py`).
-MEASURED = [
-    (256, 8, 64, 1.19),
-    (16, 23, 1024, 0.79),
-    (64, 53, 256, 0.90),
-    (64, 53, 512, 1.77),
-    (256, 53, 128, 6.62),
-]
+MEASURED = [(256, 8, 64, 1.19), (16, 23, 1024, 0.79), (64, 53, 256, 0.90), (64, 53, 512, 1.77), (256, 53, 128, 6.62)]
 
 
 def test_the_form_is_chosen_where_it_was_measured_to_be_faster() -> None:

@@ -105,7 +105,6 @@ def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(clamped: Any, tmp
 
 @full("rare")
 def test_near_readings_are_refused_and_files_alone_name_what_they_may_be(tmp_path: Path) -> None:
-    """A sample of the oracle's."""
     trial = near_readings.run(tmp_path, seed=7, count=120, search=0, number=60)
     assert not trial.failures
     assert trial.counts["near: refused"] > 80

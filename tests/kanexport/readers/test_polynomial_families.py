@@ -10,19 +10,7 @@ import pytest
 from scipy import special
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from tests.support.small_checkpoints import (
-    Edges,
-    Tensors,
-    check,
-    exported,
-    floats,
-    normal,
-    read,
-    reading,
-    refuse,
-    save,
-    stacked,
-)
+from tests.support import small_checkpoints as small
 
 Function = Callable[[int, float], float]  # the polynomial of a degree at a value of tanh
 
@@ -55,11 +43,11 @@ def lucas_sequence(first: float, second: float, n: int, u: float) -> float:
 
 
 def coefficients(n: int, m: int, count: int, seed: int = 0) -> Any:
-    return normal(seed, n, m, count).astype(np.float32)
+    return small.normal(seed, n, m, count).astype(np.float32)
 
 
-def edges_of(name: str, function: Function) -> Edges:
-    def edges(part: Tensors, row: list[float]) -> Any:
+def edges_of(name: str, function: Function) -> small.Edges:
+    def edges(part: small.Tensors, row: list[float]) -> Any:
         values = [[function(d, math.tanh(x)) for d in range(part[name].shape[2])] for x in row]
         return np.einsum("ic,ijc->ij", values, part[name])
 
@@ -74,10 +62,10 @@ def test_polynomials_of_tanh(tmp_path: Path, case: str) -> None:
     own["gegenbauerkan"] = {"gegenbauer_alpha"}
     for degree in (0, 1, 2, 5, 9):
         sides = [(3, 4), (4, 1)] if degree == 2 else [(3, 2)]
-        tensors = stacked([{name: coefficients(n, m, degree + 1, at)} for at, (n, m) in enumerate(sides)])
+        tensors = small.stacked([{name: coefficients(n, m, degree + 1, at)} for at, (n, m) in enumerate(sides)])
         prefixes = [f"layers.{at}." for at in range(len(sides))]
-        path = save(tmp_path, tensors)
-        result = check(path, tensors, edges_of(name, function), *options, prefixes=prefixes)
+        path = small.save(tmp_path, tensors)
+        result = small.check(path, tensors, edges_of(name, function), *options, prefixes=prefixes)
         assert (result.family, result.kan.edge_class) == (family, "A")
         assert result.basis.parameters()["degree"] == str(degree)
         assert set(result.assumed) - supplied == own.get(family, set()) - supplied
@@ -93,22 +81,24 @@ def test_the_other_jacobi_layer_has_its_own_recurrence(tmp_path: Path) -> None:
         values = np.stack([np.ones_like(u), u, (24 * u * u - 4 * 1) / 16], axis=1)
         return np.einsum("ic,ijc->ij", values, part["jacobi_coeffs"])
 
-    result = check(save(tmp_path, tensors), tensors, edges, "forward=orthogpolykans", "jacobi_a=0", "jacobi_b=0")
-    exported(tmp_path / "model.safetensors", "forward=orthogpolykans", "jacobi_a=0", "jacobi_b=0")
+    result = small.check(
+        small.save(tmp_path, tensors), tensors, edges, "forward=orthogpolykans", "jacobi_a=0", "jacobi_b=0"
+    )
+    small.exported(tmp_path / "model.safetensors", "forward=orthogpolykans", "jacobi_a=0", "jacobi_b=0")
     assert result.basis.parameters()["a"] == "0.0"
-    assert reading(tmp_path / "model.safetensors", "forward=orthogpolykans").basis.parameters()["a"] == "3.0"
+    assert small.reading(tmp_path / "model.safetensors", "forward=orthogpolykans").basis.parameters()["a"] == "3.0"
 
 
 def test_the_degrees_of_chebykan_are_checked(tmp_path: Path) -> None:
     tensors = {"cheby_coeffs": coefficients(2, 3, 4), "arange": np.arange(4)}
-    assert read(save(tmp_path, tensors))[1] == "chebykan"
+    assert small.read(small.save(tmp_path, tensors))[1] == "chebykan"
     for wrong in (np.arange(1, 5), np.arange(3)):
-        refuse(tmp_path, tensors | {"arange": wrong}, kind=InvalidKan, said="arange")
+        small.refuse(tmp_path, tensors | {"arange": wrong}, kind=InvalidKan, said="arange")
 
 
 def test_strange_jacobi_numbers_end_in_a_typed_error(tmp_path: Path) -> None:
     for option in ("jacobi_a=1e300", "jacobi_a=nan", "jacobi_a=x", "forward=mine", "a=1"):
-        refuse(tmp_path, {"jacobi_coeffs": coefficients(2, 3, 6)}, option, kind=OptionError | InvalidKan)
+        small.refuse(tmp_path, {"jacobi_coeffs": coefficients(2, 3, 6)}, option, kind=OptionError | InvalidKan)
 
 
 def test_polynomials_that_are_zero_at_an_end_are_emitted_another_way(tmp_path: Path) -> None:
@@ -118,16 +108,16 @@ def test_polynomials_that_are_zero_at_an_end_are_emitted_another_way(tmp_path: P
         u = np.tanh(row)  # a = -1, b = 1: P_1 = u - 1, and P_2 = (3 u) (u - 1) / 2
         return np.einsum("ic,ijc->ij", np.stack([np.ones_like(u), u - 1, 1.5 * u * (u - 1)], 1), part["jacobi_coeffs"])
 
-    path = save(tmp_path, tensors)
-    assert not check(path, tensors, edges, "jacobi_a=-1").basis.from_ends
-    exported(path, "jacobi_a=-1")
-    assert reading(path).basis.from_ends
+    path = small.save(tmp_path, tensors)
+    assert not small.check(path, tensors, edges, "jacobi_a=-1").basis.from_ends
+    small.exported(path, "jacobi_a=-1")
+    assert small.reading(path).basis.from_ends
 
 
-def waves(numbers: Any, step: float = 1.0) -> Edges:
+def waves(numbers: Any, step: float = 1.0) -> small.Edges:
     """Cosines f[0] and sines f[1] of these harmonics; both are [O, I, Q]."""
 
-    def edges(part: Tensors, row: list[float]) -> Any:
+    def edges(part: small.Tensors, row: list[float]) -> Any:
         f, angles = part["fouriercoeffs"][..., : len(numbers)], np.array(row)[:, None] * numbers * step
         return np.einsum("jiq,iq->ij", f[0], np.cos(angles)) + np.einsum("jiq,iq->ij", f[1], np.sin(angles))
 
@@ -141,21 +131,21 @@ STEPS += [((f"fourier_step={step!r}",), 1, step) for step in (2 * math.pi, 0.5)]
 @pytest.mark.parametrize("bias", [True, False])
 def test_fourier(tmp_path: Path, bias: bool) -> None:
     for count in (1, 3, 17):
-        tensors = {"fouriercoeffs": normal(1, 2, 3, 2, count)} | ({"bias": normal(2, 1, 3)} if bias else {})
-        tensors = floats(tensors)
-        path = save(tmp_path, tensors)
+        tensors = {"fouriercoeffs": small.normal(1, 2, 3, 2, count)} | ({"bias": small.normal(2, 1, 3)} if bias else {})
+        tensors = small.floats(tensors)
+        path = small.save(tmp_path, tensors)
         for options, first, step in STEPS:
             edges = waves(np.arange(first, count + first), step)
-            assert check(path, tensors, edges, *options, bias="bias").family == "fourierkan"
-    exported(path)
+            assert small.check(path, tensors, edges, *options, bias="bias").family == "fourierkan"
+    small.exported(path)
 
 
 def test_a_trained_number_of_harmonics(tmp_path: Path) -> None:
-    f = normal(0, 2, 2, 3, 5).astype(np.float32)
+    f = small.normal(0, 2, 2, 3, 5).astype(np.float32)
     for number, used in ((3.4, 3), (2.5, 2), (0.0, 1), (5.0, 5)):
         tensors = {"fouriercoeffs": f, "gridsize_param": np.array(number, np.float32)}
-        check(save(tmp_path, tensors), tensors, waves(np.arange(1, used + 1)))
-    refuse(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(6, np.float32)}, kind=InvalidKan)
+        small.check(small.save(tmp_path, tensors), tensors, waves(np.arange(1, used + 1)))
+    small.refuse(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(6, np.float32)}, kind=InvalidKan)
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -163,20 +153,20 @@ def test_sine(tmp_path: Path, old: bool) -> None:
     """Before frequencies were trained they were 1, and amplitudes had another name."""
     name = "base_fouriercoeffs" if old else "amplitudes"
 
-    def edges(part: Tensors, row: list[float]) -> Any:
+    def edges(part: small.Tensors, row: list[float]) -> Any:
         w = 1 if old else part["freq"][0, 0, 0]
         return np.einsum("iq,jiq->ij", np.sin(np.array(row)[:, None] * w + part["phase"][0, 0]), part[name])
 
     for count in (1, 4):
-        tensors = {name: normal(2, 3, 2, count), "phase": 2 + normal(3, 1, 1, 2, count)}
-        tensors |= {} if old else {"freq": normal(4, 1, 1, 1, count), "bias": normal(5, 1, 3)}
-        tensors = floats(tensors)
-        path = save(tmp_path, tensors)
-        assert check(path, tensors, edges, bias="bias").family == "sinekan"
-    exported(path)
+        tensors = {name: small.normal(2, 3, 2, count), "phase": 2 + small.normal(3, 1, 1, 2, count)}
+        tensors |= {} if old else {"freq": small.normal(4, 1, 1, 1, count), "bias": small.normal(5, 1, 3)}
+        tensors = small.floats(tensors)
+        path = small.save(tmp_path, tensors)
+        assert small.check(path, tensors, edges, bias="bias").family == "sinekan"
+    small.exported(path)
     if not old:
         del tensors["freq"]
-        refuse(tmp_path, tensors, kind=FamilyError)
+        small.refuse(tmp_path, tensors, kind=FamilyError)
 
 
 @pytest.mark.parametrize(
@@ -189,4 +179,4 @@ def test_sine(tmp_path: Path, old: bool) -> None:
 )
 def test_shared_activations_are_refused_by_name(tmp_path: Path, names: tuple[str, ...], what: str) -> None:
     tensors = {f"1.{name}": np.ones(1, np.float32) for name in names} | {"0.weight": np.ones((3, 2), np.float32)}
-    refuse(tmp_path, tensors, kind=FamilyError, said=[what, "that all nodes share"])
+    small.refuse(tmp_path, tensors, kind=FamilyError, said=[what, "that all nodes share"])

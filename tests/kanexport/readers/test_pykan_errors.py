@@ -13,19 +13,12 @@ from kanexport.formats import checkpoint
 from tests.support.small_checkpoints import exported, reading, refused
 
 WIDTHS: dict[str, Any] = {
-    "gigabytes": [[2, 0], [1_000_000_000, 0], [1, 0]],
-    "gigabytes of products": [[2, 0], [3, 10**9], [1, 0]],
-    "too short": [[2, 0], [1, 0]],
-    "too long": [[2, 0], [3, 0], [3, 0], [1, 0]],
-    "other width": [[2, 0], [4, 0], [1, 0]],
-    "other inputs": [[3, 0], [3, 0], [1, 0]],
-    "negative": [[2, 0], [-3, 0], [1, 0]],
-    "fraction": [[2, 0], [3.0, 0], [1, 0]],
-    "truth": [[2, 0], [True, 2], [1, 0]],
-    "triple": [[2, 0], [3, 0, 0], [1, 0]],
-    "text": "2,3,1",
-    "nothing": None,
-}
+    "gigabytes": [[2, 0], [1_000_000_000, 0], [1, 0]], "gigabytes of products": [[2, 0], [3, 10**9], [1, 0]],
+    "too short": [[2, 0], [1, 0]], "too long": [[2, 0], [3, 0], [3, 0], [1, 0]],
+    "other width": [[2, 0], [4, 0], [1, 0]], "other inputs": [[3, 0], [3, 0], [1, 0]],
+    "negative": [[2, 0], [-3, 0], [1, 0]], "fraction": [[2, 0], [3.0, 0], [1, 0]],
+    "truth": [[2, 0], [True, 2], [1, 0]], "triple": [[2, 0], [3, 0, 0], [1, 0]], "text": "2,3,1", "nothing": None,
+}  # fmt: skip
 
 
 def test_width_must_fit_the_weights(pykan: Any, tmp_path: Path) -> None:
@@ -123,18 +116,11 @@ def test_base_functions_are_taken_from_known_tags_and_others_asked_for(pykan: An
 
 
 OPTIONS = {
-    ("input_id=0",): "1 entries, expected 2",
-    ("input_id=0,x",): "input_id",
-    ("input_id=0,-1",): "input_id",
-    ("input_id=0,5", "n_inputs=4"): "column 5",
-    ("input_id=0,999999999",): "at most 100000",
-    ("n_inputs=4",): "2 of 4 inputs",
-    ("n_inputs=2,3",): "expected one",
-    ("base_fun=magic",): "magic",
-    ("colour=red",): "colour",
-    ("base_fun=silu", "base_fun=tanh"): "twice",
-    ("=x",): "expected KEY=VALUE",
-}
+    ("input_id=0",): "1 entries, expected 2", ("input_id=0,x",): "input_id", ("input_id=0,-1",): "input_id",
+    ("input_id=0,5", "n_inputs=4"): "column 5", ("input_id=0,999999999",): "at most 100000",
+    ("n_inputs=4",): "2 of 4 inputs", ("n_inputs=2,3",): "expected one", ("base_fun=magic",): "magic",
+    ("colour=red",): "colour", ("base_fun=silu", "base_fun=tanh"): "twice", ("=x",): "expected KEY=VALUE",
+}  # fmt: skip
 
 
 def test_options_that_do_not_fit_are_named(pykan: Any, tmp_path: Path) -> None:

@@ -43,10 +43,7 @@ def perceptron() -> nn.Module:
 
 @pytest.mark.parametrize(
     ("energy", "by_itself"),
-    [
-        (perceptron, True),
-        pytest.param(lambda: KANLinear(4, 1), False, marks=full("combination")),
-    ],
+    [(perceptron, True), pytest.param(lambda: KANLinear(4, 1), False, marks=full("combination"))],
 )
 def test_derivatives_become_operators_and_their_layers_stay_torchs(
     energy: Any, by_itself: bool, tmp_path: Path

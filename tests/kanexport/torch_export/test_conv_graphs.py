@@ -10,7 +10,6 @@ from tests.support.torch_modules import Begun, Composed, draw, edges_of, export,
 
 
 def test_a_network_of_them_is_served_with_edges(tmp_path: Path) -> None:
-    """One of them and a line."""
     parts = {"first": Begun(3, 4, padding=1, stride=2), "out": nn.Linear(4, 3)}
     module = Composed(lambda m, x: m.out(m.first(x).mean((2, 3))), **parts).eval()
     result = export(module, rows(3, 8, 8).astype(np.float32), tmp_path)

@@ -143,7 +143,6 @@ def test_a_factory_that_makes_no_module_is_refused(run: Run, factory: str, messa
 
 
 def test_example_rows_may_have_a_header_and_are_refused_by_their_place(tmp_path: Path) -> None:
-    """As `kanserve infer` reads them."""
     path = tmp_path / "rows.csv"
     path.write_text("a,b,c,d\n" + "1,2,3,4\n" * 5)
     np.testing.assert_array_equal(inputs.load(path), np.array([[1, 2, 3, 4]] * 5, np.float32))
@@ -187,7 +186,6 @@ def test_a_factory_that_runs_once_is_told(run: Run, factories: Path) -> None:
 
 
 def test_nothing_is_printed_to_stdout(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
-    """Not by the factory, not by forward, not by a program that the factory starts."""
     run("talking")
     out, err = capfd.readouterr()
     assert out == ""

@@ -91,10 +91,7 @@ def test_options_of_no_use_are_refused() -> None:
 
 
 REFUSED = {
-    "random": (
-        lambda: odd.Doing(lambda y, _: nn.functional.dropout(y)),
-        "returns different outputs for the same rows",
-    ),
+    "random": (lambda: odd.Doing(lambda y, _: nn.functional.dropout(y)), "returns different outputs for the same rows"),
     "of the batch": (
         lambda: nn.Sequential(nn.Linear(4, 3), modules.Stack(modules.Batchwise())),
         r"edge class C\), because of 1.layers.0; it cannot be served",

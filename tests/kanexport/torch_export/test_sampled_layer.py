@@ -113,10 +113,7 @@ class Scaled(Bumps):
 
 @pytest.mark.parametrize(
     ("buffer", "blind", "expected"),
-    [
-        (True, False, [1, 0]),
-        pytest.param(False, True, [1, 1], marks=full("combination")),
-    ],
+    [(True, False, [1, 0]), pytest.param(False, True, [1, 1], marks=full("combination"))],
 )
 def test_layers_that_differ_in_their_tensors_only_share_a_trace(
     buffer: bool, blind: bool, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -144,12 +144,7 @@ def seen(rows: np.ndarray) -> Baseline:
     """The toy's, of these rows."""
     parts = [counted(values.astype(np.float64)) for values in (rows, toy_model.hidden(rows), toy_model.outputs(rows))]
     return Baseline(
-        name="train.npy",
-        sha256="0" * 64,
-        rows=len(rows),
-        mean=(0.0,) * 3,
-        layers=tuple(parts[:2]),
-        outputs=(parts[2],),
+        name="train.npy", sha256="0" * 64, rows=len(rows), mean=(0.0,) * 3, layers=tuple(parts[:2]), outputs=(parts[2],)
     )
 
 

@@ -15,19 +15,10 @@ FEWER = settings(max_examples=settings.default.max_examples // 5)
 def layer(mask: np.ndarray, *after: NodeStep, symbolic: tuple[SymbolicEdge, ...] = ()) -> LayerInfo:
     sources, destinations = mask.shape
     return LayerInfo(
-        sources=sources,
-        destinations=destinations,
-        bases=(),
-        pre_steps=(),
-        post_steps=after,
-        mask=tuple(map(tuple, mask.tolist())),
-        bias=(),
-        symbolic=symbolic,
-        active_edges=int(mask.sum()),
-        node_tensor="",
-        edges_file="",
-        edges_tensor="",
-    )
+        sources=sources, destinations=destinations, bases=(), pre_steps=(), post_steps=after,
+        mask=tuple(map(tuple, mask.tolist())), bias=(), symbolic=symbolic, active_edges=int(mask.sum()),
+        node_tensor="", edges_file="", edges_tensor="",
+    )  # fmt: skip
 
 
 @st.composite

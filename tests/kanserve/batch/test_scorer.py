@@ -24,7 +24,7 @@ from kanserve.batch.columns import TableError
 from kanserve.errors import BadRequest, ConfigError, FailedPrecondition, LoadError, NotFound
 from kanserve.services.intervals import Reliability
 from tests.support import toy_model
-from tests.support.exports import exported
+from tests.support.command_line import exported
 
 CHECKPOINT = Path(__file__).parents[2] / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"
 ROWS = np.random.default_rng(0).normal(size=(3000, 3)).astype(np.float32)
@@ -144,17 +144,10 @@ def test_the_policy_can_check_the_certified_box(tmp_path: Path) -> None:
     """The toy has no grid, so that only its certificate gives a range."""
     folder = toy_model.write(tmp_path)
     box = CertificateInfo(
-        method="by hand",
-        box="grid",
-        low=(-1.0,) * 3,
-        high=(1.0,) * 3,
-        budget=1.0,
-        boxes=1,
+        method="by hand", box="grid", low=(-1.0,) * 3, high=(1.0,) * 3, budget=1.0, boxes=1,
         **{name: (99.0,) * 2 for name in ("output_low", "output_high", "found_low", "found_high", "slack")},
-        directions=((0, 0),) * 3,
-        lipschitz=((1.0, 1.0),) * 3,
-        range_check=True,
-    )
+        directions=((0, 0),) * 3, lipschitz=((1.0, 1.0),) * 3, range_check=True,
+    )  # fmt: skip
     toy_model.edit(folder, out_of_range=FLAG, certificate=box)
     scorer = Scorer(folder, check=False)
     rows = np.ones((20, 3), np.float32)

@@ -26,14 +26,9 @@ def test_a_head_is_read_by_another_implementation() -> None:
     block = http2.head("/a.B/C", "127.0.0.1:1", secure=True, fields=fields)
     read = dict(hpack.Decoder().decode(block))
     assert read == {
-        ":method": "POST",
-        ":scheme": "https",
-        ":path": "/a.B/C",
-        ":authority": "127.0.0.1:1",
-        "content-type": "application/grpc",
-        "te": "trailers",
-        **dict(fields),
-    }
+        ":method": "POST", ":scheme": "https", ":path": "/a.B/C", ":authority": "127.0.0.1:1",
+        "content-type": "application/grpc", "te": "trailers", **dict(fields),
+    }  # fmt: skip
 
 
 def test_the_status_of_another_implementation_is_read() -> None:

@@ -60,7 +60,6 @@ def test_a_batch_has_its_most_and_the_queue_its_limit() -> None:
 
 
 def test_a_queue_goes_on_from_step_to_step() -> None:
-    """Many steps give what one gives."""
     service, rng = Service(0.001, 0.0002, most=50, limit=100), np.random.default_rng(1)
     due = queueing.poisson(4000.0, 0.0, 2.0, rng)
     whole = Replica(service).advance(due, 2.0)

@@ -15,16 +15,10 @@ from tests.kanserve.capacity.test_sizing import MEMORY, curve, goal
 
 def study(zones: int = 3) -> Study:
     return Study(
-        title="tiny, 4 rows per request",
-        place="server on core 0",
-        machine=runner.facts("", 0.5),
-        rows=4,
-        most_rows=1024,
-        goal=goal(zones=zones),
-        curve=curve(),
-        memory=MEMORY,
+        title="tiny, 4 rows per request", place="server on core 0", machine=runner.facts("", 0.5), rows=4,
+        most_rows=1024, goal=goal(zones=zones), curve=curve(), memory=MEMORY,
         plan=sizing.plan(curve(), goal(zones=zones), MEMORY),
-    )
+    )  # fmt: skip
 
 
 def test_the_plan_in_words() -> None:

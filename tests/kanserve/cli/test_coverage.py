@@ -56,14 +56,6 @@ def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: P
     assert top["out_of_grid"] == max(node["out_of_grid"] for node in said["nodes"])
 
 
-def test_more_rows_than_one_answer_holds(server: Server, rows: Path, tmp_path: Path) -> None:
-    """A response has at most 16 KiB and 500 rows, so that 1200 rows need several responses."""
-    np.save(tmp_path / "many.npy", np.tile(ROWS, (300, 1)))
-    few, many = (server.ask("coverage", "tiny", "--input", file) for file in (rows, tmp_path / "many.npy"))
-    assert many["rows"] == 1200
-    np.testing.assert_array_equal(many["counts"], few["counts"] * 300)
-
-
 def test_what_is_refused(server: Server, rows: Path) -> None:
     cases = {
         "coverage tiny --output c.csv": "c.csv: unknown file format .csv",

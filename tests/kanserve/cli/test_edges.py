@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanserve.client import chunking
-from kanserve.client.sync import Client
 from tests.support.command_line import Server, wrong_refusals
 
 ROWS = np.random.default_rng(3).uniform(-2, 2, (20, 3)).astype(np.float32)
@@ -58,17 +56,6 @@ def test_rows_beyond_the_bounds_travel_in_parts(server: Server, tmp_path: Path) 
     np.testing.assert_array_equal(result["layer0_sources"], sources)
     np.testing.assert_array_equal(result["layer0_destinations"], destinations)
     np.testing.assert_allclose(result["layer0_edges"], everything[:, sources, destinations], rtol=1e-6)
-
-
-def test_progress_counts_every_row_once(server: Server) -> None:
-    seen: list[tuple[int, int]] = []
-    with Client(server.url) as client:
-        described = client.describe("tiny")
-        rows = np.zeros((1200, 3), np.float32)
-        for _ in chunking.edges(client, described, rows, progress=lambda done, total: seen.append((done, total))):
-            pass
-    assert seen[-1] == (2400, 2400)
-    assert seen == sorted(seen)
 
 
 def test_the_table_names_edges_with_their_values(server: Server, rows: Path, tmp_path: Path) -> None:

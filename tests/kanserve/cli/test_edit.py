@@ -10,9 +10,8 @@ import pytest
 
 from kanexport.contract.naming import Names
 from kanexport.pipeline import Request, export
-from tests.support.command_line import checkpoint, document, kanserve
+from tests.support.command_line import checkpoint, document, exported, kanserve
 from tests.support.documents import Balanced
-from tests.support.exports import exported
 
 NAMES = Names(features=("a<b", "c&d"), classes=('<img src=x>"',))
 HELLO = Path(__file__).parents[2] / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"

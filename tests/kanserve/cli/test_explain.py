@@ -44,15 +44,6 @@ def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: P
         np.testing.assert_allclose(total, arrays["predictions"], rtol=0, atol=1e-5)
 
 
-def test_more_rows_than_one_answer_holds_and_a_file_as_reference(server: Server, rows: Path, tmp_path: Path) -> None:
-    """A response has at most 16 KiB, so that 30 rows need several responses."""
-    many = tmp_path / "many.npy"
-    np.save(many, np.tile(ROWS, (12, 1)))
-    few, all_of = (server.ask("explain", "tiny", "--reference", rows, "--input", path) for path in (rows, many))
-    assert few["reference"] == "rows"
-    np.testing.assert_array_equal(all_of["contributions"], few["contributions"] * 12)
-
-
 def test_what_is_refused(server: Server, rows: Path) -> None:
     cases = {
         "explain tiny --of y7": "--of y7: unknown name, expected a name or an index from 0 to 1",

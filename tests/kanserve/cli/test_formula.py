@@ -81,10 +81,7 @@ def test_nodes_between_can_be_shown_and_numeric_edges_are_explained(server: Serv
 
 
 def test_what_is_too_long_or_no_line_says_what_helps(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = {
-        "formula hello --only h1_1": "pass --by-layer for hidden nodes",
-        "formula hello --only y7": "formulas: y0",
-    }
+    cases = {"formula hello --only h1_1": "pass --by-layer for hidden nodes", "formula hello --only y7": "formulas: y0"}
     assert wrong_refusals(cases, "--url", server.url) == []
     monkeypatch.setattr(formula_printer, "LIMIT", 9)
     hints = {

@@ -91,10 +91,7 @@ FAILURES = {
     "infer any --input none.npy": ("InputError", "none.npy cannot be read"),
     "edges tiny --input none.npy": ("InputError", "none.npy cannot be read"),
     "models no/folder": ("InputError", "no/folder is not a folder"),
-    "models --url 127.0.0.1:1": (
-        "Unreachable",
-        "start a server with `kanserve serve REPOSITORY`",
-    ),
+    "models --url 127.0.0.1:1": ("Unreachable", "start a server with `kanserve serve REPOSITORY`"),
     "models --load": ("CommandError", "--load needs a REPOSITORY"),
     "export none.pt": ("CheckpointError", "none.pt does not exist"),
     "completion tcsh": ("UsageError", "choices: bash, zsh, fish"),

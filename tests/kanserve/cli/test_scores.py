@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.command_line import Server, serving, wrong_refusals
-from tests.support.exports import exported
+from tests.support.command_line import Server, exported, serving, wrong_refusals
 from tests.support.golden_cases import OWN
 
 ROWS = np.random.default_rng(6).uniform(-0.9, 0.9, (30, 3)).astype(np.float32)

@@ -10,21 +10,8 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.client import chunking
+from kanserve.client import chunking, errors
 from kanserve.client.aio import AsyncClient
-from kanserve.client.errors import (
-    ClientError,
-    DeadlineExceeded,
-    InvalidInput,
-    NotAllowed,
-    NotFound,
-    NotSupported,
-    RateLimited,
-    ServerFailed,
-    TooLarge,
-    Unavailable,
-    Unreachable,
-)
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.services import validation
@@ -51,7 +38,7 @@ def test_what_is_temporary_is_tried_again_three_times(code: grpc.StatusCode, fai
             calls.clear()
             assert asyncio.run(ready(url))
         else:
-            kind = Unavailable if code is grpc.StatusCode.UNAVAILABLE else ServerFailed
+            kind = errors.Unavailable if code is grpc.StatusCode.UNAVAILABLE else errors.ServerFailed
             with pytest.raises(kind, match="Server not ready"):
                 client.ready()
     assert len(calls) == min(failures, 3) + 1
@@ -76,7 +63,7 @@ def test_a_call_that_its_client_closes_is_not_repeated() -> None:
         call = pool.submit(client.ready)
         assert begun.wait(60)
         client.close()
-        with pytest.raises(ServerFailed, match="CANCELLED"):
+        with pytest.raises(errors.ServerFailed, match="CANCELLED"):
             call.result(60)
         ends.set()
     assert len(calls) == 1
@@ -104,7 +91,7 @@ def test_a_server_with_errors_gets_no_calls_for_a_time() -> None:
         def ejected() -> bool:
             before = list(counts)
             for _ in range(30):
-                with contextlib.suppress(ServerFailed):
+                with contextlib.suppress(errors.ServerFailed):
                     client.infer(MODEL, np.zeros((1, 3), np.float32))
             return counts[0] == before[0] and min(counts[1] - before[1], counts[2] - before[2]) > 9
 
@@ -114,18 +101,18 @@ def test_a_server_with_errors_gets_no_calls_for_a_time() -> None:
 @pytest.mark.parametrize(
     ("code", "kind", "input_is_wrong", "says"),
     [
-        (grpc.StatusCode.INVALID_ARGUMENT, InvalidInput, True, "^the text$"),
-        (grpc.StatusCode.OUT_OF_RANGE, InvalidInput, True, "^the text$"),
-        (grpc.StatusCode.NOT_FOUND, NotFound, True, "^the text$"),
-        (grpc.StatusCode.FAILED_PRECONDITION, NotSupported, True, "^the text$"),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, TooLarge, False, "^the text$"),
-        (grpc.StatusCode.INTERNAL, ServerFailed, False, "failed .INTERNAL.: the text"),
-        (grpc.StatusCode.UNAUTHENTICATED, NotAllowed, False, "^the text$"),
-        (grpc.StatusCode.UNIMPLEMENTED, NotSupported, False, "does not offer RepositoryIndex: the text"),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded, False, "within 30 s"),
+        (grpc.StatusCode.INVALID_ARGUMENT, errors.InvalidInput, True, "^the text$"),
+        (grpc.StatusCode.OUT_OF_RANGE, errors.InvalidInput, True, "^the text$"),
+        (grpc.StatusCode.NOT_FOUND, errors.NotFound, True, "^the text$"),
+        (grpc.StatusCode.FAILED_PRECONDITION, errors.NotSupported, True, "^the text$"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.TooLarge, False, "^the text$"),
+        (grpc.StatusCode.INTERNAL, errors.ServerFailed, False, "failed .INTERNAL.: the text"),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.NotAllowed, False, "^the text$"),
+        (grpc.StatusCode.UNIMPLEMENTED, errors.NotSupported, False, "does not offer RepositoryIndex: the text"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded, False, "within 30 s"),
     ],
 )
-def test_other_codes_are_final(code: grpc.StatusCode, kind: type[ClientError], input_is_wrong: bool, says: str) -> None:
+def test_other_codes_are_final(code: grpc.StatusCode, kind: type, input_is_wrong: bool, says: str) -> None:
     with refusing(code, "the text") as (url, calls), Client(url) as client, pytest.raises(kind, match=says) as caught:
         client.index()
     assert (type(caught.value), caught.value.code, caught.value.input_is_wrong) == (kind, code.name, input_is_wrong)
@@ -135,7 +122,7 @@ def test_other_codes_are_final(code: grpc.StatusCode, kind: type[ClientError], i
 
 def test_texts_of_triton_and_of_grpc_that_do_not_help_are_left_out() -> None:
     sent = f"[request id: <id_unknown>] unexpected shape. {validation.BATCH_NOTE}"
-    short = pytest.raises(InvalidInput, match=r"^unexpected shape\.$")
+    short = pytest.raises(errors.InvalidInput, match=r"^unexpected shape\.$")
     with refusing(grpc.StatusCode.INVALID_ARGUMENT, sent) as (url, _), Client(url) as client, short:
         client.index()
     refused = "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: Connection refused"
@@ -145,7 +132,7 @@ def test_texts_of_triton_and_of_grpc_that_do_not_help_are_left_out() -> None:
         context.abort(grpc.StatusCode.UNAVAILABLE, details.pop(0))
         raise AssertionError
 
-    untrusted = pytest.raises(Unreachable, match=r"certificate is not trusted \(self-signed certificate\)")
+    untrusted = pytest.raises(errors.Unreachable, match=r"certificate is not trusted \(self-signed certificate\)")
     with answering(answer) as url, Client(url, retries=1) as client, untrusted as caught:
         client.index()
     assert "ca (--ca)" in caught.value.hint
@@ -153,7 +140,7 @@ def test_texts_of_triton_and_of_grpc_that_do_not_help_are_left_out() -> None:
 
 def test_an_error_has_the_code_and_the_hint_of_the_server() -> None:
     sent = (("kan-error-code", "rows-missing"), ("kan-error-help", "gr%C3%B6%C3%9Fe: 50%25"))
-    wrong = pytest.raises(InvalidInput, match=r"^the text$")
+    wrong = pytest.raises(errors.InvalidInput, match=r"^the text$")
     with (
         refusing(grpc.StatusCode.INVALID_ARGUMENT, "the text", *sent) as (url, _),
         Client(url) as client,
@@ -169,7 +156,7 @@ def test_a_server_that_pushes_back_for_good_or_for_too_long_is_asked_once(wait: 
     sent = ("grpc-retry-pushback-ms", wait)
     with refusing(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many", sent) as (url, calls), Client(url) as client:
         for ask in (client.ready, lambda: chunking.infer(client, MODEL, np.zeros((4, 3), np.float32))):
-            with pytest.raises(RateLimited, match="too many") as caught:
+            with pytest.raises(errors.RateLimited, match="too many") as caught:
                 ask()
             assert (caught.value.code, caught.value.retry_after) == ("RESOURCE_EXHAUSTED", seconds)
     assert len(calls) == 2

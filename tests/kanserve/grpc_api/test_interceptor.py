@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -21,6 +20,7 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.bad_requests import refused
 from tests.support.command_line import kanserve
+from tests.support.http_client import served
 from tests.support.reload_tools import handled
 from tests.support.server_process import INFERENCE, START, Server, request, serving
 from tests.support.tiers import full
@@ -30,12 +30,7 @@ HEALTH = "/grpc.health.v1.Health"
 REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("guarded")
-    toy_model.write(root)
-    with serving(root, reflection=True, access_log="all", max_connections=1) as running:
-        yield running
+guarded = served(reflection=True, access_log="all", max_connections=1)
 
 
 def test_reflection_only_on_request(server: Server) -> None:
@@ -90,7 +85,6 @@ def test_a_watch_is_no_request_in_flight_and_ends_when_its_caller_goes(guarded: 
 
 
 def test_refused_calls_are_warnings(guarded: Server) -> None:
-    """So that `--log-level warning` hides what went well, and nothing else."""
     guarded.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="toy").SerializeToString())
     with pytest.raises(grpc.RpcError):
         guarded.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="nobody").SerializeToString())
@@ -105,8 +99,7 @@ def _take_terminal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "transport"),
-    [("ctrl-c", "asgi"), pytest.param("hang-up", "grpcio", marks=full("second transport"))],
+    ("ending", "transport"), [("ctrl-c", "asgi"), pytest.param("hang-up", "grpcio", marks=full("second transport"))]
 )
 def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str) -> None:
     toy_model.write(tmp_path)

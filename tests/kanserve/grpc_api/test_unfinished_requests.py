@@ -5,7 +5,6 @@ import contextlib
 import selectors
 import socket
 from collections import Counter
-from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -14,9 +13,9 @@ import pytest
 from kanserve.errors import RequestBufferLimited
 from kanserve.grpc_api.unfinished_requests import SMALL, Buffer, IncomingRequest, Unfinished
 from tests.kanserve.conftest import TRANSPORTS
-from tests.support import toy_model
 from tests.support.attacks import callers
-from tests.support.server_process import INFERENCE, Server, request, resident, serving
+from tests.support.http_client import served
+from tests.support.server_process import INFERENCE, Server, request, resident
 from tests.support.tiers import full
 from tests.support.wait import turns, until
 
@@ -102,13 +101,7 @@ def test_pieces_become_the_bytes_that_came(piece: int) -> None:
     assert (buffer.size, buffer.take()) == (0, b"")
 
 
-@pytest.fixture(scope="module", params=TRANSPORTS)
-def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("unfinished")
-    toy_model.write(root)
-    chosen = {} if request.param == "asgi" else {"http_port": 0}
-    with serving(root, transport=request.param, max_inflight_bytes=16 * MIB, access_log="none", **chosen) as running:
-        yield running
+server = served(TRANSPORTS, max_inflight_bytes=16 * MIB, access_log="none")
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,9 @@ INFO = ModelInfo("toy", 1, 8, (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("
 @pytest.fixture
 def manifest() -> Manifest:
     stored = CertificateInfo(
-        method="by hand",
-        box="grid",
-        low=(-1.0, -1.0, 0.5),
-        high=(1.0, 1.0, 0.5),
-        output_low=(0.0, -2.0),
+        method="by hand", box="grid", low=(-1.0, -1.0, 0.5), high=(1.0, 1.0, 0.5), output_low=(0.0, -2.0),
         output_high=(1.0, 2.0),
-    )
+    )  # fmt: skip
     return dataclasses.replace(toy_model.manifest("toy"), certificate=stored)
 
 

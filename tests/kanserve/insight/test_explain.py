@@ -140,7 +140,7 @@ def test_work_and_answers_are_bounded_and_layers_have_to_follow_one_another(tmp_
 
 
 def test_who_leaves_leaves_his_place(server: Server) -> None:
-    """Calls that end before their response release their place: more calls than places can start and end."""
+    """More calls than places can start and end."""
     rows = np.zeros((4096, 3), np.float32)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         message = kan_pb2.ExplainRequest(model_name="toy", rows=rows.tobytes(), row_count=len(rows)).SerializeToString()

@@ -27,8 +27,7 @@ from kanserve.sandbox import verify
 from kanserve.types import Array, ModelInfo
 from tests.kanserve.analysis.test_drift import seen
 from tests.support import toy_model
-from tests.support.command_line import checkpoint
-from tests.support.exports import exported
+from tests.support.command_line import checkpoint, exported
 from tests.support.reload_tools import RNG, TRAIN, draw, run, value
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full

@@ -211,7 +211,6 @@ def probe(server: Server, path: str) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_empty_repository_is_ready_with_its_first_version(tmp_path: Path, workers: int) -> None:
-    """The log has `server_ready` when probes see it, and each change once."""
     with serving(tmp_path, repository_poll_seconds=0.1, workers=workers, threads=2) as server:
         ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
         live = pb.ServerLiveResponse.FromString(server.call(f"{INFERENCE}ServerLive", b""))

@@ -37,17 +37,10 @@ def test_servers_get_the_settings_that_are_no_default(tmp_path: Path, monkeypatc
     config.write_text('access_log = "all"\n')
     chosen, settings = fleet.server_settings(tmp_path, {"reflection": True}, Options(cpus=2.5, config=config))
     assert chosen == {
-        "repository": str(tmp_path),
-        "host": "127.0.0.1",
-        "grpc_port": 0,
-        "metrics_port": 0,
-        "threads": 2,
-        "max_watch_streams": 7,
-        "access_log": "all",
-        "reflection": True,
-        "drain_delay_seconds": 0.5,
+        "repository": str(tmp_path), "host": "127.0.0.1", "grpc_port": 0, "metrics_port": 0, "threads": 2,
+        "max_watch_streams": 7, "access_log": "all", "reflection": True, "drain_delay_seconds": 0.5,
         "drain_reject_seconds": 0.0,
-    }
+    }  # fmt: skip
     assert settings.drain_grace_seconds == 25
 
 

@@ -12,7 +12,6 @@ from tests.support import toy_model
 
 
 def test_edges_are_coloured_as_in_the_network() -> None:
-    """Each edge by itself, and all edges at once."""
     edge = SymbolicEdge(source=0, destination=1, function="sin", a=1.0, b=0.0, c=1.0, d=0.0, mask=1.0)
     layer = toy_model.manifest("toy").layers[0]
     mask = tuple(

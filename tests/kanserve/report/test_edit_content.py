@@ -7,17 +7,10 @@ from kanserve.report.page import Grid
 
 def test_changed_classes() -> None:
     difference = {
-        "rows": 9,
-        "rows_from": "rows.csv",
-        "outputs": [],
-        "worst_row": None,
-        "changed": 3,
-        "flips": [{"before": "cat", "after": "dog", "rows": 3}],
-        "not_finite": [0, 2],
-        "curves": [],
-        "certificates": None,
-        "certificates_note": "not requested",
-    }
+        "rows": 9, "rows_from": "rows.csv", "outputs": [], "worst_row": None, "changed": 3,
+        "flips": [{"before": "cat", "after": "dog", "rows": 3}], "not_finite": [0, 2], "curves": [],
+        "certificates": None, "certificates_note": "not requested",
+    }  # fmt: skip
     edit = {"parent_version": 1, "parent_sha256": "", "author": ""}
     about = {"name": "pets", "version": 2, "directory": None, "verified": "", "notes": []}
     grids = [part for part in edit_content.report({**about, "edit": edit, "difference": difference}, Names()).parts]

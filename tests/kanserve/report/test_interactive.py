@@ -23,23 +23,12 @@ FACTS = wasm_module.facts(MODULE)
 
 def described(**changed) -> Description:
     whole = Description(
-        name="hello",
-        version="1",
-        digest="",
-        family="pykan",
-        edge_class="A",
-        inputs=(TensorInfo("x", "FP32", (-1, 2)),),
-        outputs=(TensorInfo("y", "FP32", (-1, 1)),),
-        layers=(),
-        max_batch_size=8,
-        max_rows=8,
-        max_response_bytes=1000,
-        notes=(),
-        verification_basis="",
-        claim="",
+        name="hello", version="1", digest="", family="pykan", edge_class="A",
+        inputs=(TensorInfo("x", "FP32", (-1, 2)),), outputs=(TensorInfo("y", "FP32", (-1, 1)),), layers=(),
+        max_batch_size=8, max_rows=8, max_response_bytes=1000, notes=(), verification_basis="", claim="",
         options_assumed={},
         files=tuple(SourceFile(name=name, sha256=digest) for name, digest in FACTS.sources.items()),
-    )
+    )  # fmt: skip
     return replace(whole, **changed)
 
 

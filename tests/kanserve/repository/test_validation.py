@@ -6,21 +6,9 @@ from typing import Any
 import pytest
 
 from kanexport.contract import manifest as contract
+from kanexport.contract import sections
 from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import (
-    MIN_MAX,
-    STANDARD,
-    CertificateInfo,
-    Edit,
-    EditedEdge,
-    ExplainedTensor,
-    Explanations,
-    Intervals,
-    OutputInterval,
-    Scaler,
-    Scalers,
-)
 from kanserve.errors import LoadError, LoadReason
 from kanserve.repository import pbtxt, validation
 from kanserve.repository.validation import check_config, check_manifest
@@ -59,8 +47,8 @@ def standardize(offset: tuple[float, ...], scale: tuple[float, ...]) -> dict[str
     return layer(pre_steps=(NodeStep(kind="standardize", bias=offset, scale=scale),))
 
 
-def scaled(offset: tuple[float, ...], scale: tuple[float, ...], kind: str = STANDARD) -> dict[str, Any]:
-    return {"scalers": Scalers(inputs=Scaler(kind=kind, offset=offset, scale=scale, name="s.json"))}
+def scaled(offset: tuple[float, ...], scale: tuple[float, ...], kind: str = sections.STANDARD) -> dict[str, Any]:
+    return {"scalers": sections.Scalers(inputs=sections.Scaler(kind=kind, offset=offset, scale=scale, name="s.json"))}
 
 
 TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 3))
@@ -69,9 +57,9 @@ LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
 
 def told(*changes: dict[str, Any], file: str = "edges_l0.onnx") -> dict[str, Any]:
     """An explaining graph that gives so many tensors."""
-    item = ExplainedTensor(name="e", datatype="FP32", shape=(-1, 3, 4), holds="edges", layer=0)
+    item = sections.ExplainedTensor(name="e", datatype="FP32", shape=(-1, 3, 4), holds="edges", layer=0)
     tensors = tuple(dataclasses.replace(item, **change) for change in changes)
-    return {"explanations": Explanations(file=file, tensors=tensors)}
+    return {"explanations": sections.Explanations(file=file, tensors=tensors)}
 
 
 UNSCALED = "a step 'standardize' has no positive scale for each offset"
@@ -92,13 +80,17 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("scaled by zero", scaled((0.0,) * 3, (1.0, 0.0, 1.0)), "and a positive scale for each of 3 columns"),
     ("scaled by none", scaled((), ()), "the input scaler does not have an offset and a positive scale for each of 3"),
     ("scaler", scaled((0.0,) * 3, (1.0,) * 3, kind="robust"), "the input scaler is 'robust' with a range of 0 numbers"),
-    ("no range", scaled((0.0,) * 3, (1.0,) * 3, MIN_MAX), "the input scaler is 'min-max' with a range of 0 numbers"),
+    (
+        "no range",
+        scaled((0.0,) * 3, (1.0,) * 3, sections.MIN_MAX),
+        "the input scaler is 'min-max' with a range of 0 numbers",
+    ),
 ]
 
 
-OWN = OutputInterval(quantile=1.0, points=(0.0, 1.0), spreads=(1.0, 2.0), width=2.0)
-BOTH = Intervals(method="normalized", coverage=0.9, rows=100, outputs=(OWN, OWN))
-SETS = Intervals(method="lac", coverage=0.9, rows=100, scores="logits", threshold=0.5)
+OWN = sections.OutputInterval(quantile=1.0, points=(0.0, 1.0), spreads=(1.0, 2.0), width=2.0)
+BOTH = sections.Intervals(method="normalized", coverage=0.9, rows=100, outputs=(OWN, OWN))
+SETS = sections.Intervals(method="lac", coverage=0.9, rows=100, scores="logits", threshold=0.5)
 
 
 def intervals(**changes: Any) -> dict[str, Any]:
@@ -124,7 +116,9 @@ CASES += [
 ]
 
 
-EDIT = Edit(parent_version=1, edges=(EditedEdge(layer=0, source=2, destination=3, operation="zero"),), changed=0)
+EDIT = sections.Edit(
+    parent_version=1, edges=(sections.EditedEdge(layer=0, source=2, destination=3, operation="zero"),), changed=0
+)
 
 
 def edited(**changes: Any) -> dict[str, Any]:
@@ -155,22 +149,11 @@ def test_intervals_of_each_method_pass() -> None:
         check_manifest(dataclasses.replace(listed(), intervals=BOTH, outputs=(whole,)))
 
 
-CERTIFICATE = CertificateInfo(
-    method="branch and bound",
-    box="grid",
-    low=(-1.0, -1.0, -1.0),
-    high=(1.0, 1.0, 1.0),
-    budget=60.0,
-    seconds=30.0,
-    boxes=4,
-    output_low=(-30.0, -20.0),
-    output_high=(30.0, 20.0),
-    found_low=(-25.0, -15.0),
-    found_high=(25.0, 15.0),
-    slack=(1e-5, 1e-5),
-    directions=((0, 1), (2, 3), (1, 1)),
-    lipschitz=((1.0, 2.0), (3.0, 0.0), (2.0, 2.0)),
-)
+CERTIFICATE = sections.CertificateInfo(
+    method="branch and bound", box="grid", low=(-1.0, -1.0, -1.0), high=(1.0, 1.0, 1.0), budget=60.0, seconds=30.0,
+    boxes=4, output_low=(-30.0, -20.0), output_high=(30.0, 20.0), found_low=(-25.0, -15.0), found_high=(25.0, 15.0),
+    slack=(1e-5, 1e-5), directions=((0, 1), (2, 3), (1, 1)), lipschitz=((1.0, 2.0), (3.0, 0.0), (2.0, 2.0)),
+)  # fmt: skip
 
 
 def certificate(**changes: Any) -> dict[str, Any]:

@@ -2,22 +2,17 @@
 
 import gzip
 import json
-from collections.abc import Iterator
 
 import numpy as np
-import pytest
 
 from kanserve.auth.permissions import NEEDS
 from tests.kanserve.conftest import WAYS
 from tests.support.credentials import asked
-from tests.support.http_client import ROWS, ask, infer, running, tensor
+from tests.support.http_client import ROWS, ask, infer, served, tensor
 from tests.support.server_process import Server
 from tests.support.wait import until
 
-
-@pytest.fixture(scope="module", params=WAYS)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from running(request.param, tmp_path_factory.mktemp("web"))
+web = served(WAYS, "repository")
 
 
 def test_numbers_that_json_lacks_are_words(web: Server) -> None:

@@ -1,29 +1,19 @@
 """Datatypes over HTTP, as bytes and as JSON, with identity graphs and Triton's client."""
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import tritonclient.http
 
-from tests.integration.wire.test_datatypes import KINDS, bits, identity
-from tests.support.http_client import ask, way
-from tests.support.server_process import Server, serving
+from tests.integration.wire.test_datatypes import KINDS, bits, write
+from tests.support.http_client import ask, served
+from tests.support.server_process import Server
 
 NO_JSON = ("FP16", "BF16")
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("plain")
-    for name, (kind, _, _) in KINDS.items():
-        folder = root / name.lower() / "1"
-        folder.mkdir(parents=True)
-        (folder / "model.onnx").write_bytes(identity(kind, ["B", 3]))
-    transport, chosen = way("asgi")
-    with serving(root, transport, plain_onnx=True, **chosen) as running:
-        yield running
+plain = served(["asgi"], write=write, plain_onnx=True)
 
 
 def echoed(server: Server, datatype: str, rows: np.ndarray, *, sent: bool, back: bool, packing: str) -> np.ndarray:

@@ -1,7 +1,6 @@
 """KanService as JSON: the same numbers as gRPC on both transports, and rejected requests."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,7 @@ from tests.support.wait import until
 ROWS = np.random.default_rng(8).normal(size=(5, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=TRANSPORTS)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from http_client.running(request.param, tmp_path_factory.mktemp("kan"), max_typed_contents_bytes=20_000)
+web = http_client.served(TRANSPORTS, "repository", max_typed_contents_bytes=20_000)
 
 
 def good(server: Server, path: str, body: Any = None) -> Any:

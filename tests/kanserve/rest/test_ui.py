@@ -2,11 +2,8 @@
 
 import gzip
 import re
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-
-import pytest
 
 from tests.kanserve.conftest import WAYS
 from tests.support import http_client
@@ -17,9 +14,7 @@ STATIC = Path(str(resources.files("kanserve") / "ui" / "static"))
 FILES = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file())
 
 
-@pytest.fixture(scope="module", params=WAYS)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from http_client.running(request.param, tmp_path_factory.mktemp("ui"))
+web = http_client.served(WAYS, "repository")
 
 
 def test_every_address_is_the_page_with_the_way_back(web: Server) -> None:

@@ -23,26 +23,12 @@ def flat(*nodes: onnx.NodeProto, values: tuple[str, ...] = ()) -> list[str]:
 
 
 SHAPED = [  # by ONNX's description of each operator: where the tensor comes that says how large its output is
-    ("ConstantOfShape", 1, {0}),
-    ("BlackmanWindow", 1, {0}),
-    ("HammingWindow", 1, {0}),
-    ("HannWindow", 1, {0}),
-    ("Expand", 2, {1}),
-    ("Tile", 2, {1}),
-    ("Pad", 4, {1}),
-    ("OneHot", 3, {1}),
-    ("CenterCropPad", 2, {1}),
-    ("AffineGrid", 2, {1}),
-    ("Upsample", 2, {1}),
-    ("DFT", 3, {1}),
-    ("Range", 3, {0, 1, 2}),
-    ("MelWeightMatrix", 5, {0, 1, 2}),
-    ("Resize", 4, {2, 3}),
-    ("MaxUnpool", 3, {2}),
-    ("Col2Im", 3, {1, 2}),
-    ("Reshape", 2, set()),
-    ("Add", 2, set()),
-]
+    ("ConstantOfShape", 1, {0}), ("BlackmanWindow", 1, {0}), ("HammingWindow", 1, {0}), ("HannWindow", 1, {0}),
+    ("Expand", 2, {1}), ("Tile", 2, {1}), ("Pad", 4, {1}), ("OneHot", 3, {1}), ("CenterCropPad", 2, {1}),
+    ("AffineGrid", 2, {1}), ("Upsample", 2, {1}), ("DFT", 3, {1}), ("Range", 3, {0, 1, 2}),
+    ("MelWeightMatrix", 5, {0, 1, 2}), ("Resize", 4, {2, 3}), ("MaxUnpool", 3, {2}), ("Col2Im", 3, {1, 2}),
+    ("Reshape", 2, set()), ("Add", 2, set()),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("operator", "count", "shaping"), SHAPED, ids=[case[0] for case in SHAPED])

@@ -15,8 +15,6 @@ from tests.support.wait import turns, until_async
 
 
 def test_what_ends_the_process_says_how(tmp_path: Path) -> None:
-    """As a graph that crashes the runtime does."""
-
     async def crash(trial: Sandbox, task: asyncio.Task[None]) -> None:
         (pid,) = await grandchildren(trial, 1)
         os.kill(pid, signal.SIGSEGV)

@@ -109,7 +109,6 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, transport: str) -> 
 
 @full("rare")
 def test_nobody_is_ready_before_all_are(tmp_path: Path) -> None:
-    """One worker is held as it starts."""
     toy_model.write(tmp_path)
     for _ in range(5):
         with launched(tmp_path, workers=2, threads=2) as (process, log):

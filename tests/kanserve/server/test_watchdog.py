@@ -61,9 +61,7 @@ def test_a_stuck_loop_ends_the_server(tmp_path: Path) -> None:
 
 
 @full("rare")
-def test_a_stopped_server_goes_on_a_stuck_worker_is_replaced_and_workers_leave_with_it(
-    tmp_path: Path,
-) -> None:
+def test_a_stopped_server_goes_on_a_stuck_worker_is_replaced_and_workers_leave_with_it(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     limit = 1.5  # of the watchdog, and of the process that watches the workers
     with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=limit, run_stall_seconds=limit) as server:

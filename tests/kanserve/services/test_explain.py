@@ -1,7 +1,6 @@
 """kan.coverage and kan.explain_top_k: extra outputs in one round trip, read by Triton's clients."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "models"
 
 
-@pytest.fixture(scope="module", params=TRANSPORTS)
-def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    transport, chosen = http_client.way(request.param)
-    with serving(models, transport, plain_onnx=True, max_edge_query_rows=16, **chosen) as running:
-        yield running
+served = http_client.served(TRANSPORTS, "models", plain_onnx=True, max_edge_query_rows=16)
 
 
 def of(server: Server, rows: np.ndarray, parameters: dict[str, Any], model: str = "spline") -> Any:

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,13 @@ from kanserve.pb import kan_pb2
 from kanserve.services import statistics
 from tests.support import credentials, toy_model
 from tests.support.bad_requests import refused
+from tests.support.http_client import served
 from tests.support.reload_tools import draw, value
 from tests.support.server_process import KAN, Server, serving
 from tests.support.tiers import full
 from tests.support.wait import turns, until
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("statistics")
-    toy_model.write(root)
-    with serving(root, max_watch_streams=2) as item:
-        yield item
+server = served(max_watch_streams=2)
 
 
 def replace(root: Path, version: int = 2) -> None:

@@ -20,13 +20,9 @@ def test_a_failure_is_one_document_and_one_text(capsys: pytest.CaptureFixture[st
     out, err = capsys.readouterr()
     assert json.loads(out) == {
         "error": {
-            "kind": "Wrong",
-            "code": "wrong",
-            "message": "x is 1,\n2 was expected",
-            "hint": "say 2",
-            "exit_code": 3,
+            "kind": "Wrong", "code": "wrong", "message": "x is 1,\n2 was expected", "hint": "say 2", "exit_code": 3,
         }
-    }
+    }  # fmt: skip
     assert err == "prog: error[wrong]: x is 1,\\n2 was expected\n  help: say 2\n"
 
 
