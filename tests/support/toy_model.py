@@ -146,6 +146,14 @@ def manifest(
     )
 
 
+def write_graphs(repository: Path, graphs: Mapping[str, bytes]) -> None:
+    """Graphs without a manifest, each as version 1 of a model."""
+    for name, data in graphs.items():
+        directory = repository / name / "1"
+        directory.mkdir(parents=True)
+        (directory / contract.MODEL_FILE).write_bytes(data)
+
+
 def write_plain(
     repository: Path, name: str, *nodes: NodeProto, kind: int = TensorProto.FLOAT, batch: int | str = "B", **values: Any
 ) -> None:
@@ -154,9 +162,7 @@ def write_plain(
     constants = [numpy_helper.from_array(np.array(value), key) for key, value in values.items()]
     graph = helper.make_graph(nodes, name, [x], [y], constants)
     created = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    directory = repository / name / "1"
-    directory.mkdir(parents=True)
-    (directory / contract.MODEL_FILE).write_bytes(created.SerializeToString())
+    write_graphs(repository, {name: created.SerializeToString()})
 
 
 def write_slow(repository: Path, name: str = "slow", *, steps: int = 12, size: int = 1200) -> None:

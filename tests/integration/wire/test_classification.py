@@ -33,10 +33,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     toy_model.write(root)
     models = {name.lower(): identity(kind, ["B", 5]) for name, kind in KINDS.items()}
     models |= {"alone": identity(TensorProto.FLOAT, [5]), "wide": identity(TensorProto.FLOAT, ["B", 3000])}
-    for name, graph in (models | {"folded": folded()}).items():
-        folder = root / name / "1"
-        folder.mkdir(parents=True)
-        (folder / "model.onnx").write_bytes(graph)
+    toy_model.write_graphs(root, models | {"folded": folded()})
     (root / "float" / "config.pbtxt").write_text('output [ { name: "y0" label_filename: "classes.txt" } ]')
     (root / "float" / "classes.txt").write_text("setosa\n\nçok büyük\n")  # fewer than there are values
     with serving(root, transport=request.param, plain_onnx=True, max_input_strings=100) as running:

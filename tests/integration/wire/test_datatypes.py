@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.services import validation
+from tests.support import toy_model
 from tests.support.http_client import served
 from tests.support.server_process import INFERENCE, SHARED, Server
 
@@ -76,10 +77,7 @@ def write(root: Path) -> None:
     models = {name.lower(): identity(kind, ["B", 3]) for name, (kind, _, _) in KINDS.items()}
     models |= {f"{name.lower()}_scalar": identity(kind, []) for name, (kind, _, _) in KINDS.items()}
     models |= {"mixed": mixed(), "told": told(TensorProto.FLOAT)}
-    for name, graph in models.items():
-        folder = root / name / "1"
-        folder.mkdir(parents=True)
-        (folder / "model.onnx").write_bytes(graph)
+    toy_model.write_graphs(root, models)
 
 
 plain = served(SHARED, write=write, plain_onnx=True, max_input_strings=600, max_response_bytes=8192)

@@ -41,10 +41,8 @@ def write_wide(repository: Path) -> None:
     """x [B, 1] -> y [B, WIDE]."""
     shape = numpy_helper.from_array(np.array([1, WIDE], np.int64), "shape")
     nodes = [helper.make_node("Expand", ["x", "shape"], ["y"])]
-    folder = repository / "wide" / "1"
-    folder.mkdir(parents=True)
     graph = toy_model.model(nodes, [("x", ["B", 1])], [("y", ["B", WIDE])], [shape], TensorProto.FLOAT)
-    (folder / "model.onnx").write_bytes(graph)
+    toy_model.write_graphs(repository, {"wide": graph})
 
 
 # hypercorn is asked once, at the end: it takes what a caller does not read without end, and a call that is answered

@@ -1,6 +1,5 @@
 """KServe's protocol V1: the numbers of ModelInfer and Explain as rows, and rejected requests."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +10,28 @@ from onnx import TensorProto, helper
 from kanserve.client.sync import Client
 from tests.kanserve.conftest import TRANSPORTS
 from tests.support import credentials, toy_model
-from tests.support.http_client import ask, way
+from tests.support.http_client import ask, served
 from tests.support.server_process import Server, serving
 
 ROWS = np.random.default_rng(27).normal(size=(5, 3)).astype(np.float32)
 LIMIT = 20_000
 
 
-def two(folder: Path) -> None:
-    """Plain ONNX models: `pair` has two inputs and two outputs, `grid` an input of two axes, `whole` integers."""
+def write(folder: Path) -> None:
+    """The toys, and plain graphs: `pair` has two inputs and outputs, `grid` an input of two axes, `whole` integers."""
     pair = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Neg", ["b"], ["less"])]
     neg, inputs, outputs = [helper.make_node("Neg", ["x"], ["y"])], [("a", ["B", 2]), ("b", ["B", 1])], ["B", 1]
-    for name, graph in (
-        ("pair", toy_model.model(pair, inputs, [("sum", ["B", 2]), ("less", outputs)], [], TensorProto.FLOAT)),
-        ("grid", toy_model.model(neg, [("x", ["B", 2, 3])], [("y", ["B", 2, 3])], [], TensorProto.FLOAT)),
-        ("whole", toy_model.model(neg, [("x", ["B", 2])], [("y", ["B", 2])], [], TensorProto.INT64)),
-    ):
-        (folder / name / "1").mkdir(parents=True)
-        (folder / name / "1" / "model.onnx").write_bytes(graph)
+    graphs = {
+        "pair": toy_model.model(pair, inputs, [("sum", ["B", 2]), ("less", outputs)], [], TensorProto.FLOAT),
+        "grid": toy_model.model(neg, [("x", ["B", 2, 3])], [("y", ["B", 2, 3])], [], TensorProto.FLOAT),
+        "whole": toy_model.model(neg, [("x", ["B", 2])], [("y", ["B", 2])], [], TensorProto.INT64),
+    }
+    toy_model.write_graphs(folder, graphs)
+    toy_model.write(folder)
+    toy_model.write(folder, "toy64", datatype="FP64", tolerance=1e-12)
 
 
-@pytest.fixture(scope="module", params=TRANSPORTS)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    plugin, chosen = way(request.param)
-    root = tmp_path_factory.mktemp("v1")
-    toy_model.write(root)
-    toy_model.write(root, "toy64", datatype="FP64", tolerance=1e-12)
-    two(root)
-    with serving(root, plugin, plain_onnx=True, max_typed_contents_bytes=LIMIT, **chosen) as running:
-        yield running
+web = served(TRANSPORTS, write=write, plain_onnx=True, max_typed_contents_bytes=LIMIT)
 
 
 def good(server: Server, path: str, instances: Any) -> Any:

@@ -12,7 +12,7 @@ from tools.reliability import __main__ as command
 from tools.reliability import base, incident_table, record, table
 from tools.reliability.base import NUMBERS, NotRun, Outcome, Row, Scale, rows
 
-ROWS = rows()
+ROWS, FULL = rows(), Scale(full=True)
 GOOD = Row("1", "A", "asked", "0 lost", lambda scale, seed, transport: Outcome({"lost": scale.of(0, 1)}, True, 7))
 
 
@@ -86,6 +86,15 @@ def test_whatever_comes_of_a_run_is_a_record(changes: dict[str, Any], verdict: s
     assert "Python 3" in result.versions
 
 
+def test_the_last_full_run_counts(tmp_path: Path) -> None:
+    full = command.one(GOOD, Scale(full=True), 1, "")
+    for number, item in enumerate(
+        (full, replace(full, count=8), replace(full, form="short"), replace(full, verdict="not run"))
+    ):
+        record.append(replace(item, date=f"2026-01-0{number + 1}"), tmp_path / "results")
+    assert record.latest(record.load(tmp_path / "results"))["1", ""].count == 8
+
+
 def test_what_is_written_by_itself_is_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else nothing after the first row of a run would count as of its commit, and be run again."""
     monkeypatch.setattr(record, "ROOT", tmp_path)
@@ -102,6 +111,23 @@ def test_what_is_written_by_itself_is_no_change(tmp_path: Path, monkeypatch: pyt
     assert not clean.endswith("+")
     (tmp_path / "docs" / "other.md").write_text("changed")
     assert record.commit() == f"{clean}+"
+
+
+def test_the_tables_show_what_was_not_run() -> None:
+    wire = replace(GOOD, number="2", title="B", wire=True, result="{lost} of {all} lost.")
+    known = {"1": GOOD, "2": wire}
+    seen = [command.one(wire, Scale(full=False), 1, "grpcio"), command.one(replace(wire, run=bad), FULL, 1, "asgi")]
+    first, asgi, grpcio = table.results(known, seen).splitlines()[2:5]
+    assert first == "| 1 A | 0 lost |  | not run |  |"
+    assert asgi.startswith("| 2 B (asgi) | 0 lost | 3 of unknown lost. | **fail** | 2")
+    assert grpcio.startswith("| 2 B (grpcio) | 0 lost | 0 of unknown lost. | pass (short form) | 2")
+    text = table.runs(known, seen)
+    assert "| 2 (grpcio) | 1 | 7 | 0 s |" in text
+    assert text.count(seen[0].machine) == 1
+    lines = table.summary(known, seen).splitlines()
+    assert lines[0] == "0 of 2 tests pass: 1 of 3 results, 1 fail, 1 not run."
+    assert [line.split(" | ")[0] for line in lines[4:]] == ["| 1 A", "| 2 B (asgi)"]
+    assert incident_table.table.verdicts(wire, record.latest(seen)) == "**fail** (asgi), pass (short form) (grpcio)"
 
 
 def test_a_short_form_that_fails_is_a_test_that_fails() -> None:
