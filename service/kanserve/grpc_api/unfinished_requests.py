@@ -42,9 +42,13 @@ class Buffer:
         else:
             self._pieces.append(bytearray(data))
 
-    def take(self) -> bytes:
-        """Return all bytes, and empty the buffer."""
-        data = b"".join(self._pieces)
+    def take(self, skip: int = 0) -> bytes:
+        """Return all bytes but for the first `skip`, and empty the buffer."""
+        first, *others = self._pieces or [b""]
+        if skip <= len(first):
+            data = b"".join((memoryview(first)[skip:], *others) if skip else self._pieces)
+        else:
+            data = b"".join(self._pieces)[skip:]
         self._pieces.clear()
         self.size = 0
         return data

@@ -13,14 +13,19 @@ import numpy as np
 
 from kanserve.types import Array
 
-ALIGNED = 64  # bytes of the widest registers
+ALIGNED, LEAST = 64, 16  # bytes of the widest registers, and of each allocation
 
 
 def joined(feeds: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
-    """Inputs of all requests, concatenated along the rows; those of one request unchanged."""
+    """Inputs of all requests, concatenated along the rows; those of one request unchanged, or copied to aligned bytes,
+    which a runtime needs."""
     if len(feeds) == 1:
-        return feeds[0]
+        return {name: array.copy() if _address(array) % LEAST else array for name, array in feeds[0].items()}
     return {name: np.concatenate([request[name] for request in feeds]) for name in feeds[0]}
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def select_rows(feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:

@@ -60,11 +60,12 @@ class Messages:
     encoding  the call's grpc-encoding; None without compression
     """
 
-    __slots__ = ("_buffer", "_encoding", "_limit", "_wanted", "size")
+    __slots__ = ("_buffer", "_encoding", "_limit", "_plain", "_wanted", "size")
 
     def __init__(self, limit: int, encoding: bytes | None) -> None:
         self._limit, self._encoding = limit, encoding
         self._buffer, self._wanted = Buffer(), PREFIX.size
+        self._plain = False  # whether the buffer begins with an uncompressed message of a known length
         self.size = 0  # bytes of messages that are not taken yet
 
     def take(self, data: bytes) -> Iterator[bytes | Packed]:
@@ -74,13 +75,17 @@ class Messages:
         self.size = self._buffer.size
         if self.size < self._wanted:
             return
+        if self._plain and self.size == self._wanted:  # the usual case, with one copy instead of two
+            self.size, self._wanted, self._plain = 0, PREFIX.size, False
+            yield self._buffer.take(PREFIX.size)
+            return
         content, at = self._buffer.take(), 0
         while (end := at + self._end(content, at)) <= len(content):
             message = content[at + PREFIX.size : end]
             packed, at = content[at], end
             self.size = len(content) - at
             yield self._packed(message) if packed else message
-        self._wanted = end - at
+        self._wanted, self._plain = end - at, end - at > PREFIX.size and not content[at]
         self._buffer.add(content[at:])
 
     def _end(self, content: bytes, at: int) -> int:

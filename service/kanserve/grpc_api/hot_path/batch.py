@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from kanserve.execution.executor import Executor
 from kanserve.grpc_api.hot_path.account import Account, NativeCall
-from kanserve.grpc_api.hot_path.heads import Head
+from kanserve.grpc_api.hot_path.heads import Head, Raw
 from kanserve.observability.statistics import Timing
 from kanserve.scheduling.batching import attempt
 from kanserve.services import inference
@@ -29,7 +29,7 @@ LONGEST = 2_000_000  # nanoseconds that the first request of a run waits for oth
 class Job(NamedTuple):
     """Request that waits. `arrived`: nanoseconds of perf_counter. `deadline`: on the monotonic clock."""
 
-    raws: Sequence[bytes]
+    raws: Sequence[Raw]
     id: bytes
     future: asyncio.Future[Result | None]
     arrived: int
@@ -79,7 +79,7 @@ class Batches:
         self._schedule(asyncio.get_running_loop())
         return room
 
-    def submit(self, raws: Sequence[bytes], id: bytes, deadline: float | None) -> asyncio.Future[Result | None] | None:
+    def submit(self, raws: Sequence[Raw], id: bytes, deadline: float | None) -> asyncio.Future[Result | None] | None:
         """Submit the input bytes of one request. Returns None if the executor must handle the request. Otherwise
         returns a future; its result is None if the run failed or the deadline has passed, and then the executor must
         handle the request."""
@@ -178,7 +178,7 @@ class Batches:
             return False
         return True
 
-    def _ran(self, raws: Sequence[bytes], arrived: Sequence[int], begun: int) -> inference.Execution | None:
+    def _ran(self, raws: Sequence[Raw], arrived: Sequence[int], begun: int) -> inference.Execution | None:
         """The execution of the requests with these input bytes. None if it failed, or if the model flags or rejects a
         row: each request then runs again by itself, and reports its own failure or rows out of range."""
         feeds, guard = self._head.feeds(raws, len(arrived)), self._head.ready.model.range_guard

@@ -38,6 +38,8 @@ HARMLESS = frozenset((EMPTY_FINAL + b"\x12\x02\x08\x01", EMPTY_FINAL + b"\x12\x0
 MOST_HEADS = 1024
 MOST_BYTES = 4096  # of one head, or one id
 MOST_RAW = 1024  # inputs with bytes
+COPIED = 4096  # bytes up to which a copy is faster than a view
+Raw = bytes | memoryview
 
 
 @dataclass(slots=True)
@@ -119,18 +121,17 @@ class Head:
     batches: Batches | None = None
     queue: NativeQueue | None = None
 
-    def raws(self, data: bytes, spans: Sequence[tuple[int, int]]) -> list[bytes] | None:
-        """The bytes of the message's inputs, copied, because a runtime needs aligned bytes. None if they do not fit the
-        shapes."""
+    def raws(self, data: bytes, spans: Sequence[tuple[int, int]]) -> list[Raw] | None:
+        """The bytes of the message's inputs. None if they do not fit the shapes."""
         if len(spans) != len(self.inputs):
             return None
-        buffers = [data[begin:stop] for begin, stop in spans]
+        buffers = [_part(data, begin, stop) for begin, stop in spans]
         for raw, (_, _, _, size) in zip(buffers, self.inputs, strict=True):
             if len(raw) != size:
                 return None
         return buffers
 
-    def feeds(self, raws: Sequence[bytes], requests: int = 1) -> dict[str, Array]:
+    def feeds(self, raws: Sequence[Raw], requests: int = 1) -> dict[str, Array]:
         """The tensors in the bytes of this number of requests, by input."""
         rows = requests * self.ready.rows
         return {
@@ -150,12 +151,12 @@ class Head:
 
     def responses(self, ids: Sequence[bytes], arrays: Sequence[Array]) -> list[bytes]:
         """The response to each request, from the outputs of all of them."""
-        outputs, plain, responses = [array.tobytes() for array in arrays], self.before + self.after, []
+        outputs, plain, responses = [_bytes(array) for array in arrays], self.before + self.after, []
         for at, id in enumerate(ids):
-            response = self.before + ID_RESPONSE + varint(len(id)) + id + self.after if id else plain
+            parts: list[Raw] = [self.before + ID_RESPONSE + varint(len(id)) + id + self.after if id else plain]
             for lead, output, (_, _, size) in zip(self.leads, outputs, self.outputs, strict=True):
-                response += lead + output[at * size : (at + 1) * size]
-            responses.append(response)
+                parts += (lead, output[at * size : (at + 1) * size])
+            responses.append(b"".join(parts))
         return responses
 
 
@@ -174,17 +175,17 @@ class Template:
     rest: bytes
     size: int
 
-    def match(self, data: bytes) -> tuple[bytes, bytes] | None:
+    def match(self, data: bytes) -> tuple[bytes, Raw] | None:
         """The id and the input's bytes, if the message fits the template, as `split` would divide it."""
         at, stop = len(self.lead), len(data) - self.size
         begin = stop - len(self.rest)
         if begin < at or not data.startswith(self.lead) or data[begin:stop] != self.rest:
             return None
         if begin == at:
-            return b"", data[stop:]
+            return b"", _part(data, stop, len(data))
         if begin < at + 2 or data[at] != ID_FIELD or data[at + 1] != begin - at - 2 or data[at + 1] > 0x7F:
             return None
-        return data[at + 2 : begin], data[stop:]
+        return data[at + 2 : begin], _part(data, stop, len(data))
 
 
 class Heads:
@@ -197,7 +198,7 @@ class Heads:
         self._template: Template | None = None  # of the last message
         self._matched = matched
 
-    def lookup(self, data: bytes, generation: int) -> tuple[Parts | None, Head | None, bytes, list[bytes]]:
+    def lookup(self, data: bytes, generation: int) -> tuple[Parts | None, Head | None, bytes, list[Raw]]:
         """Divide a message, and look up its head. Returns its parts, its head, its id and the bytes of its inputs. The
         head is None if it is unknown. The parts are None for a message that `split` cannot divide, and for one that
         fits the template of the last message."""
@@ -257,6 +258,17 @@ class Heads:
             {"model": done.model, "version": done.version, "rows": ready.rows},
         )
         return head
+
+
+def _part(data: bytes, begin: int, stop: int) -> Raw:
+    """Bytes of a message: a copy, which is aligned, or a view of many bytes, because their copy would block the event
+    loop. The executor aligns them."""
+    return data[begin:stop] if stop - begin <= COPIED else memoryview(data)[begin:stop]
+
+
+def _bytes(array: Array) -> Raw:
+    """The bytes of an output."""
+    return array.tobytes() if array.nbytes <= COPIED else np.ascontiguousarray(array).data.cast("B")
 
 
 def _template(known: Head, parts: Parts, data: bytes) -> Template:
