@@ -24,6 +24,8 @@ CONSTANTS = {
     "kIterNext": "Py_tp_iternext", "kMethods": "Py_tp_methods", "kGetSet": "Py_tp_getset", "kAlloc": "Py_tp_alloc",
     "kAwait": "Py_am_await", "kAmSend": "Py_am_send", "kApi": "PYTHON_ABI_VERSION",
 }  # fmt: skip
+# Names of types in Python's own header, and ours.
+TAGS = {"_object": "PyObject", "_typeobject": "PyTypeObject", "PySendResult": "int"}
 MEMBERS = {
     "PyObject": ("ob_refcnt", "ob_type"),
     "PyMethodDef": ("ml_name", "ml_meth", "ml_flags", "ml_doc"),
@@ -51,21 +53,28 @@ def printed(values: list[str]) -> list[str]:
 
 
 @full("package")
-def test_numbers_and_layouts_are_those_of_python(tmp_path: Path) -> None:
+def test_numbers_layouts_and_signatures_are_those_of_python(tmp_path: Path) -> None:
     include = sysconfig.get_paths()["include"]
     if not (Path(include) / "Python.h").is_file():
         pytest.skip("Python.h is not installed (Debian: python3-dev)")
     assert set(CONSTANTS) == set(re.findall(r"\b(k[A-Z]\w+) =", ABI))
     layout = [f"sizeof({name})" for name in MEMBERS]
     layout += [f"offsetof({name}, {member})" for name, members in MEMBERS.items() for member in members]
-    begin = ["#include <cstddef>", "#include <cstdio>"]
+    begin = ["#include <cstddef>", "#include <cstdio>", "#include <cxxabi.h>", "#include <typeinfo>"]
     head = [*begin, '#include "python_abi.h"', "int main() {"]
-    own = printed([*(f"python::{name}" for name in CONSTANTS), *layout])
+    functions = re.findall(r"^[\w *]+\b(Py\w+)\(.*\);$", ABI, re.MULTILINE)
+    assert len(functions) >= 50
+    text = "abi::__cxa_demangle(typeid(decltype({})).name(), nullptr, nullptr, nullptr)"
+    signatures = [f'std::printf("%s\\n", {text.format(name)});' for name in functions]
+    own = [*printed([*(f"python::{name}" for name in CONSTANTS), *layout]), *signatures]
     ours = compiled(tmp_path, [*head, *own], "-I", str(SOURCE / "src"))
     head = ["#include <Python.h>", *begin, "int main() {"]
     flags = "-I", include, "-DPy_LIMITED_API=0x030B0000"
-    theirs = compiled(tmp_path, [*head, *printed([*CONSTANTS.values(), *layout])], *flags)
-    assert dict(zip([*CONSTANTS, *layout], ours, strict=True)) == dict(zip([*CONSTANTS, *layout], theirs, strict=True))
+    theirs = compiled(tmp_path, [*head, *printed([*CONSTANTS.values(), *layout]), *signatures], *flags)
+    names = [*CONSTANTS, *layout, *functions]
+    for tag, alias in TAGS.items():
+        theirs = [line.replace(tag, alias) for line in theirs]
+    assert dict(zip(names, ours, strict=True)) == dict(zip(names, theirs, strict=True))
 
 
 HEADER = "onnxruntime_c_api.h"

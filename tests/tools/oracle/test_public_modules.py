@@ -91,3 +91,23 @@ def test_forms_of_public_code_become_what_their_table_says(tmp_path: Path) -> No
     done = oracle(tmp_path, str(ORACLE / "public_modules.py"), str(ORACLE / "wild"), *shared)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "module-too-large" in done.stdout
+
+
+WRONG = """
+import json, pathlib, sys, public_trial
+folder = pathlib.Path.cwd()
+one = {"clones": str(folder), "repository": "some/body", "file": "layers.py", "root": ".", "paths": [],
+       "definitions": False, "stand_ins": ["surely_not_there"], "tokens": [], "rows": [[3]], "make": "Bumps(3, 2)"}
+assert public_trial.prepare(one, folder)["outcome"] == "runs upstream"
+document = public_trial.export(one, folder)
+(folder / "export.json").write_text(json.dumps(document))
+print(json.dumps(public_trial.compare(one | {"make": "Bumps(3, 2, width=1.01)"}, folder)))
+"""
+
+
+@full("rare")
+def test_a_wrong_export_would_be_seen(clones: Path) -> None:
+    done = oracle(clones, "-c", WRONG)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["outcome"] == "SILENT"
+    assert "its largest answer" in result["why"]
