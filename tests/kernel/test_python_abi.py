@@ -53,7 +53,7 @@ def printed(values: list[str]) -> list[str]:
 
 
 @full("package")
-def test_numbers_layouts_and_signatures_are_those_of_python(tmp_path: Path) -> None:
+def test_numbers_and_layouts_are_those_of_python(tmp_path: Path) -> None:
     include = sysconfig.get_paths()["include"]
     if not (Path(include) / "Python.h").is_file():
         pytest.skip("Python.h is not installed (Debian: python3-dev)")

@@ -1,6 +1,7 @@
 """Server of a test in a separate process, raw calls to it, and fixtures of one with the toy models."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -21,6 +22,7 @@ import grpc
 import numpy as np
 import pytest
 
+from kanserve.auth import token_file
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import forked_process, loop_stalls, toy_model, wait
 from tests.support.tiers import full
@@ -226,13 +228,47 @@ def stopped(*pids: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
+SECURE = "asgi with TLS and tokens"
+
+
+@functools.cache
+def _secured() -> tuple[dict[str, str], grpc.ChannelCredentials]:
+    """Settings of TLS and of a token with all roles, and the credentials of a client."""
+    import trustme
+
+    folder, authority, token = tempfile.TemporaryDirectory(prefix="secured"), trustme.CA(), token_file.make()
+    _kept.append(folder)
+    pair, paths = (
+        authority.issue_cert("127.0.0.1"),
+        {name: Path(folder.name, name) for name in ("cert", "key", "tokens")},
+    )
+    pair.cert_chain_pems[0].write_to_path(paths["cert"])
+    pair.private_key_pem.write_to_path(paths["key"])
+    roles = ["infer", "interpret", "admin"]
+    paths["tokens"].touch(mode=0o600)
+    paths["tokens"].write_text(f'[[token]]\nname = "all"\nroles = {roles}\nsha256 = "{token_file.digest(token)}"\n')
+    credentials = grpc.composite_channel_credentials(
+        grpc.ssl_channel_credentials(authority.cert_pem.bytes()), grpc.access_token_call_credentials(token)
+    )
+    settings = {"tls_cert": str(paths["cert"]), "tls_key": str(paths["key"]), "tokens": str(paths["tokens"])}
+    return {"transport": "asgi", **settings}, credentials
+
+
+_kept: list[Any] = []  # folders that last as long as the process
+
+
 @contextlib.contextmanager
 def serving(repository: Path, plugin: tuple[str, ...] = (), files: int = 0, **settings: Any) -> Iterator[Server]:
-    """A server over `repository` that is ready for requests."""
+    """A server over `repository` that is ready for requests. With the transport SECURE, its `channel` uses TLS and a
+    token."""
+    secure = settings.get("transport") == SECURE
+    if secure:
+        settings |= _secured()[0]
     with launched(repository, plugin, files, **settings) as (process, log):
         where = json.loads(first_line(process, log))
         port, metrics_port = (int(where[name].rpartition(":")[2]) for name in ("grpc", "metrics"))
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        address = f"127.0.0.1:{port}"
+        with grpc.secure_channel(address, _secured()[1]) if secure else grpc.insecure_channel(address) as channel:
             yield Server(
                 process,
                 port,
@@ -286,7 +322,11 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session", params=TRANSPORTS)
+# The path that production uses; a test that speaks to the port by itself takes `server` with TRANSPORTS only.
+SECURED = pytest.param(SECURE, marks=(_NEEDS_H2CORN, full("combination")))
+
+
+@pytest.fixture(scope="session", params=(*TRANSPORTS, SECURED))
 def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server over `repository`, by each transport; tests leave it as it is."""
     # A test waits until a connection that never finishes its handshake is dropped.

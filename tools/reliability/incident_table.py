@@ -211,7 +211,7 @@ ISSUES = (
     KnownIssue(
         "One busy model slows down all others.",
         f"{TRITON}: its rate limiter",
-        "Each model has its own queue and threads. They run at a lower priority if `compute_nice` says so.",
+        "Each model has its own queue and threads. They run at a lower priority than requests (`compute_nice`).",
         row="29",
     ),
     KnownIssue(

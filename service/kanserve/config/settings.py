@@ -215,7 +215,7 @@ class Settings(BaseSettings):
     )
 
     compute_nice: int = setting(
-        0,
+        10,
         "niceness of the compute threads, relative to the threads that handle requests; 0: the same priority",
         group=Group.MODELS,
         metavar="N",

@@ -43,7 +43,7 @@ class Buffer:
             self._pieces.append(bytearray(data))
 
     def take(self, skip: int = 0) -> bytes:
-        """Return all bytes but for the first `skip`, and empty the buffer."""
+        """Return all bytes except the first `skip`, and empty the buffer."""
         first, *others = self._pieces or [b""]
         if skip <= len(first):
             data = b"".join((memoryview(first)[skip:], *others) if skip else self._pieces)

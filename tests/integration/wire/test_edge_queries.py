@@ -13,7 +13,7 @@ from kanserve.client import chunking
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.support import toy_model
-from tests.support.server_process import KAN, Server
+from tests.support.server_process import KAN, TRANSPORTS, Server
 
 ROWS = np.random.default_rng(5).normal(size=(6, 3)).astype("<f4")
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -131,6 +131,7 @@ def test_a_stream_is_the_answer_in_parts(server: Server) -> None:
     assert kan_pb2.QueryEdgesResponse.FromString(estimate).estimate.evaluations == 120
 
 
+@pytest.mark.parametrize("server", TRANSPORTS, indirect=True)
 def test_the_client_has_it_all_as_arrays(server: Server) -> None:
     with Client(server.address) as client:
         described = client.describe("toy")
