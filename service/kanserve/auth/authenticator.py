@@ -100,6 +100,12 @@ class Authenticator:
         if bucket is not None:
             bucket.take()
 
+    def give_back(self, caller: Principal) -> None:
+        """Return a call to the rate limit of its caller, because it will be admitted again."""
+        bucket = self._buckets.get(caller.name)
+        if bucket is not None:
+            bucket.give_back()
+
     def still(self, caller: Principal) -> None:
         """Raises Unauthenticated if the credential of an admitted caller was revoked, changed or has expired."""
         if self._callers.get(caller.name) != caller:
@@ -255,6 +261,10 @@ class Bucket:
         if self._left < 1:
             raise RateLimited(self._name, self._rate, (1 - self._left) / self._rate)
         self._left -= 1
+
+    def give_back(self) -> None:
+        """Return a call to the bucket, which will be taken again."""
+        self._left += 1
 
 
 def unlisted(credentials: RequestCredentials) -> Principal:

@@ -101,6 +101,12 @@ class Account:
             lines = [self._line(calls[at].facts(), seconds[at]) for at in picked]
             access_log.write_successes(self._series.path, lines, facts)
 
+    def failed(self, calls: Sequence[NativeCall]) -> None:
+        """Return calls to the rate limits of their callers, before the regular path takes them again."""
+        if (gate := self._guard.gate) is not None:
+            for call in calls:
+                gate.give_back(call.facts()[6])
+
     def abandoned(self, gone: Facts, facts: dict[str, object], now: int) -> None:
         """Count and log a call whose client disconnected."""
         arrived, deadline, *_ = gone

@@ -134,7 +134,9 @@ class Batches:
             return
         try:
             batch = self._ran([inputs], arrived, begun)
-            if batch is not None:
+            if batch is None:
+                self._account.failed(calls)
+            else:
                 queue.deliver(calls, batch.outputs[0].tobytes())
                 self._account.begun(len(calls), size)
             answered = time.perf_counter_ns()

@@ -18,6 +18,7 @@ from kanserve.auth.roles import Principal, Role, including
 from kanserve.auth.token_file import Credentials, Entry
 from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.hot_path import method
+from kanserve.grpc_api.hot_path.batch import Batches
 from kanserve.observability import logs
 from kanserve.transport.asgi import GrpcApp
 from tests.kanserve.transport.test_asgi import HEADERS, REGULAR, TRACE, Served, framed, served
@@ -121,13 +122,18 @@ async def test_an_expired_token_is_rejected(tmp_path: Path, monkeypatch: pytest.
         assert [await status(created, bearer(name)) for name in "az"] == [16, 0]
 
 
-async def test_a_rate_limit_counts_native_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails", [False, True], ids=["", "that the regular path runs again"])
+async def test_a_rate_limit_counts_native_calls_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
     async with on(tmp_path, monkeypatch, entry(token("a"), rate=2 + 1e-9)) as created:
         gate = created.app.guard.gate
         assert gate is not None
         now = time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: now)
         gate._buckets[token("a")]._since = now
+        if fails:
+            monkeypatch.setattr(Batches, "_ran", lambda *_: None)
         assert [await status(created, bearer("a")) for _ in range(4)] == [0, 0, 8, 8]
         monkeypatch.setattr(time, "monotonic", lambda: now + 0.5)
         assert [await status(created, bearer("a")) for _ in range(2)] == [0, 8]
