@@ -261,6 +261,7 @@ def test_a_full_queue_refuses_at_once(tmp_path: Path, transport: str, hold: Path
         assert ("grpc-retry-pushback-ms", "500") in list(refused[0].trailing_metadata())
         for channel in channels:
             channel.close()
+        hold.unlink()
 
 
 @pytest.mark.parametrize("transport", SHARED, indirect=True)
