@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +40,15 @@ def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
     assert len(joined) == sum(rows)
     for feed, (answer,) in zip(feeds, batching.split([joined], rows), strict=True):
         np.testing.assert_array_equal(answer, feed["x"])
+
+
+@pytest.mark.parametrize("begin", range(4))
+def test_the_input_of_one_request_is_aligned(begin: int) -> None:
+    values = np.arange(6, dtype=np.float32)
+    message = memoryview(bytes(begin) + values.tobytes())[begin:]
+    joined = batching.joined([{"x": np.frombuffer(message, np.float32)}])["x"]
+    assert joined.tolist() == values.tolist()
+    assert joined.ctypes.data % batching.LEAST == 0
 
 
 @settings(max_examples=settings.default.max_examples // 5)
