@@ -38,12 +38,12 @@ from kanexport import pipeline  # noqa: E402 - as above
 from kanexport.bundle import certification  # noqa: E402 - as above
 from kanexport.certify import certificate  # noqa: E402 - as above
 from kanexport.certify.certificate import Certificate  # noqa: E402 - as above
-from kanexport.contract import custom_ops  # noqa: E402 - as above
-from kanexport.contract.sections import UNDECIDED  # noqa: E402 - as above
 from kanexport.errors import ExportError  # noqa: E402 - as above
 from kanexport.export_request import Request  # noqa: E402 - as above
 from kanexport.ir.model import Kan  # noqa: E402 - as above
 from kanexport.lowering import lower, spline_forms  # noqa: E402 - as above
+from kanexport.shared import custom_ops  # noqa: E402 - as above
+from kanexport.shared.sections import UNDECIDED  # noqa: E402 - as above
 from kanexport.verify import graph_runner  # noqa: E402 - as above
 from tests.support import golden_cases, sample_networks  # noqa: E402 - as above
 

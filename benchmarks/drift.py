@@ -31,7 +31,7 @@ from sklearn import datasets
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
-from kanexport.contract import manifest  # noqa: E402 - as above
+from kanexport.shared import manifest  # noqa: E402 - as above
 from kanserve.insight.statistics import Nodes, Recent  # noqa: E402 - as above
 from kanserve.insight.traffic_sampler import ROWS as WINDOW  # noqa: E402 - as above
 

@@ -20,8 +20,8 @@ from rich.progress import track
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
-from kanexport.contract import grids  # noqa: E402 - as above
-from kanexport.contract.sections import NodeBaseline  # noqa: E402 - as above
+from kanexport.shared import grids  # noqa: E402 - as above
+from kanexport.shared.sections import NodeBaseline  # noqa: E402 - as above
 from kanserve.analysis import drift  # noqa: E402 - as above
 from kanserve.analysis.histogram import Cells, Window  # noqa: E402 - as above
 

@@ -33,10 +33,10 @@ from benchmarks import pages  # noqa: E402 - after the path is set
 from benchmarks.interval_coverage import CALIBRATION, COVERAGE, TESTING, TRAINING, DataSet  # noqa: E402 - as above
 from kanexport.bundle import baseline, calibration, error_bars  # noqa: E402 - as above
 from kanexport.bundle.certification import CertifyOptions  # noqa: E402 - as above
-from kanexport.contract.error_bars import Bars  # noqa: E402 - as above
-from kanexport.contract.manifest import Manifest  # noqa: E402 - as above
-from kanexport.contract.ort import onnxruntime  # noqa: E402 - as above
 from kanexport.pipeline import Request, export  # noqa: E402 - as above
+from kanexport.shared.error_bars import Bars  # noqa: E402 - as above
+from kanexport.shared.manifest import Manifest  # noqa: E402 - as above
+from kanexport.shared.ort import onnxruntime  # noqa: E402 - as above
 from kanserve.analysis import intervals  # noqa: E402 - as above
 
 PAGE, WRITER = ROOT / "docs" / "guides" / "explain" / "error-bars.md", "benchmarks/error_bars.py"

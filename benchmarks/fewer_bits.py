@@ -25,9 +25,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from kanexport.bundle import baseline
-from kanexport.contract.ort import onnxruntime
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
+from kanexport.shared.ort import onnxruntime
 
 WIDTHS, INTERVALS, DEGREE = (784, 64, 10), 5, 3
 ASKED = {

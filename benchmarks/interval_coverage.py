@@ -33,9 +33,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
 from benchmarks import pages  # noqa: E402 - after the path is set
 from kanexport.bundle import calibration  # noqa: E402 - as above
-from kanexport.contract.ort import onnxruntime  # noqa: E402 - as above
-from kanexport.contract.sections import ABSOLUTE, LAC, NORMALIZED, Intervals  # noqa: E402 - as above
 from kanexport.pipeline import Request, export  # noqa: E402 - as above
+from kanexport.shared.ort import onnxruntime  # noqa: E402 - as above
+from kanexport.shared.sections import ABSOLUTE, LAC, NORMALIZED, Intervals  # noqa: E402 - as above
 from kanserve.analysis import intervals  # noqa: E402 - as above
 from tests.support.torch_modules import KANLinear  # noqa: E402 - as above
 

@@ -22,10 +22,10 @@ import numpy as np
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.contract.ort import onnxruntime
 from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.lowering import lower, spline_forms
+from kanexport.shared.ort import onnxruntime
 
 SOURCES = (16, 64, 128, 256, 512, 784)
 INTERVALS = (5, 20, 50)

@@ -41,7 +41,7 @@ from rich.progress import track
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
-from kanexport.contract import manifest  # noqa: E402 - as above
+from kanexport.shared import manifest  # noqa: E402 - as above
 from kanserve.client.sync import Client  # noqa: E402 - as above
 from kanserve.errors import KanserveError  # noqa: E402 - as above
 from kanserve.insight import edge_scores  # noqa: E402 - as above

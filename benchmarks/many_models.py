@@ -34,7 +34,7 @@ import scale
 from overload import Served
 from rich.progress import track
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.pb import grpc_service_pb2 as pb
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -60,12 +60,12 @@ def repository(folder: Path, count: int) -> Path:
     command = ["export", str(checkpoint), "--repository", str(folder / "one"), "--name", "n0"]
     subprocess.run([sys.executable, "-P", "-m", "kanserve", *command], check=True, capture_output=True)
     source = folder / "one" / "n0"
-    manifest, config = contract.load(source / "1"), (source / "config.pbtxt").read_text()
+    manifest, config = manifests.load(source / "1"), (source / "config.pbtxt").read_text()
     for at in range(count):
         name = f"n{at}"
         target = shutil.copytree(source, folder / "models" / name)
         renamed = dataclasses.replace(manifest, name=name)
-        (target / "1" / contract.FILE_NAME).write_bytes(contract.dumps(renamed))
+        (target / "1" / manifests.FILE_NAME).write_bytes(manifests.dumps(renamed))
         (target / "config.pbtxt").write_text(config.replace('name: "n0"', f'name: "{name}"', 1))
     return folder / "models"
 

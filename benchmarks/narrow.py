@@ -22,9 +22,9 @@ import numpy as np
 from layouts import network, timed
 
 from kanexport.bases.bspline import BSpline
-from kanexport.contract.ort import onnxruntime
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.lowering import lower, spline_forms
+from kanexport.shared.ort import onnxruntime
 
 SHAPES = ((2, 5), (4, 8), (8, 1), (16, 16), (32, 32), (64, 10), (64, 32), (64, 64), (256, 10), (784, 10))
 INTERVALS = (5, 20, 50)

@@ -1,9 +1,8 @@
 """Exporter of trained Kolmogorov-Arnold networks (KANs): reads a checkpoint, lowers it to ONNX, verifies the graphs,
 and writes a bundle.
 
-The page to read first is `kanexport/pipeline.py`. The service shares a folder on
-disk with this package, the contract about it, `kanexport/contract/manifest.py`, and one
-voice, `kanexport/contract/`.
+The page to read first is `kanexport/pipeline.py`. The service shares
+`kanexport/shared/` with this package, and the bundle on disk (`kanexport/shared/manifest.py`).
 
 `kanexport.export(module, rows, name=...)` exports a living torch module, and
 `kanexport.record_outputs(module, rows, path)` records its outputs, for an export to be
@@ -29,6 +28,6 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(HOMES[name]), name)
     except ModuleNotFoundError as error:
-        from kanexport.contract.cli.suggest import how_to_install
+        from kanexport.shared.cli.suggest import how_to_install
 
         raise ImportError(f"kanexport.{name} needs {error.name}: {how_to_install('torch')}", name=error.name) from error

@@ -2,7 +2,7 @@
 
 import sys
 
-from kanexport.contract.cli import program, suggest
+from kanexport.shared.cli import program, suggest
 
 CONSOLE = "kanexport.cli.export_command"
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 import copy
 from typing import Self
 
-from kanexport.contract.cli.console import Exit, Failure
+from kanexport.shared.cli.console import Exit, Failure
 
 LISTED = 24  # values that an open question names
 

@@ -17,9 +17,6 @@ from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.ccode import generate, wasm
 from kanexport.ccode.generate import CodeFiles
-from kanexport.contract import custom_ops, naming
-from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import AS_TRAINED, INT8, NO_SCALER, ErrorBars, Scaler, Scalers
 from kanexport.errors import OptionError
 from kanexport.formats import scaler
 from kanexport.ir import scaling
@@ -29,6 +26,9 @@ from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
 from kanexport.quantization import options as quantization
 from kanexport.quantization.options import NOTHING, QuantizationOptions
+from kanexport.shared import custom_ops, naming
+from kanexport.shared.naming import UNNAMED, Names
+from kanexport.shared.sections import AS_TRAINED, INT8, NO_SCALER, ErrorBars, Scaler, Scalers
 from kanexport.verify.graph_runner import Port
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
@@ -58,11 +58,9 @@ class Request:
     baseline: Path | None = None  # rows of the user's data, as `bundle.baseline.load` takes them
     explain: bool = False  # with a graph that tells how answers came about
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
-    out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    out_of_range: str = AS_TRAINED  # handling of such rows, a key of `shared.sections.OUT_OF_RANGE_POLICIES`
     optimize_for_batch: int = 0  # rows per batch; 0: a graph for small batches, and another for large ones if it pays
-    kernel: bool | None = (
-        None  # with a graph by the operator of `contract.custom_ops`; None: if it is installed and fits
-    )
+    kernel: bool | None = None  # with a graph by the operator of `shared.custom_ops`; None: if it is installed and fits
     quantization: QuantizationOptions = NOTHING
     intervals: IntervalOptions = calibration.NO_OPTIONS
     certification: CertifyOptions = certification.NO_OPTIONS

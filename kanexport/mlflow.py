@@ -31,11 +31,11 @@ import numpy as np
 
 from kanexport.bundle.publish import Result
 from kanexport.bundle.repository import CONFIG_BYTES, CONFIG_FILE, FILE
-from kanexport.contract import manifest as contract
-from kanexport.contract import safe_files
-from kanexport.contract.cli.suggest import how_to_install
-from kanexport.contract.manifest import Manifest, ManifestError, TensorSpec
 from kanexport.errors import RepositoryError
+from kanexport.shared import manifest as manifests
+from kanexport.shared import safe_files
+from kanexport.shared.cli.suggest import how_to_install
+from kanexport.shared.manifest import Manifest, ManifestError, TensorSpec
 
 FLAVOR = "kanserve"
 COPY_AGAIN = "copy the version folder again, or export the model again"
@@ -109,7 +109,7 @@ def save_model(
 
 def _needed() -> Any:
     """The package mlflow. Raises ImportError with the command that installs it."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # MLflow runs the example with ONNX Runtime; see contract/ort.py
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # MLflow runs the example with ONNX Runtime; see shared/ort.py
     try:
         import mlflow
         import mlflow.models
@@ -125,12 +125,12 @@ def _read(version: str | os.PathLike[str] | Result) -> tuple[Path, Manifest]:
     """The folder of a version, and its manifest. Raises RepositoryError."""
     directory = version.directory if isinstance(version, Result) else Path(version)
     try:
-        return directory, contract.load(directory)
+        return directory, manifests.load(directory)
     except ManifestError as error:
         raise RepositoryError(f"{directory}: {error}", code=error.code, hint=error.hint) from error
     except OSError as error:
         raise RepositoryError(
-            f"{directory} is not a version folder: {error.strerror or error}, expected a {contract.FILE_NAME}",
+            f"{directory} is not a version folder: {error.strerror or error}, expected a {manifests.FILE_NAME}",
             code="version-not-readable",
             hint="name the folder of an exported version, such as models/hello/1",
         ) from error
@@ -154,8 +154,8 @@ def _copy(directory: Path, manifest: Manifest, target: Path) -> None:
                 hint=COPY_AGAIN,
             )
         safe_files.create(target / entry.path, [data], mode=FILE)
-    about = _bytes(directory / contract.FILE_NAME, contract.SIZE_LIMIT)
-    safe_files.create(target / contract.FILE_NAME, [about], mode=FILE)
+    about = _bytes(directory / manifests.FILE_NAME, manifests.SIZE_LIMIT)
+    safe_files.create(target / manifests.FILE_NAME, [about], mode=FILE)
     if (directory.parent / CONFIG_FILE).is_file():
         config = _bytes(directory.parent / CONFIG_FILE, CONFIG_BYTES)
         safe_files.create(target.parent / CONFIG_FILE, [config], mode=FILE)
@@ -206,7 +206,7 @@ def _split(flat: np.ndarray[Any, Any], tensors: Sequence[TensorSpec]) -> dict[st
 
 
 def _add_flavors(mlflow: Any, model: Any, manifest: Manifest, place: Path) -> None:
-    data = str(place / contract.MODEL_FILE)
+    data = str(place / manifests.MODEL_FILE)
     env = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
     mlflow.pyfunc.add_to_model(
         model, loader_module="mlflow.onnx", data=data, conda_env=env["conda"], python_env=env["virtualenv"]

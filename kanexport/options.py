@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kanexport.contract.cli.suggest import advice
 from kanexport.errors import OpenQuestion, OptionError
+from kanexport.shared.cli.suggest import advice
 
 # The keys of --symbolic and --function in `Options.explicit` begin with these: "symbolic 1,3,0", "function mine".
 SYMBOLIC, FUNCTION = "symbolic ", "function "

@@ -16,19 +16,6 @@ from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import Result, Target, VerificationBasis, VerifiedModel, publish
 from kanexport.ccode import generate
 from kanexport.ccode.generate import CodeFiles
-from kanexport.contract import manifest, safe_files
-from kanexport.contract.manifest import (
-    EDITED,
-    MANY_FILE,
-    NETWORK_FILE,
-    READING,
-    LayerInfo,
-    Manifest,
-    Source,
-    SourceFile,
-)
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import CLAMP, EXACT, Approximation
 from kanexport.detection import architecture_file, detect
 from kanexport.detection.registry import Reader
 from kanexport.errors import CheckpointError, DamagedCheckpoint, ExportError, OptionError, VerificationFailed
@@ -45,6 +32,19 @@ from kanexport.parity import compare, data
 from kanexport.parity.data import RecordedOutputs
 from kanexport.parity.resolve import Interpretation, InterpretationSearch
 from kanexport.quantization import quantize
+from kanexport.shared import manifest, safe_files
+from kanexport.shared.manifest import (
+    EDITED,
+    MANY_FILE,
+    NETWORK_FILE,
+    READING,
+    LayerInfo,
+    Manifest,
+    Source,
+    SourceFile,
+)
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import CLAMP, EXACT, Approximation
 from kanexport.verify import prover, verify
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 from kanexport.verify.verify import Proof

@@ -28,10 +28,6 @@ from kanexport.bundle.description import Signature
 from kanexport.bundle.publish import Result
 from kanexport.certify import certificate
 from kanexport.certify.certificate import Certificate
-from kanexport.contract import safe_files
-from kanexport.contract.manifest import FILE_NAME, SIZE_LIMIT, Manifest
-from kanexport.contract.naming import LONGEST
-from kanexport.contract.sections import GRID_BOX, Edit, EditedEdge
 from kanexport.edit import apply as edits
 from kanexport.edit import difference
 from kanexport.edit.apply import Change
@@ -41,6 +37,10 @@ from kanexport.errors import ExportError, InvalidKan, OptionError
 from kanexport.ir.model import Kan
 from kanexport.ir.scaling import standardize
 from kanexport.pipeline import Reopened
+from kanexport.shared import safe_files
+from kanexport.shared.manifest import FILE_NAME, SIZE_LIMIT, Manifest
+from kanexport.shared.naming import LONGEST
+from kanexport.shared.sections import GRID_BOX, Edit, EditedEdge
 
 Array = npt.NDArray[np.float64]
 Advance = Callable[[int, int], None]

@@ -21,7 +21,7 @@ SMALL = {
     "kanexport/__main__.py": "an entry point",
     "service/kanserve/__main__.py": "an entry point",
     "service/kanserve/version.py": "a constant with many importers",
-    "kanexport/contract/ort.py": "the one import of onnxruntime, after the variable that forbids its telemetry",
+    "kanexport/shared/ort.py": "the one import of onnxruntime, after the variable that forbids its telemetry",
 }
 FILE_LINES, FUNCTION_LINES, FEW_LINES = 600, 50, 60
 FUNCTION_P95 = 24  # lines
@@ -39,10 +39,10 @@ HOMES = {
         "service/kanserve/bench/mlp_graph.py",
     },
     "onnxscript": {"kanexport/torch_export/trace.py"},
-    "onnxruntime": {"kanexport/contract/ort.py"},
+    "onnxruntime": {"kanexport/shared/ort.py"},
     "torch": {"kanexport/torch_export/", "service/kanserve/bench/torch_eager.py"},
     "pickle": set(),
-    "pyarrow": {"kanexport/contract/csv_columns.py", "service/kanserve/cli/columnar.py", "service/kanserve/batch/"},
+    "pyarrow": {"kanexport/shared/csv_columns.py", "service/kanserve/cli/columnar.py", "service/kanserve/batch/"},
     "obstore": {"service/kanserve/batch/files.py"},
     "prometheus_client": {"service/kanserve/observability/metrics.py", "service/kanserve/observability/series.py"},
     "kanserve.pb": {
@@ -62,7 +62,7 @@ HOMES = {
     "grpc_health": {"service/kanserve/grpc_api/services.py"},
     "grpc_reflection": {"service/kanserve/grpc_api/services.py"},
     "yaml": {"kanexport/formats/yaml_config.py"},
-    "rich": {"kanexport/contract/cli/tables.py"},
+    "rich": {"kanexport/shared/cli/tables.py"},
     "ray": {"service/kanserve/ray/"},
     "mlflow": {"kanexport/mlflow.py"},
     "safetensors": set(),  # kanexport/formats/safetensors.py reads the format; tests compare it with the library
@@ -76,11 +76,11 @@ METHODS = {"read_bytes", "read_text", "write_bytes", "write_text", "unlink", "mk
 METHODS |= {"hardlink_to", "resolve", "open"}
 MODULES = {"shutil", "tempfile"}
 OPENS = {
-    "kanexport/contract/safe_files.py": "os.open os.replace os.unlink os.mkdir os.symlink mkdir open",
+    "kanexport/shared/safe_files.py": "os.open os.replace os.unlink os.mkdir os.symlink mkdir open",
     # The user names the output of a command: it may be a link.
-    "kanexport/contract/atomic.py": "os.open os.replace os.unlink os.path.realpath open",
+    "kanexport/shared/atomic.py": "os.open os.replace os.unlink os.path.realpath open",
     # Hidden folders of exports, by their pattern; rmtree follows no link.
-    "kanexport/contract/temp_dirs.py": "os.open os.rename unlink shutil.rmtree",
+    "kanexport/shared/temp_dirs.py": "os.open os.rename unlink shutil.rmtree",
     # The repository that the user names; the program renames whole folders in it.
     "kanexport/bundle/repository.py": "os.mkdir os.rename mkdir",
     "service/kanserve/cli/inventory.py": "os.mkdir os.rename mkdir",
@@ -89,8 +89,8 @@ OPENS = {
     "kanexport/ccode/generate.py": "mkdir",
     "kanexport/mlflow.py": "mkdir",  # a new folder that the user or MLflow names
     "kanexport/ccode/wasm.py": "tempfile.TemporaryDirectory write_text read_bytes",
-    "kanexport/contract/cli/console.py": "open",  # a descriptor
-    "kanexport/contract/cli/program.py": "os.open",  # /dev/null
+    "kanexport/shared/cli/console.py": "open",  # a descriptor
+    "kanexport/shared/cli/program.py": "os.open",  # /dev/null
     "kanexport/torch_export/borrowed_module.py": "resolve",  # where this package is, for a traceback
     "kanexport/torch_export/inputs.py": "read_bytes",  # rows that the user names
     "kanexport/detection/architecture_file.py": "read_text",  # a file that the user names
@@ -317,7 +317,7 @@ def test_few_places_catch_every_exception() -> None:
 
 
 def test_files_are_opened_in_one_module() -> None:
-    """`kanexport.contract.safe_files`. The table above lists the other modules that use files by name."""
+    """`kanexport.shared.safe_files`. The table above lists the other modules that use files by name."""
     calls = {name(path): set(opens(path)) for path in PRODUCT}
     expected = {path: {*used.split()} for path, used in OPENS.items()}
     assert {path: used for path, used in calls.items() if used} == expected

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kanexport.contract.cli.console import Exit
+from kanexport.shared.cli.console import Exit
 from kanserve.server import app, watchdog
 from tools import check_commits, check_files, release
 

@@ -1,4 +1,4 @@
-"""Fast imports: the shared contract and `--help` load no heavy package."""
+"""Fast imports: `kanexport.shared` and `--help` load no heavy package."""
 
 import subprocess
 import sys
@@ -15,8 +15,8 @@ def loaded(code: str) -> set[str]:
     return set(done.stderr.split())
 
 
-def test_the_contract_needs_the_standard_library_alone() -> None:
-    assert loaded("\n".join(f"import kanexport.contract.{name}" for name in LIGHT)) == set()
+def test_the_shared_code_needs_the_standard_library_alone() -> None:
+    assert loaded("\n".join(f"import kanexport.shared.{name}" for name in LIGHT)) == set()
 
 
 def test_the_python_transport_opens_at_its_first_use() -> None:

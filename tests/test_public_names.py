@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kanexport.contract import manifest
-from kanexport.contract.cli.console import Exit
+from kanexport.shared import manifest
+from kanexport.shared.cli.console import Exit
 from tests.support.command_line import kanserve
 
 

@@ -26,8 +26,8 @@ MODULES = {
     "service/kanserve/analysis/query_plan.py": (
         "tests/kanserve/analysis/test_query_plan.py tests/kanserve/analysis/test_query_paths.py"
     ),
-    "kanexport/contract/formula_printer.py": (
-        "tests/kanexport/contract/test_formula.py tests/kanexport/contract/test_formula_printer.py"
+    "kanexport/shared/formula_printer.py": (
+        "tests/kanexport/shared/test_formula.py tests/kanexport/shared/test_formula_printer.py"
     ),
     "service/kanserve/auth/authenticator.py": "tests/kanserve/auth/test_authenticator.py",
     "service/kanserve/auth/token_file.py": "tests/kanserve/auth/test_token_file.py",
@@ -47,8 +47,8 @@ MODULES = {
     ),
     "kanexport/verify/tolerances.py": "tests/kanexport/verify/test_tolerances.py",
     "kanexport/functions/elementwise.py": "tests/kanexport/functions/test_elementwise.py",
-    "kanexport/contract/step_rules.py": "tests/kanexport/contract/test_step_rules.py",
-    "kanexport/contract/manifest.py": "tests/kanexport/contract/test_manifest.py",
+    "kanexport/shared/step_rules.py": "tests/kanexport/shared/test_step_rules.py",
+    "kanexport/shared/manifest.py": "tests/kanexport/shared/test_manifest.py",
 }
 LIMIT = 600
 ONE_TEST = 60.0  # seconds after which a mutant counts as killed: it made something endless

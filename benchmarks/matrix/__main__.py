@@ -23,8 +23,8 @@ from benchmarks.matrix import cells, publish, report
 from benchmarks.matrix.cells import Case, Work
 from benchmarks.matrix.groups import GROUPS
 from benchmarks.matrix.record import Kept, place
-from kanexport.contract.cli import tables
-from kanexport.contract.cli.console import Exit
+from kanexport.shared.cli import tables
+from kanexport.shared.cli.console import Exit
 
 ROOT = Path(__file__).parents[2]
 CELLS = ROOT / ".bench" / "cells.jsonl"

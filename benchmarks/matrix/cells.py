@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract.cli.tables import Report
+from kanexport.shared.cli.tables import Report
 from kanserve.bench import runner
 from kanserve.bench.entrants import OURS, Absent, Answer, Entrant, Feeds, repeated
 from kanserve.bench.runner import Time

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from benchmarks.matrix import gemms, module
 from benchmarks.matrix.cells import Work
-from kanexport.contract import custom_ops
-from kanexport.contract.manifest import MODEL_FILE
-from kanexport.contract.ort import onnxruntime
 from kanexport.pipeline import Request, export
+from kanexport.shared import custom_ops
+from kanexport.shared.manifest import MODEL_FILE
+from kanexport.shared.ort import onnxruntime
 from kanserve.bench import entrants
 from kanserve.bench.entrants import OURS, TORCH, Absent, Answer, Entrant, Feeds, error, one_run, repeated
 from kanserve.cli import inventory

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport.contract.ort import onnxruntime
+from kanexport.shared.ort import onnxruntime
 from kanserve.bench.entrants import Answer, Feeds, error
 from kanserve.bench.mlp_graph import IR, OPSET
 from kanserve.types import Array

@@ -20,7 +20,7 @@ import grpc
 import numpy as np
 from google.protobuf import text_format
 
-from kanexport.contract.ort import onnxruntime
+from kanexport.shared.ort import onnxruntime
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import model_config_pb2
 

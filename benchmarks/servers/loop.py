@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.ort import onnxruntime
+from kanexport.shared.ort import onnxruntime
 
 WARM_UP = 20  # executions of each thread before the time begins
 TIMEOUT = 60  # seconds

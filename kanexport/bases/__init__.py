@@ -88,7 +88,7 @@ class Basis(Protocol):
 
     def knots(self) -> Array:
         """The T knots, centers or points of each source, for plots: [I, T], or [1, T] if all sources share them, or
-        [0, 0] if there are none. `kanexport/contract/grids.py` decides which of them bound the grid; it treats an
+        [0, 0] if there are none. `kanexport/shared/grids.py` decides which of them bound the grid; it treats an
         unknown kind as centers."""
 
 

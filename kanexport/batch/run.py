@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from kanexport.batch import discover, worker
-from kanexport.contract.cli import console
-from kanexport.contract.cli.console import Exit
-from kanexport.contract.cli.suggest import advice
 from kanexport.detection import architecture_file, registry
 from kanexport.errors import REPORT, CheckpointError, Crashed, ExportError, FamilyError, LimitExceeded, OptionError
 from kanexport.functions import expression
 from kanexport.pipeline import ARCHITECTURE, Request
+from kanexport.shared.cli import console
+from kanexport.shared.cli.console import Exit
+from kanexport.shared.cli.suggest import advice
 
 FORMAT = 1  # of the report
 SECONDS, MEMORY = 300.0, 8192  # for one file: time, and MiB of address space

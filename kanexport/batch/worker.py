@@ -3,7 +3,7 @@
 `python -P -m kanexport.batch.worker` reads one JSON document from standard input,
 {"request": the fields of a Request, "memory": bytes}, and writes one to standard
 output: {"result": ...}, as `kanexport.export_request` makes it, or {"error": ...}, as
-`kanexport.contract.cli.console` does.
+`kanexport.shared.cli.console` does.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from kanexport import export_request
-from kanexport.contract.cli import console
 from kanexport.errors import REPORT, Crashed, ExportError, LimitExceeded
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
+from kanexport.shared.cli import console
 
 MIB = 2**20
 # Measured: 1822 MiB for a file of 401, 453 for one of 33, 334 for one of 2.

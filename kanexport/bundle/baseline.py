@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bundle.description import Signature
-from kanexport.contract import array_files, csv_columns, csv_text, grids, safe_files
-from kanexport.contract.manifest import LayerInfo, TensorSpec
-from kanexport.contract.naming import Names, NamingError
-from kanexport.contract.sections import Baseline, NodeBaseline
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import Lowered
+from kanexport.shared import array_files, csv_columns, csv_text, grids, safe_files
+from kanexport.shared.manifest import LayerInfo, TensorSpec
+from kanexport.shared.naming import Names, NamingError
+from kanexport.shared.sections import Baseline, NodeBaseline
 from kanexport.verify import graph_runner
 
 Array = npt.NDArray[np.float64]

@@ -24,9 +24,11 @@ import numpy.typing as npt
 
 from kanexport.bundle import baseline
 from kanexport.bundle.description import Signature
-from kanexport.contract import array_files, conformal, csv_columns, csv_text, safe_files
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import (
+from kanexport.errors import OptionError
+from kanexport.lowering.lower import Lowered
+from kanexport.shared import array_files, conformal, csv_columns, csv_text, safe_files
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import (
     ABSOLUTE,
     EXCHANGEABLE,
     LAC,
@@ -37,8 +39,6 @@ from kanexport.contract.sections import (
     Intervals,
     OutputInterval,
 )
-from kanexport.errors import OptionError
-from kanexport.lowering.lower import Lowered
 from kanexport.verify import graph_runner
 from kanexport.verify.graph_runner import FLOAT, Port
 

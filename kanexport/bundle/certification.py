@@ -15,8 +15,10 @@ from kanexport.bundle import baseline
 from kanexport.bundle.baseline import Rows
 from kanexport.certify import certificate
 from kanexport.certify.certificate import Certificate
-from kanexport.contract.naming import Names, NamingError
-from kanexport.contract.sections import (
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.ir.model import Kan
+from kanexport.shared.naming import Names, NamingError
+from kanexport.shared.sections import (
     DIRECTIONS,
     FLAG,
     GRID_BOX,
@@ -28,8 +30,6 @@ from kanexport.contract.sections import (
     CertificateInfo,
     Witness,
 )
-from kanexport.errors import InvalidKan, OptionError
-from kanexport.ir.model import Kan
 
 Array = npt.NDArray[np.float64]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kanexport.contract.manifest import BasisInfo, LayerInfo, SymbolicEdge, TensorSpec
 from kanexport.graph import precision
 from kanexport.ir.model import EdgeTerm, Kan, Layer, Term
 from kanexport.lowering.lower import EDGES, term_tensors
+from kanexport.shared.manifest import BasisInfo, LayerInfo, SymbolicEdge, TensorSpec
 from kanexport.verify.graph_runner import FLOAT, Port, Ports
 from kanexport.verify.verify import network_ports
 

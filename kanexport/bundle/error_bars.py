@@ -1,7 +1,7 @@
 """Error bars of an export (`--error-bars`): the reference rows that it stores, and how far the calibration rows agree
 with the assumption.
 
-`kanexport.contract.error_bars` has the formula and the assumption.
+`kanexport.shared.error_bars` has the formula and the assumption.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy.typing as npt
 from kanexport.bundle import calibration
 from kanexport.bundle.calibration import CALIBRATION, Rows
 from kanexport.bundle.description import Signature
-from kanexport.contract import error_bars
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import ANCHOR_NUMBERS, ANCHORS, NO_ERROR_BARS, CertificateInfo, ErrorBars
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import Lowered
+from kanexport.shared import error_bars
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import ANCHOR_NUMBERS, ANCHORS, NO_ERROR_BARS, CertificateInfo, ErrorBars
 
 Array = npt.NDArray[np.float64]
 

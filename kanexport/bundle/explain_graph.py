@@ -13,10 +13,16 @@ from typing import Any
 import numpy as np
 
 from kanexport.bundle.description import BATCH, Signature
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.manifest import LayerInfo
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import (
+from kanexport.errors import OptionError
+from kanexport.graph import compose, precision
+from kanexport.graph.compose import AppendedGraph
+from kanexport.ir.model import Kan
+from kanexport.lowering.attribution import Anchor, contributions_graph
+from kanexport.lowering.lower import Explained, Lowered
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.manifest import LayerInfo
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import (
     CONTRIBUTIONS,
     EDGES,
     EXPLAIN_FILE,
@@ -25,12 +31,6 @@ from kanexport.contract.sections import (
     ExplainedTensor,
     Explanations,
 )
-from kanexport.errors import OptionError
-from kanexport.graph import compose, precision
-from kanexport.graph.compose import AppendedGraph
-from kanexport.ir.model import Kan
-from kanexport.lowering.attribution import Anchor, contributions_graph
-from kanexport.lowering.lower import Explained, Lowered
 from kanexport.verify import attribution
 from kanexport.verify.attribution import NoContributions
 

@@ -21,12 +21,15 @@ from kanexport.bundle.description import Signature, edges_file
 from kanexport.bundle.error_bars import ErrorBarOptions
 from kanexport.bundle.explain_graph import NO_EXPLANATION, ExplainOptions
 from kanexport.ccode.generate import CodeFiles
-from kanexport.contract import grids, manifest, naming
-from kanexport.contract.custom_ops import KERNEL_FILE
-from kanexport.contract.custom_ops import edges_file as kernel_edges_file
-from kanexport.contract.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, Source, TensorSpec
-from kanexport.contract.naming import UNNAMED, Names, NamingError
-from kanexport.contract.sections import (
+from kanexport.errors import REPORT, OptionError, RepositoryError
+from kanexport.graph import compose, precision
+from kanexport.lowering.lower import Lowered
+from kanexport.shared import grids, manifest, naming
+from kanexport.shared.custom_ops import KERNEL_FILE
+from kanexport.shared.custom_ops import edges_file as kernel_edges_file
+from kanexport.shared.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, Source, TensorSpec
+from kanexport.shared.naming import UNNAMED, Names, NamingError
+from kanexport.shared.sections import (
     AS_TRAINED,
     EXACT,
     EXPLAIN_FILE,
@@ -46,9 +49,6 @@ from kanexport.contract.sections import (
     Intervals,
     Scalers,
 )
-from kanexport.errors import REPORT, OptionError, RepositoryError
-from kanexport.graph import compose, precision
-from kanexport.lowering.lower import Lowered
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 from kanexport.verify.verify import Proof
 
@@ -69,7 +69,7 @@ class Target:
     names: Names = UNNAMED
     baseline: Rows | None = None  # of the user's data
     explain: ExplainOptions = NO_EXPLANATION
-    out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    out_of_range: str = AS_TRAINED  # handling of such rows, a key of `shared.sections.OUT_OF_RANGE_POLICIES`
     intervals: IntervalOptions = calibration.NO_OPTIONS
     scalers: Scalers = UNSCALED  # which the graphs apply
     range_of_certificate: bool = False  # FLAG and REJECT check the certified box

@@ -24,10 +24,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kanexport.contract import atomic, safe_files, temp_dirs, triton
-from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import Manifest
 from kanexport.errors import RepositoryError
+from kanexport.shared import atomic, safe_files, temp_dirs, triton
+from kanexport.shared import manifest as manifests
+from kanexport.shared.manifest import Manifest
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CONFIG_FILE = "config.pbtxt"
@@ -116,10 +116,10 @@ def _signature(manifest: Manifest) -> bytes:
     """The start of config.pbtxt, which all versions of a model share. dims leave out the batch. The rest is about
     how the model runs, and an operator may have changed it."""
 
-    def tensors(kind: str, specs: tuple[contract.TensorSpec, ...]) -> str:
+    def tensors(kind: str, specs: tuple[manifests.TensorSpec, ...]) -> str:
         return f"{kind} [\n" + ",\n".join(map(tensor, specs)) + "\n]\n"
 
-    def tensor(spec: contract.TensorSpec) -> str:
+    def tensor(spec: manifests.TensorSpec) -> str:
         dims = ", ".join(map(str, spec.shape[1:]))
         return f'  {{ name: "{spec.name}" data_type: TYPE_{spec.datatype} dims: [ {dims} ] }}'
 
@@ -143,7 +143,7 @@ def _write_version(folder: int, manifest: Manifest, files: Mapping[str, bytes | 
     """Write the files of a version into an open directory."""
     for name, parts in files.items():
         safe_files.create(name, [parts] if isinstance(parts, bytes) else parts, mode=FILE, within=folder)
-    safe_files.create(contract.FILE_NAME, [contract.dumps(manifest)], mode=FILE, within=folder)
+    safe_files.create(manifests.FILE_NAME, [manifests.dumps(manifest)], mode=FILE, within=folder)
 
 
 def _appear(staging: Path, inside: int, home: Path, manifest: Manifest, *, force: bool) -> None:

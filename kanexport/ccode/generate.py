@@ -13,15 +13,15 @@ import numpy.typing as npt
 from kanexport.ccode import compiled, integer_tables, network, source, wasm
 from kanexport.ccode.compiled import Program
 from kanexport.ccode.source import Code
-from kanexport.contract import atomic
-from kanexport.contract.manifest import LayerInfo, SourceFile, Zone
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import CONTRIBUTIONS, UNSCALED, Scalers
-from kanexport.contract.wasm_module import ModuleFacts
 from kanexport.errors import OptionError, RepositoryError
 from kanexport.ir.model import Kan
 from kanexport.lowering.attribution import Anchor
 from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
+from kanexport.shared import atomic
+from kanexport.shared.manifest import LayerInfo, SourceFile, Zone
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import CONTRIBUTIONS, UNSCALED, Scalers
+from kanexport.shared.wasm_module import ModuleFacts
 from kanexport.verify import attribution, verify
 from kanexport.verify.attribution import ExplainedProver, NoContributions
 from kanexport.verify.prover import Prover, Subject

@@ -13,15 +13,15 @@ import numpy.typing as npt
 
 from kanexport.ccode import operators
 from kanexport.ccode.nodes import FLOAT, Given, Node, transposed
-from kanexport.contract import custom_ops, grids
-from kanexport.contract.manifest import LayerInfo
-from kanexport.contract.sections import CONTRIBUTIONS
 from kanexport.graph.external_data import Weights
 from kanexport.graph.opened import opened
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.lowering.attribution import Anchor, contributions_graph
 from kanexport.lowering.lower import EDGES, INPUT, OUTPUT
+from kanexport.shared import custom_ops, grids
+from kanexport.shared.manifest import LayerInfo
+from kanexport.shared.sections import CONTRIBUTIONS
 
 DTYPE = "float32"
 MEAN, CENTER, ZEROS = "mean of the baseline rows", "middle of each input's grid", "zeros"

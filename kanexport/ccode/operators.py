@@ -28,9 +28,9 @@ from kanexport.ccode.nodes import (
     selected,
     transposed,
 )
-from kanexport.contract import custom_ops
 from kanexport.errors import InvalidKan
 from kanexport.graph.opened import OpenedGraph, Operator, whole
+from kanexport.shared import custom_ops
 
 CALL, QUOTIENT = 20, 4  # what a function of <math.h> and a division cost, in additions
 

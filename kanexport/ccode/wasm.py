@@ -2,7 +2,7 @@
 
 The module imports nothing. It exports `memory`, the functions `inputs`, `outputs` and `contributions`, which return
 addresses of float32 arrays, and `predict` and `explain`, which read the first and write the others. A custom section
-says which model it is: `kanexport.contract.wasm_module` has its format.
+says which model it is: `kanexport.shared.wasm_module` has its format.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 from kanexport.ccode.source import EXPLAIN, Code
-from kanexport.contract import wasm_module
-from kanexport.contract.cli.suggest import how_to_install
-from kanexport.contract.wasm_module import ModuleFacts
 from kanexport.errors import OptionError, VerificationFailed
+from kanexport.shared import wasm_module
+from kanexport.shared.cli.suggest import how_to_install
+from kanexport.shared.wasm_module import ModuleFacts
 
 PACKAGE = "ziglang"
 SECONDS = 600  # the first compilation also builds the C library, which takes half a minute

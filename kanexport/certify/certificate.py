@@ -14,14 +14,14 @@ from kanexport.certify.directions import Directions
 from kanexport.certify.edges import refuse
 from kanexport.certify.enclosure import Network
 from kanexport.certify.search import Found
-from kanexport.contract.sections import DECREASING as DECREASING
-from kanexport.contract.sections import INCREASING as INCREASING
-from kanexport.contract.sections import NEITHER as NEITHER
-from kanexport.contract.sections import UNDECIDED as UNDECIDED
 from kanexport.errors import OptionError
 from kanexport.ir.model import Kan
 from kanexport.ir.scaling import Standardize
 from kanexport.ir.steps import Affine, Clip, Select
+from kanexport.shared.sections import DECREASING as DECREASING
+from kanexport.shared.sections import INCREASING as INCREASING
+from kanexport.shared.sections import NEITHER as NEITHER
+from kanexport.shared.sections import UNDECIDED as UNDECIDED
 
 Array = npt.NDArray[np.float64]
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.certify.edges import Table
-from kanexport.contract.sections import DECREASING, INCREASING, NEITHER, UNDECIDED
+from kanexport.shared.sections import DECREASING, INCREASING, NEITHER, UNDECIDED
 
 Array = npt.NDArray[np.float64]
 

@@ -14,16 +14,16 @@ from kanexport.bundle.certification import CertifyOptions
 from kanexport.bundle.error_bars import ErrorBarOptions
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.ccode.integer_tables import STORAGE
-from kanexport.contract import naming
-from kanexport.contract.custom_ops import KERNEL_FILE
-from kanexport.contract.manifest import FILE_NAME
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import ANCHORS, EXPLAIN_FILE, FP16_WEIGHTS, INT8
 from kanexport.errors import CheckpointError, OptionError
 from kanexport.export_request import Request
 from kanexport.quantization import options
 from kanexport.quantization.options import QuantizationOptions
 from kanexport.quantization.quantize import CALIBRATION
+from kanexport.shared import naming
+from kanexport.shared.custom_ops import KERNEL_FILE
+from kanexport.shared.manifest import FILE_NAME
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import ANCHORS, EXPLAIN_FILE, FP16_WEIGHTS, INT8
 
 
 def form_options(parser: argparse.ArgumentParser) -> None:
@@ -220,7 +220,7 @@ def explanations(args: argparse.Namespace) -> ExplainOptions:
 
 def checkpoint_request(args: argparse.Namespace, **more: Any) -> Request:
     """The request that reads the checkpoint `args.path` and writes nothing, from the arguments of
-    `kanexport.contract.cli.checkpoint_options`. `more`: further fields. Raises OptionError."""
+    `kanexport.shared.cli.checkpoint_options`. `more`: further fields. Raises OptionError."""
     return Request(
         path=args.path,
         repository=None,

@@ -15,16 +15,16 @@ from kanexport.bundle import baseline, certification
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.certify import certificate
 from kanexport.cli import arguments
-from kanexport.contract import manifest
-from kanexport.contract.cli import certificates, checkpoint_options
-from kanexport.contract.cli.checkpoint_options import BOX, BUDGET, DEFAULT_BUDGET
-from kanexport.contract.cli.console import Exit, print_json
-from kanexport.contract.manifest import Manifest
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import GRID_BOX
 from kanexport.errors import OptionError
 from kanexport.export_request import Request
 from kanexport.ir.model import Kan
+from kanexport.shared import manifest
+from kanexport.shared.cli import certificates, checkpoint_options
+from kanexport.shared.cli.checkpoint_options import BOX, BUDGET, DEFAULT_BUDGET
+from kanexport.shared.cli.console import Exit, print_json
+from kanexport.shared.manifest import Manifest
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import GRID_BOX
 
 
 def run(args: argparse.Namespace) -> int:

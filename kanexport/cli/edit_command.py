@@ -18,16 +18,16 @@ from kanexport.bundle import baseline
 from kanexport.bundle.certification import seconds
 from kanexport.bundle.publish import Result
 from kanexport.cli import arguments
-from kanexport.contract.cli import tables
-from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
-from kanexport.contract.cli.tables import Table
-from kanexport.contract.naming import Names
 from kanexport.edit import apply as edits
 from kanexport.edit import operations
 from kanexport.edit.difference import Difference
 from kanexport.edit.operations import EdgeEdit
 from kanexport.errors import OptionError
 from kanexport.republish import EditResult
+from kanexport.shared.cli import tables
+from kanexport.shared.cli.console import EXIT_CODES, Exit, print_json, say
+from kanexport.shared.cli.tables import Table
+from kanexport.shared.naming import Names
 
 Page = Callable[[dict[str, Any], Names], None]  # takes the document of `--json`, and the names of the model
 

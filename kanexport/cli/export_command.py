@@ -1,7 +1,7 @@
 """Command `kanserve export`: parses the arguments, runs one export, and prints a table.
 
 Results go to stdout, progress and errors to stderr; `--json` prints one document. The exit codes are those of
-`kanexport.contract.cli.console`: 3 if the graph failed its verification, 4 if a checkpoint of a folder was rejected (or
+`kanexport.shared.cli.console`: 3 if the graph failed its verification, 4 if a checkpoint of a folder was rejected (or
 an option was unused).
 """
 
@@ -20,15 +20,15 @@ from kanexport.batch import run as sweep
 from kanexport.bundle import baseline
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.cli import arguments, render
-from kanexport.contract import atomic
-from kanexport.contract.cli import checkpoint_options, program, tables
-from kanexport.contract.cli.console import EXIT_CODES, Exit, json_text, print_json
-from kanexport.contract.cli.suggest import how_to_install
-from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
 from kanexport.errors import OptionError
 from kanexport.graph import precision
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.shared import atomic
+from kanexport.shared.cli import checkpoint_options, program, tables
+from kanexport.shared.cli.console import EXIT_CODES, Exit, json_text, print_json
+from kanexport.shared.cli.suggest import how_to_install
+from kanexport.shared.sections import AS_TRAINED, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
 PROGRAM = "kanserve export"

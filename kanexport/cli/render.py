@@ -8,11 +8,11 @@ from typing import Any
 
 from kanexport.bundle.publish import Result
 from kanexport.ccode.generate import CodeFiles
-from kanexport.contract.cli import certificates
-from kanexport.contract.cli.console import say
-from kanexport.contract.cli.tables import Table
-from kanexport.contract.manifest import HYBRID, READING, Manifest, arrows
-from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES, Approximation
+from kanexport.shared.cli import certificates
+from kanexport.shared.cli.console import say
+from kanexport.shared.cli.tables import Table
+from kanexport.shared.manifest import HYBRID, READING, Manifest, arrows
+from kanexport.shared.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES, Approximation
 
 ASSUMED = "assumed, because the checkpoint does not store it"
 COMPARE = (

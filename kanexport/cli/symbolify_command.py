@@ -24,13 +24,6 @@ from kanexport.certify import certificate
 from kanexport.cli import arguments
 from kanexport.cli.edit_command import Page, user
 from kanexport.cli.edit_command import document as edit_document
-from kanexport.contract import formula
-from kanexport.contract.cli import checkpoint_options, tables
-from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
-from kanexport.contract.cli.tables import Table
-from kanexport.contract.formula import Formula
-from kanexport.contract.formula_printer import FormulaError
-from kanexport.contract.naming import Names, NamingError
 from kanexport.edit import circuit, difference, library, operations, symbolify
 from kanexport.edit.apply import EXACT as EXACT_FORM
 from kanexport.edit.apply import Change
@@ -42,6 +35,13 @@ from kanexport.ir.model import Kan
 from kanexport.ir.scaling import standardize
 from kanexport.pipeline import Reopened
 from kanexport.republish import EditResult
+from kanexport.shared import formula
+from kanexport.shared.cli import checkpoint_options, tables
+from kanexport.shared.cli.console import EXIT_CODES, Exit, print_json, say
+from kanexport.shared.cli.tables import Table
+from kanexport.shared.formula import Formula
+from kanexport.shared.formula_printer import FormulaError
+from kanexport.shared.naming import Names, NamingError
 
 Array = npt.NDArray[np.float64]
 

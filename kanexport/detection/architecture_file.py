@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.cli.suggest import advice
 from kanexport.detection.detect import chosen, detect_layer
 from kanexport.detection.registry import LayerReader, layer_readers, without_warnings
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
@@ -38,6 +37,7 @@ from kanexport.ir.steps import Affine, Select, Step
 from kanexport.options import Options
 from kanexport.readers.common import chain, dataflow, module_kinds
 from kanexport.readers.common.layer_tensors import Part, Tensors, linear_layer, storage_dtype
+from kanexport.shared.cli.suggest import advice
 
 # The settings that a step may have next to its kind.
 KINDS: dict[str, frozenset[str]] = {

@@ -7,7 +7,6 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kanexport.contract.cli.suggest import advice
 from kanexport.detection import registry
 from kanexport.detection.registry import LayerReader, Reader, layer_readers, readers, without_warnings
 from kanexport.errors import ExportError, FamilyError, OptionError
@@ -17,6 +16,7 @@ from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.readers.common import chain
 from kanexport.readers.common.layer_tensors import Part, Tensors
+from kanexport.shared.cli.suggest import advice
 
 WEIGHTS = "weights"  # the option: under which keys of the file the tensors lie
 

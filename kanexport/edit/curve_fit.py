@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.formula import TEXTS
-from kanexport.contract.formula_printer import ATOM, EXACT, Linear, Text, applied, number
 from kanexport.edit import library
 from kanexport.edit.library import Candidate, Search
+from kanexport.shared.formula import TEXTS
+from kanexport.shared.formula_printer import ATOM, EXACT, Linear, Text, applied, number
 
 Array = npt.NDArray[np.float64]
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.manifest import Manifest
-from kanexport.contract.sections import NodeBaseline
 from kanexport.edit.apply import Change
 from kanexport.edit.edge import in_units
 from kanexport.ir.model import Kan
 from kanexport.ir.scaling import standardize
+from kanexport.shared.manifest import Manifest
+from kanexport.shared.sections import NodeBaseline
 from kanexport.verify import float64_reference
 
 Array = npt.NDArray[np.float64]

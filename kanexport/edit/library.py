@@ -14,10 +14,10 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.cli.suggest import advice
 from kanexport.errors import OptionError
 from kanexport.functions import elementwise
 from kanexport.functions.elementwise import Unary
+from kanexport.shared.cli.suggest import advice
 
 Array = npt.NDArray[np.float64]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract import csv_columns, csv_text, safe_files
-from kanexport.contract.sections import EDIT_BYTES
 from kanexport.errors import OptionError
+from kanexport.shared import csv_columns, csv_text, safe_files
+from kanexport.shared.sections import EDIT_BYTES
 
 TO, ZERO, CLAMP, MONOTONE, SHIFT, RAISE, POINTS = "to", "zero", "clamp", "monotone", "shift", "raise", "points"
 OPERATIONS = (TO, ZERO, CLAMP, MONOTONE, SHIFT, RAISE, POINTS)

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract import safe_files
-from kanexport.contract.manifest import SourceFile
-from kanexport.contract.naming import CHECKPOINTS, MORE_CHECKPOINTS
 from kanexport.errors import CheckpointError
 from kanexport.formats import keras, safetensors, torch_archive, yaml_config
 from kanexport.formats.pickle_data import MAX_NAME_CHARACTERS, SAVE_STATE_DICT, Name, Opaque
+from kanexport.shared import safe_files
+from kanexport.shared.manifest import SourceFile
+from kanexport.shared.naming import CHECKPOINTS, MORE_CHECKPOINTS
 
 Array = npt.NDArray[Any]
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract import safe_files, serialization
-from kanexport.contract.cli.suggest import advice, closest
-from kanexport.contract.naming import listed
-from kanexport.contract.sections import MIN_MAX, STANDARD, Scaler
 from kanexport.errors import OptionError
+from kanexport.shared import safe_files, serialization
+from kanexport.shared.cli.suggest import advice, closest
+from kanexport.shared.naming import listed
+from kanexport.shared.sections import MIN_MAX, STANDARD, Scaler
 
 SIZE_LIMIT = 16 * 2**20  # bytes of a file
 SMALLEST, LARGEST = 1e-30, 1e30  # of a scale, and of the magnitude of another number, so that float32 stores it

@@ -2,7 +2,7 @@
 
 They serve as base activations (one function for every edge) and as the
 functions of symbolic edges. A symbolic function is one line in a table here.
-The numpy form of an activation is in `contract/step_rules.py`, since the server
+The numpy form of an activation is in `shared/step_rules.py`, since the server
 needs it too.
 
 The symbolic table is that of pykan 0.2.8 (kan/utils.py, SYMBOLIC_LIB) and the
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.step_rules import FUNCTIONS
 from kanexport.errors import UnknownFunction
 from kanexport.graph import float64_ops
+from kanexport.shared.step_rules import FUNCTIONS
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value

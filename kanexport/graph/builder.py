@@ -18,9 +18,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper, shape_inference
 
-from kanexport.contract import custom_ops
 from kanexport.errors import InvalidKan
 from kanexport.graph.external_data import PAGE, ExternalTensor, Weights, check, external
+from kanexport.shared import custom_ops
 
 OPSET = 17
 IR_VERSION = 8

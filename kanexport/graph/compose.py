@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from kanexport.contract import custom_ops
 from kanexport.errors import InvalidKan
 from kanexport.graph.external_data import check
+from kanexport.shared import custom_ops
 
 
 @dataclass(frozen=True, slots=True)

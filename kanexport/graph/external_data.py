@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from kanexport.contract.manifest import WEIGHTS_FILE
+from kanexport.shared.manifest import WEIGHTS_FILE
 
 SHARED_FROM = 8 * 2**20  # bytes of coefficients from which a model has such a file
 PAGE = 4096  # bytes: what a tensor's offset is a multiple of, so that it can be mapped; smaller ones stay in the graphs

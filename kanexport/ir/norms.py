@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract import grids
-from kanexport.contract.manifest import NodeStep
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan, OptionError
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.ir.steps import Affine, Clip, Select
+from kanexport.shared import grids
+from kanexport.shared.manifest import NodeStep
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value

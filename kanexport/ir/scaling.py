@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.manifest import NodeStep
-from kanexport.contract.sections import Scaler, Scalers
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.graph import precision
 from kanexport.ir.model import Kan, Layer
 from kanexport.ir.steps import Affine
+from kanexport.shared.manifest import NodeStep
+from kanexport.shared.sections import Scaler, Scalers
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value

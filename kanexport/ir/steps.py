@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.manifest import NodeStep
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 from kanexport.functions import elementwise
 from kanexport.functions.elementwise import Unary
+from kanexport.shared.manifest import NodeStep
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value

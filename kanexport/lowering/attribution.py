@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.sections import CONTRIBUTIONS
 from kanexport.graph.builder import Graph, Value
 from kanexport.ir.model import Layer
 from kanexport.ir.scaling import Standardize
 from kanexport.ir.steps import Affine, Clip, Elementwise, PRelu, Product, Select, Step, Swish
+from kanexport.shared.sections import CONTRIBUTIONS
 
 Array = npt.NDArray[np.float64]
 

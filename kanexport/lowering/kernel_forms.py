@@ -27,7 +27,6 @@ from kanexport.bases import Basis
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform_cubic import DEGREE as CUBIC
 from kanexport.bases.uniform_cubic import Cubic
-from kanexport.contract import custom_ops
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.vector_program import Emit, NoProgramError, Program, compiled
 from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
@@ -36,6 +35,7 @@ from kanexport.ir.quantized_basis import Stepped
 from kanexport.ir.steps import Affine, Step
 from kanexport.lowering import passes, terms
 from kanexport.lowering.passes import SILU
+from kanexport.shared import custom_ops
 
 Array = npt.NDArray[np.float64]
 

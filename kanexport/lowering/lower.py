@@ -15,9 +15,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kanexport.contract import custom_ops
-from kanexport.contract.manifest import ANY
-from kanexport.contract.sections import Explanations
 from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
@@ -26,6 +23,9 @@ from kanexport.ir.steps import Step
 from kanexport.lowering import interval_gather, kernel_forms, passes, spline_forms, symbolic_sums, terms
 from kanexport.lowering.attribution import Anchor
 from kanexport.lowering.passes import Block
+from kanexport.shared import custom_ops
+from kanexport.shared.manifest import ANY
+from kanexport.shared.sections import Explanations
 
 
 @dataclass(frozen=True, slots=True)

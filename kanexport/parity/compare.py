@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bundle.publish import Target, VerificationBasis
-from kanexport.contract import manifest
-from kanexport.contract.manifest import CHOSEN_TOLERANCE, EXPECTED_OUTPUTS
 from kanexport.errors import OptionError, OutputsDiffer
 from kanexport.graph import precision
 from kanexport.ir.model import Kan
 from kanexport.lowering.lower import Lowered
 from kanexport.parity.data import FORMS, RecordedOutputs
+from kanexport.shared import manifest
+from kanexport.shared.manifest import CHOSEN_TOLERANCE, EXPECTED_OUTPUTS
 from kanexport.verify import float64_reference, graph_runner, tolerances
 from kanexport.verify.float64_reference import Jitter, Trace
 from kanexport.verify.float64_reference import evaluate as exactly

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract import array_files, csv_columns, csv_text, safe_files
 from kanexport.errors import OptionError
+from kanexport.shared import array_files, csv_columns, csv_text, safe_files
 from kanexport.verify.graph_runner import FLOAT, Port, join, split
 
 Array = npt.NDArray[np.float64]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kanexport.bundle.baseline import Rows
-from kanexport.contract.sections import FP16_WEIGHTS, INT8
 from kanexport.errors import OptionError
+from kanexport.shared.sections import FP16_WEIGHTS, INT8
 
 METHODS = (FP16_WEIGHTS, INT8)  # values of --quantize
 # The largest error, relative to the largest output, unless the user says otherwise. float16 rounds a weight by up to

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS, Branch
 from kanexport.graph import precision
 from kanexport.ir import scaling
 from kanexport.ir.model import BasisTerm, Kan, Layer, Term
 from kanexport.ir.quantized_basis import Stepped, stepped
 from kanexport.lowering import passes
 from kanexport.quantization.options import QuantizationOptions
+from kanexport.shared.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS, Branch
 from kanexport.verify import float64_reference
 
 Array = npt.NDArray[np.float64]

@@ -11,9 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bundle import baseline
-from kanexport.contract.manifest import Reference, TensorSpec
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import FLOAT32, Approximation, Branch
 from kanexport.errors import REPORT, OptionError, VerificationFailed
 from kanexport.ir import scaling
 from kanexport.ir.model import Kan
@@ -21,6 +18,9 @@ from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
 from kanexport.quantization import plan
 from kanexport.quantization.options import QuantizationOptions
 from kanexport.quantization.plan import Forms
+from kanexport.shared.manifest import Reference, TensorSpec
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import FLOAT32, Approximation, Branch
 from kanexport.verify import graph_runner, test_points, verify
 from kanexport.verify.tolerances import SLACK
 from kanexport.verify.verify import Proof

@@ -19,13 +19,13 @@ from kanexport.bundle import baseline as baseline_rows
 from kanexport.bundle import calibration as calibration_rows
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
-from kanexport.contract import atomic
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import AS_TRAINED
 from kanexport.errors import OptionError
 from kanexport.options import Options
 from kanexport.parity.data import GIVEN, stored
 from kanexport.parity.data import load as load_recorded
+from kanexport.shared import atomic
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import AS_TRAINED
 from kanexport.torch_export.convert import convert
 from kanexport.torch_export.inputs import named_inputs
 from kanexport.torch_export.io_binding import names, tensors

@@ -17,8 +17,6 @@ from torch import nn
 from kanexport.bundle import description, explain_graph
 from kanexport.bundle.description import Signature
 from kanexport.bundle.publish import Result, Target, VerificationBasis, VerifiedModel, publish
-from kanexport.contract.manifest import BASIC, HYBRID, MODULE, LayerInfo, Source, SourceFile
-from kanexport.contract.sections import CLAMP
 from kanexport.errors import InvalidKan, ModuleRefused, OptionError, VerificationFailed
 from kanexport.graph import compose
 from kanexport.graph.external_data import Weights, share
@@ -27,6 +25,8 @@ from kanexport.lowering import lower
 from kanexport.lowering.lower import INPUT, Lowered, edge_graph, serving_graph, term_tensors
 from kanexport.parity import compare
 from kanexport.parity.data import RecordedOutputs
+from kanexport.shared.manifest import BASIC, HYBRID, MODULE, LayerInfo, Source, SourceFile
+from kanexport.shared.sections import CLAMP
 from kanexport.torch_export import conv_graphs, inputs, kan_candidates, match, nonfinite, splice, state_dict, trace
 from kanexport.torch_export import plan as planning
 from kanexport.torch_export.borrowed_module import TYPES, lent, unwrapped

@@ -23,10 +23,10 @@ import torch
 from torch import nn
 
 from kanexport.bundle.description import DATATYPES
-from kanexport.contract import array_files, csv_text
-from kanexport.contract.cli.suggest import advice
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import INPUT
+from kanexport.shared import array_files, csv_text
+from kanexport.shared.cli.suggest import advice
 from kanexport.torch_export.borrowed_module import ForeignError, first_line, foreign_code, plain
 from kanexport.torch_export.io_binding import OURS, REAL, TensorBinding, Wiring
 from kanexport.verify.graph_runner import FLOAT, Port, join

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport.contract.cli.suggest import advice
 from kanexport.errors import InvalidKan, ModuleRefused, OptionError
 from kanexport.ir.model import Kan, Layer
+from kanexport.shared.cli.suggest import advice
 from kanexport.torch_export import capture, kan_candidates
 from kanexport.torch_export.capture import Call, ReferenceModule, differentiable
 from kanexport.torch_export.conv_layer import Convolved

@@ -24,11 +24,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport.contract.manifest import NodeStep
 from kanexport.errors import ExportError, LayerSkipped
 from kanexport.functions.elementwise import Unary
 from kanexport.ir.model import EdgeTerm, Kan, Layer
 from kanexport.lowering.lower import EDGES
+from kanexport.shared.manifest import NodeStep
 from kanexport.torch_export import splice, trace
 from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, replaced
 from kanexport.torch_export.capture import Call, array

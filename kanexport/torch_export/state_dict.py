@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport.contract.manifest import SourceFile
 from kanexport.errors import REPAIR, CheckpointError, InvalidKan
 from kanexport.formats import checkpoint
+from kanexport.shared.manifest import SourceFile
 from kanexport.torch_export.kan_candidates import shown
 
 T = TypeVar("T")

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract import step_rules
-from kanexport.contract.sections import CONTRIBUTIONS, EDGES, NODES
 from kanexport.errors import REPORT, VerificationFailed
 from kanexport.ir import scaling
 from kanexport.ir.model import Kan, Layer
 from kanexport.ir.steps import Step
 from kanexport.lowering.attribution import EACH, Anchor, Link, allowed, columns, near
 from kanexport.lowering.lower import Explained, Lowered
+from kanexport.shared import step_rules
+from kanexport.shared.sections import CONTRIBUTIONS, EDGES, NODES
 from kanexport.verify import float64_reference
 from kanexport.verify.float64_reference import Jitter, Trace
 from kanexport.verify.prover import Draws, Prover, Rows, Subject, ZoneErrors

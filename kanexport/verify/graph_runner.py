@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.cli import console
-from kanexport.contract.manifest import ANY, BASIC, WEIGHTS_FILE
-from kanexport.contract.ort import onnxruntime
 from kanexport.errors import REPORT, ExportError, InvalidKan, LimitExceeded, VerificationFailed
 from kanexport.graph.external_data import Weights
+from kanexport.shared.cli import console
+from kanexport.shared.manifest import ANY, BASIC, WEIGHTS_FILE
+from kanexport.shared.ort import onnxruntime
 
 Array = npt.NDArray[np.float64]
 

@@ -11,12 +11,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract import custom_ops
 from kanexport.errors import REPAIR, REPORT, InvalidKan, VerificationFailed
 from kanexport.ir import norms, scaling
 from kanexport.ir.model import Layer
 from kanexport.ir.steps import Clip
 from kanexport.lowering.lower import INPUT, Lowered, Many
+from kanexport.shared import custom_ops
 from kanexport.verify import float64_reference, graph_runner, test_points
 from kanexport.verify.float64_reference import Jitter, Trace
 from kanexport.verify.graph_runner import FLOAT, Port, Ports

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.custom_ops import KERNEL_FILE
-from kanexport.contract.manifest import MANY_FILE, Reference, Variant, Verification, Zone
-from kanexport.contract.sections import EXPLAIN_FILE
 from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.ir import scaling
 from kanexport.ir.model import Kan, Layer
 from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
+from kanexport.shared.custom_ops import KERNEL_FILE
+from kanexport.shared.manifest import MANY_FILE, Reference, Variant, Verification, Zone
+from kanexport.shared.sections import EXPLAIN_FILE
 from kanexport.verify import float64_reference, graph_runner, test_points
 from kanexport.verify.attribution import ExplainedProver
 from kanexport.verify.float64_reference import Jitter, Trace

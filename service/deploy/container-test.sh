@@ -166,8 +166,8 @@ import importlib.util, os, urllib.request
 assert os.getuid() == os.getgid() == 65532, (os.getuid(), os.getgid())
 for name in ("torch", "onnx", "kanexport.cli", "kanexport.pipeline", "pip"):
     assert importlib.util.find_spec(name) is None, f"{name} is in the image"
-assert importlib.util.find_spec("kanexport.contract.cli.console"), "the modules of the commands are missing"
-from kanexport.contract import custom_ops
+assert importlib.util.find_spec("kanexport.shared.cli.console"), "the modules of the commands are missing"
+from kanexport.shared import custom_ops
 assert custom_ops.library(), "the custom operator is missing, or does not load"
 import kanserve_kernel.calls
 maps = open("/proc/1/maps").read()

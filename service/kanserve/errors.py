@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import enum
 
-from kanexport.contract.cli.console import kebab
+from kanexport.shared.cli.console import kebab
 
 
 class KanserveError(Exception):

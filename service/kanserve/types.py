@@ -13,9 +13,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest, SourceFile, Zone, row_shapes
-from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import (
+from kanexport.shared.manifest import HYBRID, LayerInfo, Manifest, SourceFile, Zone, row_shapes
+from kanexport.shared.naming import UNNAMED, Names
+from kanexport.shared.sections import (
     AS_TRAINED,
     NO_CERTIFICATE,
     NO_EDIT,
@@ -456,7 +456,7 @@ class Description:
     claim: str
     options_assumed: Mapping[str, str]
     names: Names = UNNAMED
-    out_of_range_policy: str = AS_TRAINED  # a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    out_of_range_policy: str = AS_TRAINED  # a key of `shared.sections.OUT_OF_RANGE_POLICIES`
     zones: tuple[Zone, ...] = ()
     tolerances: tuple[float, float] = (math.nan, math.nan)  # of outputs and of edges
     files: tuple[SourceFile, ...] = ()

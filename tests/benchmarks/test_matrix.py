@@ -21,8 +21,8 @@ from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import EXPORT, ONE_RUN, Truth
 from benchmarks.matrix.groups import families, splines
 from benchmarks.matrix.module import Shape
-from kanexport.contract.manifest import MODEL_FILE
 from kanexport.detection import registry
+from kanexport.shared.manifest import MODEL_FILE
 from kanserve.bench.entrants import MLP, OURS, TORCH
 from tests.support.tiers import full
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kanexport.contract.ort import onnxruntime
+from kanexport.shared.ort import onnxruntime
 from kanserve.config.settings import Settings
 from kanserve.models.loader import Loader
 from kanserve.observability.metrics import Metrics

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from kanexport.bundle import baseline
-from kanexport.contract import atomic
 from kanexport.errors import CheckpointError, OptionError, RepositoryError
 from kanexport.formats import checkpoint
+from kanexport.shared import atomic
 from kanserve.auth import token_file
 from kanserve.auth.roles import Role
 from kanserve.cli import options

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.contract import manifest
+from kanexport.shared import manifest
 from kanserve.client import chunking
 from kanserve.client.sync import Client
 from tests.support.golden_cases import OUTPUT_TOLERANCE, OWN, relative_error

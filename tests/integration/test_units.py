@@ -19,12 +19,12 @@ import onnxruntime
 import pytest
 import tritonclient.grpc as triton
 
-from kanexport.contract import custom_ops, grids, manifest
-from kanexport.contract.manifest import Manifest
-from kanexport.contract.naming import Names
 from kanexport.errors import OptionError, OutputsDiffer
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
+from kanexport.shared import custom_ops, grids, manifest
+from kanexport.shared.manifest import Manifest
+from kanexport.shared.naming import Names
 from kanserve.client.sync import Client
 from kanserve.errors import LoadError
 from kanserve.runtime import ort

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import kanexport.mlflow
-from kanexport.contract.manifest import TensorSpec
 from kanexport.errors import RepositoryError
+from kanexport.shared.manifest import TensorSpec
 from tests.support import toy_model
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from kanexport.contract import manifest
 from kanexport.errors import OptionError
 from kanexport.pipeline import Request, export
+from kanexport.shared import manifest
 from tests.support.small_checkpoints import chebyshev, decided, refuse, save
 
 RNG = np.random.default_rng(12)

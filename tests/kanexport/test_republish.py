@@ -14,13 +14,13 @@ from kanexport import pipeline
 from kanexport.bundle import baseline, calibration
 from kanexport.bundle.calibration import IntervalOptions
 from kanexport.bundle.certification import CertifyOptions
-from kanexport.contract import manifest as contract
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import CLAMP, FLAG, INT8
 from kanexport.edit import operations
 from kanexport.errors import ExportError
 from kanexport.quantization.options import QuantizationOptions
 from kanexport.republish import edit_version
+from kanexport.shared import manifest as manifests
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import CLAMP, FLAG, INT8
 from kanexport.verify import graph_runner
 from tests.support.golden_cases import exported
 from tests.support.tiers import full, spread
@@ -46,11 +46,11 @@ def outputs(folder: Path, x: np.ndarray) -> np.ndarray:
 def test_the_version_is_verified_against_the_edited_network(hello: Callable[..., Path]) -> None:
     folder = hello()
     done = edit_version(folder, [TO, operations.parse("1:3:0", "clamp", "0:0.9")], author="ada", budget=0.2)
-    manifest = contract.load(done.result.directory)
+    manifest = manifests.load(done.result.directory)
     assert done.result.directory == folder.parent / "2"
     assert manifest == done.result.manifest
-    assert manifest.verification_basis == contract.EDITED
-    assert manifest.source == contract.load(folder).source
+    assert manifest.verification_basis == manifests.EDITED
+    assert manifest.source == manifests.load(folder).source
     edit = manifest.edit
     assert (edit.parent_version, edit.author, edit.released) == (1, "ada", False)
     assert edit.parent_sha256 == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
@@ -84,7 +84,7 @@ def test_a_limited_function_travels_with_its_version(hello: Callable[..., Path])
 def test_the_settings_of_the_parent_stay(hello: Callable[..., Path]) -> None:
     names = Names(features=("age", "height"), classes=("risk",))
     folder = hello(dtype="float64", max_batch_size=77, names=names, out_of_range=CLAMP, explain=True, tolerance=1e-4)
-    before, after = contract.load(folder), edit_version(folder, [TO], budget=0.2).result.manifest
+    before, after = manifests.load(folder), edit_version(folder, [TO], budget=0.2).result.manifest
     for field in ("inputs", "outputs", "max_batch_size", "names", "out_of_range", "opset", "edge_class"):
         assert getattr(after, field) == getattr(before, field), field
     assert after.verification.outputs_tolerance == before.verification.outputs_tolerance
@@ -126,7 +126,7 @@ def test_intervals_of_the_parent_are_dropped(hello: Callable[..., Path], tmp_pat
     np.savez(tmp_path / "rows.npz", x=rng.uniform(-1, 1, (200, 2)), y=rng.normal(size=(200, 1)))
     rows = calibration.load(tmp_path / "rows.npz")
     folder = hello(intervals=IntervalOptions(rows=rows, coverage=0.9))
-    assert contract.load(folder).intervals.method
+    assert manifests.load(folder).intervals.method
     manifest = edit_version(folder, [TO], budget=0).result.manifest
     assert not manifest.intervals.method
     assert any("the prediction intervals of version 1 are dropped" in note for note in manifest.notes)
@@ -136,7 +136,7 @@ def test_a_certificate_of_the_parent_is_computed_again(hello: Callable[..., Path
     (tmp_path / "box.csv").write_text("-0.5,-0.25\n0.5,0.75\n")
     options = CertifyOptions(0.5, baseline.load(tmp_path / "box.csv"), range_check=True)
     folder = hello("pykan-hello-pruned", certification=options, out_of_range=FLAG)
-    before = contract.load(folder).certificate
+    before = manifests.load(folder).certificate
     after = edit_version(folder, [operations.parse("0:0:0", "raise", 0.25)], budget=0).result.manifest.certificate
     for field in ("box", "sha256", "low", "high", "budget", "range_check"):
         assert getattr(after, field) == getattr(before, field), field
@@ -187,7 +187,7 @@ def test_what_cannot_be_edited_changes_nothing(hello: Callable[..., Path], tmp_p
     refused(folder.parent, "version-unreadable")
     (tmp_path / "three.csv").write_text("1,2,3\n4,5,6\n")
     refused(folder, "rows-wrong-shape", rows=baseline.load(tmp_path / "three.csv"))
-    (folder / contract.NETWORK_FILE).write_bytes(b"x" * (folder / contract.NETWORK_FILE).stat().st_size)
+    (folder / manifests.NETWORK_FILE).write_bytes(b"x" * (folder / manifests.NETWORK_FILE).stat().st_size)
     refused(folder, "file-hash-differs")
     int8 = hello("efficient-kan-digits", name="digits", quantization=QuantizationOptions(quantize=INT8))
     refused(int8, "edit-of-quantized-version", edits=[operations.parse("0:20:0", "zero", True)], budget=0)

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from kanexport.contract import custom_ops
+from kanexport.shared import custom_ops
 
 SOURCE = Path(__file__).parents[2] / "kernel"
 

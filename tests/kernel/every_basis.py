@@ -17,12 +17,12 @@ import onnxruntime
 
 from kanexport import bases
 from kanexport.bases.activation import Activation
-from kanexport.contract import custom_ops
 from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.functions.wavelets import WAVELETS
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, Term
 from kanexport.ir.norms import LayerNorm
 from kanexport.lowering.lower import lower
+from kanexport.shared import custom_ops
 
 SOURCES, DESTINATIONS, ROWS, TOLERANCE = 3, 5, 40, 1e-5
 

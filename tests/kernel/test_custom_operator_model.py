@@ -15,12 +15,12 @@ import pytest
 
 from kanexport.bundle.publish import Result
 from kanexport.cli import export_command
-from kanexport.contract import custom_ops
-from kanexport.contract import manifest as contract
-from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.errors import OptionError, VerificationFailed
 from kanexport.graph.builder import Graph, Value
 from kanexport.lowering import lower
+from kanexport.shared import custom_ops
+from kanexport.shared import manifest as manifests
+from kanexport.shared.custom_ops import KERNEL_FILE
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.models.admission import Sandbox
@@ -60,7 +60,7 @@ def rows(result: Result, count: int = 100) -> np.ndarray:
 
 
 def same(result: Result, x: np.ndarray, library: str) -> None:
-    plain, other = (answers(result.directory, file, x, library) for file in (contract.MODEL_FILE, KERNEL_FILE))
+    plain, other = (answers(result.directory, file, x, library) for file in (manifests.MODEL_FILE, KERNEL_FILE))
     assert np.abs(plain - other).max() <= 1e-5 * np.abs(plain).max()
 
 
@@ -70,13 +70,13 @@ def test_the_graph_by_the_operator_answers_as_the_portable_one(name: str, tmp_pa
     about = result.manifest.verification
     assert {zone.name for zone in about.kernel} >= {"inside", "extension", "far", "knots", "nonfinite", "single"}
     assert max(zone.outputs_max_rel for zone in about.kernel) <= 1e-5
-    assert {entry.path for entry in result.manifest.files} >= {contract.MODEL_FILE, KERNEL_FILE}
+    assert {entry.path for entry in result.manifest.files} >= {manifests.MODEL_FILE, KERNEL_FILE}
     model = onnx.load(result.directory / KERNEL_FILE)
     assert set(custom_ops.OPERATORS) & {node.op_type for node in model.graph.node}
     x = rows(result)
     same(result, x, installed)
     x[::3, 0], x[1::3, -1] = np.nan, -np.inf
-    plain, other = (answers(result.directory, file, x, installed) for file in (contract.MODEL_FILE, KERNEL_FILE))
+    plain, other = (answers(result.directory, file, x, installed) for file in (manifests.MODEL_FILE, KERNEL_FILE))
     np.testing.assert_array_equal(np.isnan(plain), np.isnan(other))
     assert np.isnan(other).any()
 
@@ -87,7 +87,7 @@ def test_weights_in_a_file_are_shared_with_the_portable_graph(
     monkeypatch.setattr(lower, "SHARED_FROM", 1)
     result = exported(tmp_path, DIGITS)
     alone = exported(tmp_path / "alone", DIGITS, kernel=False)
-    sizes = [item.manifest.file(contract.WEIGHTS_FILE).size for item in (result, alone)]
+    sizes = [item.manifest.file(manifests.WEIGHTS_FILE).size for item in (result, alone)]
     assert sizes[0] <= sizes[1] + 2**16  # the knots, and rows that the portable graph has in another order
     same(result, rows(result), installed)
     assert loaded(tmp_path).serving.way.kernel
@@ -164,7 +164,7 @@ def test_a_server_takes_it_where_it_is_installed_and_says_so(tmp_path: Path, ins
             actual.append(server.infer(x, "m"))
             alone = np.concatenate([server.infer(x[at : at + 1], "m") for at in range(len(x))])
             assert alone.tobytes() == actual[-1].tobytes() or not graphs[-1].startswith("model.kernel")
-    assert graphs == [KERNEL_FILE, contract.MODEL_FILE]
+    assert graphs == [KERNEL_FILE, manifests.MODEL_FILE]
     expected = answers(result.directory, KERNEL_FILE, x, installed)
     assert actual[0].tobytes() == expected.tobytes()
     assert np.abs(actual[0] - actual[1]).max() <= 1e-5 * np.abs(actual[1]).max()
@@ -224,7 +224,7 @@ def test_what_a_trial_refuses(tmp_path: Path, installed: str) -> None:
     exported(tmp_path / "right", ADAPTED)
     tried(tmp_path / "right")
     for change, file, reason, says in (
-        (lambda model: None, contract.MODEL_FILE, LoadReason.STRUCTURE, FOREIGN),
+        (lambda model: None, manifests.MODEL_FILE, LoadReason.STRUCTURE, FOREIGN),
         (renamed, KERNEL_FILE, LoadReason.STRUCTURE, f"{KERNEL_FILE}: operator 'Another' {FOREIGN}"),
         (scaled, KERNEL_FILE, LoadReason.REFERENCE, f"{KERNEL_FILE}: reference outputs differ by"),
     ):

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from kanexport.contract import custom_ops
-from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.errors import VerificationFailed
 from kanexport.lowering import lower
+from kanexport.shared import custom_ops
+from kanexport.shared.custom_ops import KERNEL_FILE
 from kanexport.verify import verify
 from kanserve.analysis import query_plan
 from kanserve.analysis.query_plan import LayerPlan

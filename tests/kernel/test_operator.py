@@ -16,8 +16,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport.contract import custom_ops
 from kanexport.graph import vector_program
+from kanexport.shared import custom_ops
 from tests.kernel.conftest import SOURCE, alone, builder
 from tests.support.tiers import full
 

@@ -14,9 +14,9 @@ from kanexport.ccode import compiled, generate, source
 from kanexport.ccode.compiled import Program
 from kanexport.ccode.generate import CodeFiles, Facts
 from kanexport.ccode.nodes import Node
-from kanexport.contract.naming import UNNAMED
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
+from kanexport.shared.naming import UNNAMED
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 from tests.support.golden_cases import network
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from kanexport.bundle import repository as pack
-from kanexport.contract import atomic, temp_dirs
-from kanexport.contract import manifest as contract
 from kanexport.errors import RepositoryError
+from kanexport.shared import atomic, temp_dirs
+from kanexport.shared import manifest as manifests
 from kanserve.config.settings import Settings
 from kanserve.models.admission import Sandbox
 from kanserve.repository import layout
@@ -24,7 +24,7 @@ from tests.support import toy_model
 from tests.support.wait import until_async
 
 FILES = {
-    contract.MODEL_FILE: toy_model.graph(),
+    manifests.MODEL_FILE: toy_model.graph(),
     "edges_l0.onnx": toy_model.edge_graph(0),
     "edges_l1.onnx": toy_model.edge_graph(1),
 }
@@ -132,7 +132,7 @@ CASES = [  # each pair of them
 ]
 
 
-def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FILE) -> Bundle:
+def bundle(root: Path, data: bytes | None = None, name: str = manifests.MODEL_FILE) -> Bundle:
     """The toy, with another file in it."""
     directory = toy_model.write(root)
     if data is not None:

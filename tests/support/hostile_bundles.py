@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import FileEntry
+from kanexport.shared import manifest as manifests
+from kanexport.shared.manifest import FileEntry
 from tests.support import toy_model
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -208,11 +208,11 @@ def ints(name: str, *values: int) -> Any:
     return numpy_helper.from_array(np.array(values, np.int64), name)
 
 
-def replaced(directory: Path, data: bytes, name: str = contract.MODEL_FILE) -> None:
+def replaced(directory: Path, data: bytes, name: str = manifests.MODEL_FILE) -> None:
     """Another file in a version, properly listed."""
     (directory / name).write_bytes(data)
     (entry,) = toy_model.listed({name: data})
-    others = tuple(item for item in contract.load(directory).files if item.path != name)
+    others = tuple(item for item in manifests.load(directory).files if item.path != name)
     toy_model.edit(directory, files=(entry, *others))
 
 
@@ -226,12 +226,12 @@ def listed(path: str) -> Make:
     def make(directory: Path, outside: Path) -> None:
         name = path.format(outside=outside)
         entry = FileEntry(path=name, size=(outside / SECRET).stat().st_size, sha256="0" * 64)
-        toy_model.edit(directory, files=(*contract.load(directory).files, entry))
+        toy_model.edit(directory, files=(*manifests.load(directory).files, entry))
 
     return make
 
 
-def instead(swap: Callable[[Path, Path], object], name: str = contract.MODEL_FILE) -> Make:
+def instead(swap: Callable[[Path, Path], object], name: str = manifests.MODEL_FILE) -> Make:
     """Something else where a file should be."""
 
     def make(directory: Path, outside: Path) -> None:
@@ -252,7 +252,7 @@ def folder(steps: int) -> Make:
     return make
 
 
-def graph(data: Callable[[], bytes], name: str = contract.MODEL_FILE) -> Make:
+def graph(data: Callable[[], bytes], name: str = manifests.MODEL_FILE) -> Make:
     """Another graph, properly listed."""
     return lambda directory, outside: replaced(directory, data(), name)
 
@@ -266,8 +266,8 @@ def external(location: str) -> Make:
 
 def linked_weights(directory: Path, outside: Path) -> None:
     """The version's own file for weights is a link."""
-    replaced(directory, (outside / SECRET).read_bytes(), contract.WEIGHTS_FILE)
-    instead(lambda path, place: path.symlink_to(place / SECRET), contract.WEIGHTS_FILE)(directory, outside)
+    replaced(directory, (outside / SECRET).read_bytes(), manifests.WEIGHTS_FILE)
+    instead(lambda path, place: path.symlink_to(place / SECRET), manifests.WEIGHTS_FILE)(directory, outside)
 
 
 def hidden_external(place: str) -> Callable[[], bytes]:
@@ -295,7 +295,7 @@ PATHS: dict[str, Make] = {
     "a listed file without a name": listed(""),
     "a symbolic link": instead(lambda path, outside: path.symlink_to(outside / SECRET)),
     "a hard link": instead(lambda path, outside: os.link(outside / SECRET, path)),
-    "a hard link as manifest": instead(lambda path, outside: os.link(outside / SECRET, path), contract.FILE_NAME),
+    "a hard link as manifest": instead(lambda path, outside: os.link(outside / SECRET, path), manifests.FILE_NAME),
     "a pipe": instead(lambda path, outside: os.mkfifo(path)),
     "a folder as file": instead(lambda path, outside: path.mkdir()),
     "a linked version": folder(0),
@@ -331,7 +331,7 @@ GRAPHS: dict[str, Make] = {
 
 
 EXTREMES: tuple[Any, ...] = (0, -1, 1, 2**31, 2**62, 10**400, 1e308, -1e-300, "", "x" * 300, None, True, [], {}, [[]])
-GRAPH_FILES = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
+GRAPH_FILES = (manifests.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
 
 
 def mutate(good: Path, target: Path, seed: int) -> str:
@@ -343,7 +343,7 @@ def mutate(good: Path, target: Path, seed: int) -> str:
     if kind == "manifest":
         _manifest(target, rng)
     elif kind == "bytes of the manifest":
-        path = target / contract.FILE_NAME
+        path = target / manifests.FILE_NAME
         path.write_bytes(_damaged(path.read_bytes(), rng))
     else:
         path = target / rng.choice(GRAPH_FILES)
@@ -381,7 +381,7 @@ def _damaged(data: bytes, rng: random.Random) -> bytes:
 
 def _manifest(target: Path, rng: random.Random) -> None:
     """A value somewhere becomes an extreme one, or goes away."""
-    document = json.loads((target / contract.FILE_NAME).read_bytes())
+    document = json.loads((target / manifests.FILE_NAME).read_bytes())
     places: list[tuple[Any, Any]] = []
     _places(document, places)
     for _ in range(rng.choice((1, 1, 2))):
@@ -390,7 +390,7 @@ def _manifest(target: Path, rng: random.Random) -> None:
             del inside[key]
         else:
             inside[key] = rng.choice(EXTREMES)
-    (target / contract.FILE_NAME).write_text(json.dumps(document))
+    (target / manifests.FILE_NAME).write_text(json.dumps(document))
 
 
 def _places(value: Any, found: list[tuple[Any, Any]]) -> None:
@@ -402,8 +402,8 @@ def _places(value: Any, found: list[tuple[Any, Any]]) -> None:
 
 def _list(target: Path) -> None:
     """The files as they are now, in the manifest."""
-    document = json.loads((target / contract.FILE_NAME).read_bytes())
+    document = json.loads((target / manifests.FILE_NAME).read_bytes())
     for entry in document["files"]:
         data = (target / entry["path"]).read_bytes()
         entry.update(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    (target / contract.FILE_NAME).write_text(json.dumps(document))
+    (target / manifests.FILE_NAME).write_text(json.dumps(document))

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.types import Array
 from tests.support import toy_model, wait
@@ -34,7 +34,7 @@ def write(target: Path, factor: float = 1.0, *, name: str = "toy", version: int 
     """The files of a version, written one by one, the manifest last. Reference rows as the factor has them. `pad`:
     bytes more, which the graph has and does not use."""
     files = {
-        contract.MODEL_FILE: scaled(toy_model.graph(), "W1", factor, pad),
+        manifests.MODEL_FILE: scaled(toy_model.graph(), "W1", factor, pad),
         "edges_l0.onnx": toy_model.edge_graph(0),
         "edges_l1.onnx": scaled(toy_model.edge_graph(1), "W", factor),
     }

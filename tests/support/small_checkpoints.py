@@ -13,13 +13,13 @@ import safetensors.numpy
 from scipy import special
 
 from kanexport.bundle.publish import Result
-from kanexport.contract.manifest import Manifest, Source
 from kanexport.detection import detect
 from kanexport.errors import ExportError
 from kanexport.formats import checkpoint
 from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.shared.manifest import Manifest, Source
 from kanexport.verify import float64_reference
 from tests.kanexport.conftest import PykanCheckpoint
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, Reference, TensorSpec
+from kanexport.shared import manifest as manifests
+from kanexport.shared.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, Reference, TensorSpec
 from tests.support import toy_model
 
 RNG = np.random.default_rng(5)
@@ -95,13 +95,13 @@ def edge_graph(layer: int) -> bytes:
 
 def write(repository: Path, name: str = "grid") -> Path:
     """A version directory under `repository`."""
-    files = {contract.MODEL_FILE: graph()} | {f"edges_l{at}.onnx": edge_graph(at) for at in range(3)}
+    files = {manifests.MODEL_FILE: graph()} | {f"edges_l{at}.onnx": edge_graph(at) for at in range(3)}
     return toy_model.put(repository / name / "1", files, _manifest(name))
 
 
 def edit_layer(directory: Path, at: int, **changes: object) -> None:
     """Replace fields of one layer of a written manifest."""
-    layers = list(contract.load(directory).layers)
+    layers = list(manifests.load(directory).layers)
     layers[at] = dataclasses.replace(layers[at], **changes)
     toy_model.edit(directory, layers=tuple(layers))
 

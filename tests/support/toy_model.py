@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import FileEntry, LayerInfo, Manifest, Reference, Source, TensorSpec, Verification
+from kanexport.shared import manifest as manifests
+from kanexport.shared.manifest import FileEntry, LayerInfo, Manifest, Reference, Source, TensorSpec, Verification
 from kanserve.config.settings import Settings
 from kanserve.models.loader import Loader
 from kanserve.models.model import Model
@@ -42,7 +42,7 @@ def edges(x: np.ndarray, layer: int) -> np.ndarray:
     return hidden(x)[:, :, None] * W1.astype(x.dtype)
 
 
-def graph(datatype: str = "FP32", *, external: bool = False, location: str = contract.WEIGHTS_FILE) -> bytes:
+def graph(datatype: str = "FP32", *, external: bool = False, location: str = manifests.WEIGHTS_FILE) -> bytes:
     """The serving graph. `external`: refers to weights in another file, called `location`."""
     kind, dtype = TYPES[datatype], DTYPES[datatype]
     weights = [numpy_helper.from_array(w.astype(dtype), name) for name, w in (("W0", W0), ("W1", W1))]
@@ -86,7 +86,7 @@ def write(
 ) -> Path:
     """A version directory under `repository`. A `reference_scale` other than 1 makes the verification fail."""
     files = {
-        contract.MODEL_FILE: graph(datatype),
+        manifests.MODEL_FILE: graph(datatype),
         "edges_l0.onnx": edge_graph(0, datatype),
         "edges_l1.onnx": edge_graph(1, datatype),
     }
@@ -116,7 +116,7 @@ def manifest(
     """Return the manifest of the toy model, without its files."""
     rows = np.linspace(-2, 2, 12).reshape(4, 3)
     return Manifest(
-        format=contract.FORMAT,
+        format=manifests.FORMAT,
         name=name,
         version=version,
         created="2026-01-01T00:00:00Z",
@@ -151,7 +151,7 @@ def write_graphs(repository: Path, graphs: Mapping[str, bytes]) -> None:
     for name, data in graphs.items():
         directory = repository / name / "1"
         directory.mkdir(parents=True)
-        (directory / contract.MODEL_FILE).write_bytes(data)
+        (directory / manifests.MODEL_FILE).write_bytes(data)
 
 
 def write_plain(
@@ -196,12 +196,12 @@ def write_endless(repository: Path, name: str = "endless", *, steps: int = 40) -
 
 def save(directory: Path, found: Manifest) -> None:
     """Write the manifest."""
-    (directory / contract.FILE_NAME).write_bytes(contract.dumps(found))
+    (directory / manifests.FILE_NAME).write_bytes(manifests.dumps(found))
 
 
 def edit(directory: Path, **changes: object) -> None:
     """Replace fields of a written manifest."""
-    save(directory, dataclasses.replace(contract.load(directory), **changes))
+    save(directory, dataclasses.replace(manifests.load(directory), **changes))
 
 
 def _layer(sources: int, destinations: int, node_tensor: str, at: int) -> LayerInfo:
@@ -236,15 +236,15 @@ def edited(**changes: Any) -> Callable[[Path], None]:
     """Another manifest, as `dataclasses.replace` changes it."""
 
     def change(folder: Path) -> None:
-        loaded = dataclasses.replace(contract.load(folder), **changes)
-        (folder / contract.FILE_NAME).write_bytes(contract.dumps(loaded))
+        loaded = dataclasses.replace(manifests.load(folder), **changes)
+        (folder / manifests.FILE_NAME).write_bytes(manifests.dumps(loaded))
 
     return change
 
 
 def reference(**changes: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        edited(reference=dataclasses.replace(contract.load(folder).reference, **changes))(folder)
+        edited(reference=dataclasses.replace(manifests.load(folder).reference, **changes))(folder)
 
     return change
 
@@ -258,14 +258,14 @@ def wide_weights(width: int) -> np.ndarray:
 def write_wide(repository: Path, width: int, name: str = "wide") -> None:
     """The model in version 1."""
     values = wide_weights(width)
-    graphs = {contract.MODEL_FILE: _wide_graph(values), "edges_l0.onnx": _wide_edges(values)}
+    graphs = {manifests.MODEL_FILE: _wide_graph(values), "edges_l0.onnx": _wide_edges(values)}
     created = manifest(name)
     mask = tuple(tuple(row) for row in (np.abs(values) > 0).astype(float).tolist())
     layer = dataclasses.replace(
         created.layers[0], sources=width, destinations=width, active_edges=width * width, mask=mask
     )
     rows = np.linspace(-2, 2, 2 * width).reshape(2, width)
-    reference = contract.Reference(
+    reference = manifests.Reference(
         inputs=tuple(map(tuple, rows.tolist())),
         outputs=tuple(map(tuple, (np.tanh(rows) @ values).tolist())),
         tolerance=1e-4,
@@ -276,9 +276,9 @@ def write_wide(repository: Path, width: int, name: str = "wide") -> None:
         "layers": (layer,),
         "reference": reference,
     }
-    bare, numbers = contract.parts(dataclasses.replace(created, **changes))
+    bare, numbers = manifests.parts(dataclasses.replace(created, **changes))
     if numbers is not None:  # as an export writes a large manifest
-        graphs[contract.NUMBERS_FILE] = numbers
+        graphs[manifests.NUMBERS_FILE] = numbers
     put(repository / name / "1", graphs, bare)
 
 

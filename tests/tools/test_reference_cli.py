@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kanexport.contract.cli import console
+from kanexport.shared.cli import console
 from kanserve.cli import main
 from tools.reference import cli
 

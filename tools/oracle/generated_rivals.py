@@ -29,12 +29,12 @@ import numpy as np
 import safetensors.numpy
 from rival_forwards import FAMILIES, FUNCTIONS, Array, Family, Network, Tensors, even, sigmoid, softmax
 
-from kanexport.contract.manifest import EXPECTED_OUTPUTS
 from kanexport.detection import detect
 from kanexport.errors import ExportError, VerificationFailed
 from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.shared.manifest import EXPECTED_OUTPUTS
 from kanexport.verify import float64_reference, graph_runner
 from tests.support.golden_cases import cases
 

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from kanexport.cli import export_command
-from kanexport.contract.ort import onnxruntime
+from kanexport.shared.ort import onnxruntime
 
 Array = npt.NDArray[np.float64]
 

@@ -6,8 +6,8 @@ import argparse
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from kanexport.contract.cli import console
-from kanexport.contract.cli.program import Parser
+from kanexport.shared.cli import console
+from kanexport.shared.cli.program import Parser
 from kanserve.cli import main, options
 from tools.reference.tables import table
 

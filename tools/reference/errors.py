@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport.contract.cli import console
+from kanexport.shared.cli import console
 from tools.reference.tables import table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ AREAS = {  # folder -> heading, in the order of the page
     "kanexport/torch_export": "PyTorch modules",
     "kanexport/bundle": "Model repository and baseline rows",
     "kanexport/batch": "Folders of checkpoints",
-    "kanexport/contract": "Manifests, names and data files",
+    "kanexport/shared": "Manifests, names and data files",
     "service/kanserve": "Server",
     "service/kanserve/cli": "Commands of the server and the client",
     "service/kanserve/capacity": "Capacity planning",

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from kanexport.contract.cli import tables
+from kanexport.shared.cli import tables
 from tools.reliability import incident_table, record, table
 from tools.reliability.base import TRANSPORTS, NotRun, Outcome, Row, Scale, rows
 from tools.reliability.record import FAIL, NOT_RUN, PASS, RESULTS, Record

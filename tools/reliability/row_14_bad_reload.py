@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from tests.support import reload_tools, toy_model
 from tests.support.server_process import serving
 from tests.support.wait import until
@@ -17,20 +17,20 @@ from tools.reliability.base import Outcome, Row, Scale, suite
 
 POLL = 0.1
 SLACK = 1.0  # seconds for reading, loading and asking on a busy machine
-MODEL = contract.MODEL_FILE
+MODEL = manifests.MODEL_FILE
 
 
 def reference(directory: Path) -> None:
     """Numbers that are not the graph's."""
     toy_model.edit(
-        directory, reference=contract.Reference(inputs=((1.0, 2.0, 3.0),), outputs=((1.0, 2.0),), tolerance=1e-5)
+        directory, reference=manifests.Reference(inputs=((1.0, 2.0, 3.0),), outputs=((1.0, 2.0),), tolerance=1e-5)
     )
 
 
 def half(directory: Path) -> None:
     """As if the copy had stopped in the middle: the last files are missing."""
     for path in sorted(directory.iterdir())[2:]:
-        if path.name != contract.FILE_NAME:
+        if path.name != manifests.FILE_NAME:
             path.unlink()
 
 
@@ -54,7 +54,7 @@ KINDS = {
     "truncated": (lambda d: reload_tools.truncate(d / MODEL, 100), "integrity"),
     "emptied": (lambda d: reload_tools.truncate(d / "edges_l1.onnx"), "integrity"),
     "wrong hash": (flipped, "integrity"),
-    "manifest truncated": (lambda d: reload_tools.truncate(d / contract.FILE_NAME, 200), "manifest"),
+    "manifest truncated": (lambda d: reload_tools.truncate(d / manifests.FILE_NAME, 200), "manifest"),
     "another model": (swapped, "manifest"),
     "numbers that are not listed": (lambda d: (d / "numbers.bin").write_bytes(b"0"), "integrity"),
     "wrong numbers": (reference, "reference"),

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from tests.support import reload_tools
 from tests.support.server_process import serving
 from tests.support.wait import until
@@ -42,7 +42,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
     flips, done = scale.of(80, 10**4), threading.Event()
     with tempfile.TemporaryDirectory() as folder:
         created = {factor: reload_tools.write(Path(folder, f"made-{factor}"), factor) for factor in FACTORS}
-        known = {hashlib.sha256((path / contract.MODEL_FILE).read_bytes()).hexdigest() for path in created.values()}
+        known = {hashlib.sha256((path / manifests.MODEL_FILE).read_bytes()).hexdigest() for path in created.values()}
         directory = Path(folder, "models", "toy", "1")
         reload_tools.swap(created[1.0], directory)
         allowed = {1: {reload_tools.answers(factor) for factor in FACTORS}}

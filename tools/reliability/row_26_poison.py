@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, serving
@@ -35,7 +35,7 @@ def write(repository: Path) -> None:
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     folder = repository / "lookup" / "1"
     folder.mkdir(parents=True)
-    (folder / contract.MODEL_FILE).write_bytes(model.SerializeToString())
+    (folder / manifests.MODEL_FILE).write_bytes(model.SerializeToString())
 
 
 def message(number: int) -> bytes:

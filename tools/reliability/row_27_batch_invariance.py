@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract import custom_ops
-from kanexport.contract.custom_ops import KERNEL_FILE
-from kanexport.contract.ort import onnxruntime
 from kanexport.pipeline import Request, export
+from kanexport.shared import custom_ops
+from kanexport.shared.custom_ops import KERNEL_FILE
+from kanexport.shared.ort import onnxruntime
 from kanserve import Client
 from kanserve.grpc_api.model_codec import GRAPH
 from kanserve.pb import grpc_service_pb2 as pb

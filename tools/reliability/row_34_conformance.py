@@ -10,7 +10,7 @@ from tools.reliability.base import Outcome, Row, Scale
 from tools.reliability.record import ROOT
 
 TESTS = (
-    *("tests/contract", "tests/integration/wire/test_foreign_clients.py", "tests/integration/wire/test_transports.py"),
+    *("tests/integration/wire/test_foreign_clients.py", "tests/integration/wire/test_transports.py"),
     *(
         "tests/integration/wire/test_server.py",
         "tests/integration/wire/test_infer_stream.py",

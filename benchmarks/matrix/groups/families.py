@@ -21,8 +21,8 @@ from torch import nn
 from benchmarks.matrix import contestants, module
 from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import ONE_RUN, TOLERANCE, Truth
-from kanexport.contract.manifest import MODEL_FILE
 from kanexport.errors import ExportError
+from kanexport.shared.manifest import MODEL_FILE
 from kanserve.bench.entrants import Absent
 
 FAMILIES, LIBRARY, OWN_EXPORT = "families", "the library in torch", "the library's own ONNX export"

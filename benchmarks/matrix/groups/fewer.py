@@ -10,9 +10,9 @@ from benchmarks.matrix import contestants
 from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.groups import splines
 from benchmarks.matrix.module import Shape
-from kanexport.contract.manifest import MODEL_FILE
 from kanexport.errors import ExportError
 from kanexport.quantization.options import QuantizationOptions
+from kanexport.shared.manifest import MODEL_FILE
 from kanserve.bench.entrants import OURS, Absent, Entrant
 
 FEWER, INT8, HALF, SMALLER = (

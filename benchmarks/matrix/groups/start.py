@@ -10,7 +10,7 @@ from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import EXPORT, Run, Truth
 from benchmarks.matrix.groups import splines
 from benchmarks.matrix.module import Shape
-from kanexport.contract.manifest import MODEL_FILE
+from kanexport.shared.manifest import MODEL_FILE
 from kanserve.bench.entrants import OURS, Entrant
 from kanserve.cli import inventory
 from kanserve.models.loader import Loader

@@ -16,7 +16,7 @@ import torch
 from benchmarks.matrix import contestants, module
 from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import EXPORT, ONE_RUN, Truth
-from kanexport.contract.manifest import MODEL_FILE
+from kanexport.shared.manifest import MODEL_FILE
 from kanserve.bench.entrants import Absent
 
 SYMBOLIC, PYKAN = "symbolic", "pykan in torch"

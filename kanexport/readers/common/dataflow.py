@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.contract.cli.suggest import advice
 from kanexport.errors import FamilyError, OptionError
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Layer, SymbolicEdge
@@ -26,6 +25,7 @@ from kanexport.ir.norms import LayerNorm, Softmax
 from kanexport.ir.steps import Affine, Elementwise, Step
 from kanexport.options import EPSILONS, Options
 from kanexport.readers.common.order import GIVE_ARCHITECTURE, GIVE_MODULE, must
+from kanexport.shared.cli.suggest import advice
 
 NOTHING, CHAIN = "nothing", "chain"
 # Functions that published networks have between layers, before them and after them: these are tried.

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kanexport.contract import safe_files
+from kanexport.shared import safe_files
 from kanserve.auth import token_file
 from kanserve.auth.roles import Role
 

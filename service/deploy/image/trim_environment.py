@@ -69,7 +69,7 @@ PACKAGES = (
     Rule(
         "kanexport/*",
         "exporter; the server needs the manifest and the modules that both share",
-        keep=("kanexport/__init__.py", "kanexport/contract"),
+        keep=("kanexport/__init__.py", "kanexport/shared"),
     ),
 )
 ENVIRONMENT = (

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import step_rules
-from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanexport.shared import step_rules
+from kanexport.shared.manifest import LayerInfo, NodeStep
 
 Floats = NDArray[np.float64]
 # Relative distance below which x counts as equal to the reference, with a known slope and without one. Edges have

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import grids, step_rules
-from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
-from kanexport.contract.sections import NodeBaseline
+from kanexport.shared import grids, step_rules
+from kanexport.shared.manifest import BasisInfo, LayerInfo, NodeStep
+from kanexport.shared.sections import NodeBaseline
 from kanserve.analysis import curves
 
 NEAR = 1e-6  # of a grid interval: largest distance of a knot and a value that only rounding causes

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import grids
-from kanexport.contract.manifest import LayerInfo
+from kanexport.shared import grids
+from kanexport.shared.manifest import LayerInfo
 from kanserve.types import CurveBlock, LayerCurves
 
 POINTS, MOST_POINTS = 101, 1024

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import grids
-from kanexport.contract.manifest import BasisInfo, LayerInfo
-from kanexport.contract.sections import NodeBaseline
+from kanexport.shared import grids
+from kanexport.shared.manifest import BasisInfo, LayerInfo
+from kanexport.shared.sections import NodeBaseline
 from kanserve.analysis.histogram import Counts, Floats, Window
 
 ADDED = 0.5  # to each count

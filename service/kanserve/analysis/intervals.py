@@ -1,6 +1,6 @@
 """Prediction intervals and prediction sets of outputs, from the `intervals` section of a manifest.
 
-`kanexport.contract.conformal` has the formulas and their sources.
+`kanexport.shared.conformal` has the formulas and their sources.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import conformal
-from kanexport.contract.sections import LAC, Intervals
+from kanexport.shared import conformal
+from kanexport.shared.sections import LAC, Intervals
 from kanserve.types import Array
 
 NAME = "kan.interval"  # of the optional output

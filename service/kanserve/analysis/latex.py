@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kanexport.contract.formula_printer import FormulaError, not_supported
+from kanexport.shared.formula_printer import FormulaError, not_supported
 
 # How tightly a text binds, from the loosest.
 CONDITION, SUM, SIGN, PRODUCT, FRACTION, CALL, ATOM = range(7)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanexport.shared.manifest import LayerInfo, NodeStep
 from kanserve.errors import BadRequest
 from kanserve.types import PLAIN, EdgeOptions
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanexport.shared.manifest import LayerInfo, NodeStep
 from kanserve.analysis.histogram import Floats
 
 ScoreArray = NDArray[np.float64]

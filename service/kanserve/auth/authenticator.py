@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, MutableMapping
 from types import TracebackType
 from typing import Any, Protocol
 
-from kanexport.contract.cli.suggest import how_to_install
+from kanexport.shared.cli.suggest import how_to_install
 from kanserve.auth import token_file
 from kanserve.auth.permissions import ANYONE, NEEDS, Need
 from kanserve.auth.roles import AUTHORIZATION_HINT, NOBODY, Principal, require

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kanexport.contract import safe_files
-from kanexport.contract.cli.suggest import advice
+from kanexport.shared import safe_files
+from kanexport.shared.cli.suggest import advice
 from kanserve.auth.roles import Principal, Role, including
 from kanserve.errors import ConfigError
 

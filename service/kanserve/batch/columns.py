@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.cli.suggest import closest, how_to_install
-from kanexport.contract.naming import Names, listed
+from kanexport.shared.cli.suggest import closest, how_to_install
+from kanexport.shared.naming import Names, listed
 from kanserve.errors import ConfigError, KanserveError
 from kanserve.types import DTYPES, Array, TensorInfo
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.error_bars import Bars
-from kanexport.contract.sections import LAC
+from kanexport.shared.error_bars import Bars
+from kanexport.shared.sections import LAC
 from kanserve.analysis import intervals
 from kanserve.analysis.coverage import Zone
 from kanserve.batch.columns import arrow

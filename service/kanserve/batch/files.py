@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote
 
-from kanexport.contract import atomic, safe_files
-from kanexport.contract.cli.suggest import how_to_install
+from kanexport.shared import atomic, safe_files
+from kanexport.shared.cli.suggest import how_to_install
 from kanserve.errors import BadRequest, ConfigError
 
 URL = re.compile(r"[a-z][a-z0-9+]*://")

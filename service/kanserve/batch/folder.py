@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.manifest import Manifest, NodeStep
-from kanexport.contract.naming import UNNAMED, Names
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.manifest import Manifest, NodeStep
+from kanexport.shared.naming import UNNAMED, Names
 from kanserve.analysis import coverage
 from kanserve.analysis.coverage import Bounds
 from kanserve.config.settings import Settings

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.sections import FLAG, REJECT
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.sections import FLAG, REJECT
 from kanserve.batch import columns, folder
 from kanserve.batch.columns import Block, Reader, Selection, TableError, arrow
 from kanserve.batch.extras import (

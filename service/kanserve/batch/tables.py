@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Self, TextIO
 
-from kanexport.contract import csv_text
+from kanexport.shared import csv_text
 from kanserve.batch.columns import COPY_AGAIN, TableError, arrow, first_line
 from kanserve.errors import BadRequest
 

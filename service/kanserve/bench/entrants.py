@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.cli import suggest
-from kanexport.contract.manifest import HYBRID, MODEL_FILE, LayerInfo, Manifest
+from kanexport.shared.cli import suggest
+from kanexport.shared.manifest import HYBRID, MODEL_FILE, LayerInfo, Manifest
 from kanserve.analysis import drift
 from kanserve.config.settings import Settings
 from kanserve.models.loader import Loader

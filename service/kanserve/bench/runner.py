@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.cli import suggest
-from kanexport.contract.cli.tables import Report
-from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest
-from kanexport.contract.sections import CLAMP
+from kanexport.shared.cli import suggest
+from kanexport.shared.cli.tables import Report
+from kanexport.shared.manifest import HYBRID, LayerInfo, Manifest
+from kanexport.shared.sections import CLAMP
 from kanserve.bench import entrants
 from kanserve.bench.entrants import TORCH, Absent, Answer, Entrant, Feeds, repeated
 from kanserve.config.settings import Settings

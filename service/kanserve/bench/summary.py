@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kanexport.contract.cli.tables import Table
-from kanexport.contract.manifest import Manifest
+from kanexport.shared.cli.tables import Table
+from kanexport.shared.manifest import Manifest
 from kanserve.bench import entrants, runner
 from kanserve.bench.entrants import Entrant
 from kanserve.bench.runner import Field, Time

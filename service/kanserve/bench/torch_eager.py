@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from kanexport.contract import grids
-from kanexport.contract.manifest import BasisInfo, LayerInfo
+from kanexport.shared import grids
+from kanexport.shared.manifest import BasisInfo, LayerInfo
 
 Floats = NDArray[np.float64]
 Edges = Callable[[Floats], Floats]  # [M, S] -> [M, S, D]

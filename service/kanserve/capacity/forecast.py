@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.cli.tables import Table
+from kanexport.shared.cli.tables import Table
 from kanserve.capacity import fleet, queueing, sizing
 from kanserve.capacity.fleet import SCENARIO, Result, Setup, Step
 from kanserve.capacity.measure import Curve

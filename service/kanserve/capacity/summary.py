@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kanexport.contract.cli.tables import Table
+from kanexport.shared.cli.tables import Table
 from kanserve.capacity import measure, sizing
 from kanserve.capacity.measure import Curve, Level
 from kanserve.capacity.sizing import MEBIBYTE, Goal, Memory, Plan

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from kanexport.contract.cli import tables
-from kanexport.contract.cli.console import Exit, exit_codes_of, note, print_json, say
-from kanexport.contract.manifest import Manifest
+from kanexport.shared.cli import tables
+from kanexport.shared.cli.console import Exit, exit_codes_of, note, print_json, say
+from kanexport.shared.manifest import Manifest
 from kanserve.bench import entrants, runner, summary
 from kanserve.bench.entrants import Feeds
 from kanserve.bench.summary import Measurement

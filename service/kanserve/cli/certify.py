@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kanexport.contract.cli import certificates, checkpoint_options, suggest
-from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json
+from kanexport.shared.cli import certificates, checkpoint_options, suggest
+from kanexport.shared.cli.console import EXIT_CODES, Exit, print_json
 from kanserve.cli import session
 from kanserve.cli.options import InputError, add_client_options
 

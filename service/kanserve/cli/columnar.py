@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from kanexport.contract.cli.suggest import how_to_install
+from kanexport.shared.cli.suggest import how_to_install
 from kanserve.cli.options import InputError
 
 SUFFIXES = (".parquet", ".arrow", ".feather")

@@ -11,8 +11,8 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from kanexport.contract.cli.console import Exit, emit, print_json
-from kanexport.contract.cli.program import Parser
+from kanexport.shared.cli.console import Exit, emit, print_json
+from kanexport.shared.cli.program import Parser
 
 TEXT = """Generate a completion script for bash, zsh or fish. It completes commands, flags and their choices.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kanexport.contract.cli.console import Exit, print_json, say
+from kanexport.shared.cli.console import Exit, print_json, say
 from kanserve.cli import inventory
 from kanserve.cli.options import add_json_option
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.cli import tables
-from kanexport.contract.cli.console import Exit, note, print_json
-from kanexport.contract.cli.tables import Table
+from kanexport.shared.cli import tables
+from kanexport.shared.cli.console import Exit, note, print_json
+from kanexport.shared.cli.tables import Table
 from kanserve.cli import input_rows, output_results, session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options, add_show_option
 from kanserve.client import chunking

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.cli.console import Exit, note, print_json, say
-from kanexport.contract.cli.tables import Table
-from kanexport.contract.manifest import arrows
+from kanexport.shared.cli.console import Exit, note, print_json, say
+from kanexport.shared.cli.tables import Table
+from kanexport.shared.manifest import arrows
 from kanserve.cli import edge_selection, output_results, session
 from kanserve.cli.options import InputError, add_client_options, add_model_options, add_show_option, index
 from kanserve.report import text_tables

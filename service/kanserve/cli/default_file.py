@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from kanexport.contract import atomic, temp_dirs
+from kanexport.shared import atomic, temp_dirs
 from kanserve.cli import inventory
 from kanserve.cli.options import InputError
 from kanserve.client.control import VersionChoice

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kanexport.contract.cli.console import print_json
-from kanexport.contract.cli.tables import Table
-from kanexport.contract.manifest import HYBRID
+from kanexport.shared.cli.console import print_json
+from kanexport.shared.cli.tables import Table
+from kanexport.shared.manifest import HYBRID
 from kanserve.cli import input_rows, servers, session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options, add_show_option
 from kanserve.client import fleet

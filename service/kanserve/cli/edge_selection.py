@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kanexport.contract.cli.suggest import advice
+from kanexport.shared.cli.suggest import advice
 from kanserve.cli.options import InputError
 from kanserve.types import Description
 

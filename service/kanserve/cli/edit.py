@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract import atomic
-from kanexport.contract.cli import suggest
-from kanexport.contract.cli.console import note
-from kanexport.contract.naming import Names
+from kanexport.shared import atomic
+from kanexport.shared.cli import suggest
+from kanexport.shared.cli.console import note
+from kanexport.shared.naming import Names
 from kanserve.cli import output_results
 from kanserve.report import edit_content, page
 

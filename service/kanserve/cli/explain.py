@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.cli import tables
-from kanexport.contract.cli.console import Exit, note, print_json
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.cli.tables import Table
+from kanexport.shared.cli import tables
+from kanexport.shared.cli.console import Exit, note, print_json
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.cli.tables import Table
 from kanserve.cli import edge_selection, input_rows, output_results, session
 from kanserve.cli.options import (
     InputError,

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kanexport.contract import formula
-from kanexport.contract.cli.console import Exit, print_json, say
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.formula import Formula, UnknownLine
-from kanexport.contract.formula_printer import EXACT, FormulaError, TooLong
+from kanexport.shared import formula
+from kanexport.shared.cli.console import Exit, print_json, say
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.formula import Formula, UnknownLine
+from kanexport.shared.formula_printer import EXACT, FormulaError, TooLong
 from kanserve.analysis import latex
 from kanserve.cli import session
 from kanserve.cli.options import CommandError, add_client_options, add_model_options, whole

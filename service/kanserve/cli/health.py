@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kanexport.contract.cli.console import Exit, exit_codes_of, print_json, say
+from kanexport.shared.cli.console import Exit, exit_codes_of, print_json, say
 from kanserve.cli import session
 from kanserve.cli.options import CommandError, add_client_options
 

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from kanexport.contract.cli import tables
-from kanexport.contract.cli.console import Exit, note, print_json
-from kanexport.contract.error_bars import NAME as ERROR_BAR
+from kanexport.shared.cli import tables
+from kanexport.shared.cli.console import Exit, note, print_json
+from kanexport.shared.error_bars import NAME as ERROR_BAR
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.cli import output_results, row_stream, session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract import array_files, csv_columns, csv_text
-from kanexport.contract.cli.console import note
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.naming import UNNAMED, Names, NamingError
+from kanexport.shared import array_files, csv_columns, csv_text
+from kanexport.shared.cli.console import note
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.naming import UNNAMED, Names, NamingError
 from kanserve.cli import columnar
 from kanserve.cli.options import InputError
 from kanserve.types import DTYPES, TensorInfo

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kanexport.contract import atomic, safe_files, temp_dirs
-from kanexport.contract import manifest as contract
-from kanexport.contract.cli import suggest
-from kanexport.contract.cli.console import Exit
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.manifest import LayerInfo, Manifest
-from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import NO_CERTIFICATE, NO_EDIT, UNSCALED, CertificateInfo, Edit, Scalers
+from kanexport.shared import atomic, safe_files, temp_dirs
+from kanexport.shared import manifest as manifests
+from kanexport.shared.cli import suggest
+from kanexport.shared.cli.console import Exit
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.manifest import LayerInfo, Manifest
+from kanexport.shared.naming import UNNAMED, Names
+from kanexport.shared.sections import NO_CERTIFICATE, NO_EDIT, UNSCALED, CertificateInfo, Edit, Scalers
 from kanserve.cli.options import CommandError, InputError
 from kanserve.client.errors import ClientError, NoAnswer
 from kanserve.client.results import IndexEntry
@@ -62,7 +62,7 @@ class Entry:
     assumed: dict[str, str] = field(default_factory=dict)  # assumed options by name, which the file leaves open
     serving: str = ""  # how a server runs it, in words
     unused: tuple[str, ...] = ()  # of folders: entries of config.pbtxt without effect
-    out_of_range_policy: str = ""  # handling of rows out of range, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    out_of_range_policy: str = ""  # handling of rows out of range, a key of `shared.sections.OUT_OF_RANGE_POLICIES`
     intervals: str = ""  # prediction intervals in one sentence
     certificate: str = ""  # the certificate in one sentence
     error_bars: str = ""  # error bars in one sentence
@@ -270,7 +270,7 @@ def _why_ignored(model: Path, version: str) -> str:
         return "invalid version, expected a number from 1 without leading zeros"
     if model.is_symlink() or (model / version).is_symlink():
         return "symbolic link, expected a folder"
-    return f"found neither {contract.FILE_NAME} nor {contract.MODEL_FILE}"
+    return f"found neither {manifests.FILE_NAME} nor {manifests.MODEL_FILE}"
 
 
 def _bare(name: str, version: str, state: str, reason: str) -> Detail:
@@ -316,12 +316,12 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
             manifest = _released(manifest, source)
         _check_free(home, target, force=force)
         with temp_dirs.staging_path(home) as staging:
-            _write(staging, target, {**bundle.files, contract.FILE_NAME: contract.dumps(manifest)})
+            _write(staging, target, {**bundle.files, manifests.FILE_NAME: manifests.dumps(manifest)})
             _loaded(repository, Candidate(name, manifest.version, staging, (target,)))
             with temp_dirs.locked(candidate.root):
                 _check_free(home, target, force=force)
                 _place(staging / target, home / target)
-    except (LoadError, contract.ManifestError) as error:
+    except (LoadError, manifests.ManifestError) as error:
         raise InputError(
             f"{repository}: {name} version {candidate.version} changed while kanserve read it: {error}",
             code="version-changed",

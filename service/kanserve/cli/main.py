@@ -1,6 +1,6 @@
 """Main program: the table of commands. It imports a command when the user names it.
 
-`kanexport.contract` defines exit codes and error texts, as for `python -m kanexport`.
+`kanexport.shared` defines exit codes and error texts, as for `python -m kanexport`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kanexport.contract.cli import program, suggest
-from kanexport.contract.cli.console import EXIT_CODES
-from kanexport.contract.cli.suggest import MissingPackage, advice
+from kanexport.shared.cli import program, suggest
+from kanexport.shared.cli.console import EXIT_CODES
+from kanexport.shared.cli.suggest import MissingPackage, advice
 
 PROGRAM = "kanserve"
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kanexport.contract.cli import certificates
-from kanexport.contract.cli.console import Exit, exit_codes_of, note, print_json
-from kanexport.contract.cli.tables import Table
-from kanexport.contract.manifest import VERIFICATION_BASES, arrows
-from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
+from kanexport.shared.cli import certificates
+from kanexport.shared.cli.console import Exit, exit_codes_of, note, print_json
+from kanexport.shared.cli.tables import Table
+from kanexport.shared.manifest import VERIFICATION_BASES, arrows
+from kanexport.shared.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
 from kanserve.cli import inventory, session
 from kanserve.cli.inventory import Detail, Entry
 from kanserve.cli.options import CommandError, InputError, add_client_options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 
-from kanexport.contract.cli.console import Exit
+from kanexport.shared.cli.console import Exit
 from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_model_options
 from kanserve.client.errors import NotAllowed

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract import safe_files
-from kanexport.contract.cli.console import Failure
+from kanexport.shared import safe_files
+from kanexport.shared.cli.console import Failure
 
 TOKEN_BYTES = 2**16  # of a file with a token
 TLS_OPTIONS = (

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from kanexport.contract import atomic
-from kanexport.contract.cli.console import Exit, emit, json_text, jsonable
+from kanexport.shared import atomic
+from kanexport.shared.cli.console import Exit, emit, json_text, jsonable
 from kanserve.cli.options import CommandError, InputError
 from kanserve.client.results import Answer
 

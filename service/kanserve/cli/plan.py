@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.cli import tables
-from kanexport.contract.cli.console import Exit, exit_codes_of, print_json, say
-from kanexport.contract.coded import CodedError
+from kanexport.shared.cli import tables
+from kanexport.shared.cli.console import Exit, exit_codes_of, print_json, say
+from kanexport.shared.coded import CodedError
 from kanserve.bench import entrants, runner
 from kanserve.capacity import forecast, measure, sizing, summary, usage
 from kanserve.capacity import probe as probing

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract import atomic
-from kanexport.contract.cli import suggest
-from kanexport.contract.cli.console import Exit, note, print_json, say
+from kanexport.shared import atomic
+from kanexport.shared.cli import suggest
+from kanexport.shared.cli.console import Exit, note, print_json, say
 from kanserve.cli import edge_selection, input_rows, output_results, session
 from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options
 from kanserve.client.errors import NotSupported

@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-from kanexport.contract.cli.console import Exit, exit_codes_of, print_json, say
+from kanexport.shared.cli.console import Exit, exit_codes_of, print_json, say
 from kanserve.cli import default_file, inventory, session
 from kanserve.cli.options import CommandError, InputError, add_client_options, add_name, index, invalid
 from kanserve.client import control

@@ -7,10 +7,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract import atomic, safe_files
-from kanexport.contract.cli.console import Exit, note, print_json
-from kanexport.contract.coded import CodedError
-from kanexport.contract.wasm_module import LARGEST
+from kanexport.shared import atomic, safe_files
+from kanexport.shared.cli.console import Exit, note, print_json
+from kanexport.shared.coded import CodedError
+from kanexport.shared.wasm_module import LARGEST
 from kanserve.cli import input_rows, output_results, plot, session
 from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options
 from kanserve.client.sync import Client

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from kanexport.contract.cli.console import Exit, print_json, say
+from kanexport.shared.cli.console import Exit, print_json, say
 from kanserve.cli import default_file, session
 from kanserve.cli.options import add_client_options, add_name
 from kanserve.client import control

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from kanexport.contract import array_files, csv_columns
-from kanexport.contract.naming import UNNAMED, Names
+from kanexport.shared import array_files, csv_columns
+from kanexport.shared.naming import UNNAMED, Names
 from kanserve.cli import columnar, input_rows
 from kanserve.cli.input_rows import Contents
 from kanserve.cli.options import InputError

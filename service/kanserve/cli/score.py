@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract.cli import tables as progress
-from kanexport.contract.cli.console import Exit, exit_codes_of, note, print_json
-from kanexport.contract.naming import listed
+from kanexport.shared.cli import tables as progress
+from kanexport.shared.cli.console import Exit, exit_codes_of, note, print_json
+from kanexport.shared.naming import listed
 from kanserve.batch import files, tables
 from kanserve.batch.run import Report, Run, Summary
 from kanserve.batch.scorer import ERROR, NON_FINITE, Scorer

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from kanexport.contract.cli.console import Exit, note, print_json
+from kanexport.shared.cli.console import Exit, note, print_json
 from kanserve.cli import input_rows, output_results, session
 from kanserve.cli.options import (
     InputError,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract.cli import suggest
-from kanexport.contract.cli.console import MEANINGS, Exit, exit_codes_of, print_json
-from kanexport.contract.cli.tables import Table
+from kanexport.shared.cli import suggest
+from kanexport.shared.cli.console import MEANINGS, Exit, exit_codes_of, print_json
+from kanexport.shared.cli.tables import Table
 from kanserve.cli.doctor import check_results
 from kanserve.cli.doctor.check_results import Finding, problem, well
 from kanserve.cli.options import CommandError, add_json_option

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kanexport.contract.cli.console import Exit, exit_codes_of, note
+from kanexport.shared.cli.console import Exit, exit_codes_of, note
 from kanserve.client.fleet import Replies
 
 EXITS = exit_codes_of(FAILED="a server of several did not reply, so that the sum is partial; or another failure")

@@ -17,10 +17,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract.cli.console import Exit, note, print_json
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.coded import CodedError
-from kanexport.contract.naming import CHECKPOINTS, MORE_CHECKPOINTS
+from kanexport.shared.cli.console import Exit, note, print_json
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.coded import CodedError
+from kanexport.shared.naming import CHECKPOINTS, MORE_CHECKPOINTS
 from kanserve.cli.options import TLS_OPTIONS, CommandError, InputError, token
 from kanserve.client import base, targets
 from kanserve.client.errors import (

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from kanexport.contract.cli.console import print_json, say
+from kanexport.shared.cli.console import print_json, say
 from kanserve.cli import servers, session
 from kanserve.cli.options import add_client_options, add_name
 from kanserve.client import control, fleet

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.cli.console import Exit, note, print_json, say
-from kanexport.contract.cli.tables import Table
-from kanexport.contract.manifest import HYBRID
+from kanexport.shared.cli.console import Exit, note, print_json, say
+from kanexport.shared.cli.tables import Table
+from kanexport.shared.manifest import HYBRID
 from kanserve.cli import servers, session
 from kanserve.cli.options import add_client_options, add_model_options, add_show_option, index, positive_seconds
 from kanserve.client import fleet, targets

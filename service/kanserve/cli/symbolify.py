@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kanexport.contract.cli import suggest
+from kanexport.shared.cli import suggest
 from kanserve.cli import edit
 
 COMMAND = suggest.load("symbolify", "kanexport.cli.symbolify_command", "export")

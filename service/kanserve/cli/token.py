@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract import safe_files
-from kanexport.contract.cli.console import Exit, note, print_json, say
+from kanexport.shared import safe_files
+from kanexport.shared.cli.console import Exit, note, print_json, say
 from kanserve.auth import token_file
 from kanserve.auth.roles import Role
 from kanserve.cli.options import CommandError, InputError, add_json_option, invalid, number
@@ -199,7 +199,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"callers": callers})
         return Exit.DONE
-    from kanexport.contract.cli.tables import Table
+    from kanexport.shared.cli.tables import Table
 
     table = Table("", ("name", "credential", "roles", "expires", "calls per second", "state"))
     for caller in callers:

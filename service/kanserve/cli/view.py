@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from kanexport.contract.cli.console import Exit, note
+from kanexport.shared.cli.console import Exit, note
 from kanserve.cli import session
 from kanserve.cli.options import CommandError, add_json_option
 

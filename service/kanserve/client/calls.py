@@ -16,8 +16,8 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 from google.protobuf.message import Message
 
-from kanexport.contract.naming import UNNAMED
-from kanexport.contract.sections import CertificateInfo
+from kanexport.shared.naming import UNNAMED
+from kanexport.shared.sections import CertificateInfo
 from kanserve.client import encoding as params
 from kanserve.client import errors
 from kanserve.client import explanation as coverage_

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kanexport.contract.manifest import LayerInfo
+from kanexport.shared.manifest import LayerInfo
 from kanserve.analysis import query_plan
 from kanserve.client import errors
 from kanserve.client import explanation as cover

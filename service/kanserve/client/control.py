@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from kanexport.contract.sections import Edit
+from kanexport.shared.sections import Edit
 from kanserve.client import model_info
 from kanserve.client.calls import INFERENCE, KAN, Call
 from kanserve.client.encoding import version_text

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.naming import Names, NamingError
+from kanexport.shared.naming import Names, NamingError
 from kanserve.client import errors
 from kanserve.client.errors import ArgumentError, ClientError
 from kanserve.pb import grpc_service_pb2 as oip

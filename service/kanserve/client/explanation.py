@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.cli.suggest import how_to_install
+from kanexport.shared.cli.suggest import how_to_install
 from kanserve.analysis.coverage import Zone
 from kanserve.client import encoding
 from kanserve.client.encoding import index_of, of_frame, packed

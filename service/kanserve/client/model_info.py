@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SourceFile, SymbolicEdge, Zone
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import (
+from kanexport.shared.manifest import BasisInfo, LayerInfo, NodeStep, SourceFile, SymbolicEdge, Zone
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import (
     AS_TRAINED,
     DIRECTIONS,
     NO_CERTIFICATE,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.error_bars import NAME as ERROR_BAR
-from kanexport.contract.naming import UNNAMED, Names
+from kanexport.shared.error_bars import NAME as ERROR_BAR
+from kanexport.shared.naming import UNNAMED, Names
 from kanserve.analysis import curves
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.analysis.intervals import OUT_OF_RANGE

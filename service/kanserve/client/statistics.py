@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.manifest import HYBRID
+from kanexport.shared.manifest import HYBRID
 from kanserve.client import encoding, errors
 from kanserve.client.encoding import packed
 from kanserve.client.results import check_version

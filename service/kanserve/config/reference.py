@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from kanexport.contract.cli.console import Exit, emit, json_text
+from kanexport.shared.cli.console import Exit, emit, json_text
 from kanserve.config.fields import GIB, KIB, MIB, Group
 from kanserve.config.settings import LIVE, Settings
 from kanserve.observability.log_events import EVENTS

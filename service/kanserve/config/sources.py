@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
-from kanexport.contract import safe_files
-from kanexport.contract.cli.suggest import closest
+from kanexport.shared import safe_files
+from kanexport.shared.cli.suggest import closest
 from kanserve.config.fields import SettingFault
 from kanserve.config.settings import ENV_PREFIX, Settings
 from kanserve.errors import ConfigError

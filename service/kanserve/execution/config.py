@@ -23,7 +23,7 @@ class ExecutionPlan:
     piece_rows   larger batches are divided into pieces of this size for all idle instances; 0: never
     threads      threads of one execution
     many_from    rows from which an execution uses the large-batch graph; 0: never
-    kernel       whether executions use the graph with the custom operator of `kanexport.contract.custom_ops`
+    kernel       whether executions use the graph with the custom operator of `kanexport.shared.custom_ops`
     """
 
     instances: int

@@ -8,7 +8,7 @@ import functools
 from collections import deque
 from collections.abc import AsyncIterator
 
-from kanexport.contract.error_bars import NAME as ERROR_BAR
+from kanexport.shared.error_bars import NAME as ERROR_BAR
 from kanserve.auth.roles import Role, require
 from kanserve.errors import Draining, KanserveError, Unauthenticated, Unsupported
 from kanserve.grpc_api import call_context, infer_codec, model_codec

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from google.protobuf.message import Message
 
-from kanexport.contract.manifest import Manifest
+from kanexport.shared.manifest import Manifest
 from kanserve.errors import BadRequest, FailedPrecondition, KanserveError
 from kanserve.grpc_api import call_context, infer_codec, kan_codec, model_codec
 from kanserve.grpc_api.call_context import Call, Code

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.sections import LAC
+from kanexport.shared.sections import LAC
 from kanserve.grpc_api import infer_codec, model_codec
 from kanserve.grpc_api.infer_codec import LENGTH_DELIMITED
 from kanserve.insight.statistics import NodeStatistics

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.custom_ops import KERNEL_FILE
-from kanexport.contract.error_bars import NAME as ERROR_BAR
-from kanexport.contract.manifest import MODEL_FILE, BasisInfo, LayerInfo, Manifest, NodeStep
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import CertificateInfo, Edit, ErrorBars, Intervals, Scaler
-from kanexport.contract.triton import THREADS
+from kanexport.shared.custom_ops import KERNEL_FILE
+from kanexport.shared.error_bars import NAME as ERROR_BAR
+from kanexport.shared.manifest import MODEL_FILE, BasisInfo, LayerInfo, Manifest, NodeStep
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import CertificateInfo, Edit, ErrorBars, Intervals, Scaler
+from kanexport.shared.triton import THREADS
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.execution.config import Serving
 from kanserve.models.model import Model

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.manifest import Manifest
+from kanexport.shared.manifest import Manifest
 from kanserve.observability import logs
 from kanserve.observability.series import Number
 from kanserve.types import Array, ModelInfo

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.manifest import Manifest
-from kanexport.contract.sections import CLAMP
+from kanexport.shared.manifest import Manifest
+from kanexport.shared.sections import CLAMP
 from kanserve.analysis import coverage
 from kanserve.analysis.coverage import Bounds, Coverage, Floats, Zone, Zones
 from kanserve.errors import FailedPrecondition

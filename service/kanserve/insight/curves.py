@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.manifest import LayerInfo, Manifest
+from kanexport.shared.manifest import LayerInfo, Manifest
 from kanserve.analysis import curves, query_plan
 from kanserve.analysis.curves import Domain, Floats
 from kanserve.analysis.query_plan import LayerPlan

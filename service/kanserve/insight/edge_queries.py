@@ -17,8 +17,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import custom_ops
-from kanexport.contract.manifest import LayerInfo
+from kanexport.shared import custom_ops
+from kanexport.shared.manifest import LayerInfo
 from kanserve.analysis import query_plan, reduce
 from kanserve.analysis.query_plan import LayerPlan
 from kanserve.errors import BackendError, FailedPrecondition, LoadError, ResourceExhausted

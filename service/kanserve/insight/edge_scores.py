@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.contract.manifest import LayerInfo, Manifest
-from kanexport.contract.sections import NodeBaseline
+from kanexport.shared.manifest import LayerInfo, Manifest
+from kanexport.shared.sections import NodeBaseline
 from kanserve.analysis import curves as grids
 from kanserve.analysis import scores
 from kanserve.analysis.histogram import Cells, Window

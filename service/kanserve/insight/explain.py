@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kanexport.contract import step_rules
-from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest
+from kanexport.shared import step_rules
+from kanexport.shared.manifest import HYBRID, LayerInfo, Manifest
 from kanserve.analysis import attribution
 from kanserve.analysis.attribution import Floats, LayerActivations, Part
 from kanserve.errors import FailedPrecondition

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import grids as own
-from kanexport.contract.manifest import LayerInfo, Manifest, TensorSpec
-from kanexport.contract.sections import NodeBaseline
+from kanexport.shared import grids as own
+from kanexport.shared.manifest import LayerInfo, Manifest, TensorSpec
+from kanexport.shared.sections import NodeBaseline
 from kanserve.analysis import drift
 from kanserve.analysis import drift as drift_analysis
 from kanserve.analysis.drift import Drift, Origin, Span

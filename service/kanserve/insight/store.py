@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import safe_files, serialization
+from kanexport.shared import safe_files, serialization
 from kanserve.insight.statistics import NodeCounts, Nodes
 from kanserve.observability import logs
 from kanserve.types import ModelInfo

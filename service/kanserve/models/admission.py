@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.insight.store import StatisticsStore
@@ -178,7 +178,7 @@ class VersionSandbox:
 
 def _checked_files(bundle: Bundle) -> dict[str, bytes]:
     """The files that the load check runs or parses. The server does not parse the network file."""
-    return {name: data for name, data in bundle.files.items() if name != contract.NETWORK_FILE}
+    return {name: data for name, data in bundle.files.items() if name != manifests.NETWORK_FILE}
 
 
 @functools.cache

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from kanexport.contract import custom_ops
-from kanexport.contract import manifest as contract
-from kanexport.contract.custom_ops import KERNEL_FILE
-from kanexport.contract.error_bars import Bars
-from kanexport.contract.manifest import Manifest
-from kanexport.contract.sections import FLAG, REJECT
+from kanexport.shared import custom_ops
+from kanexport.shared import manifest as manifests
+from kanexport.shared.custom_ops import KERNEL_FILE
+from kanexport.shared.error_bars import Bars
+from kanexport.shared.manifest import Manifest
+from kanexport.shared.sections import FLAG, REJECT
 from kanserve.config.settings import Settings
 from kanserve.errors import FailedPrecondition, KanserveError, LoadError, LoadReason, log_facts
 from kanserve.execution.config import ExecutionPlan, batch_size, resolve_execution
@@ -316,7 +316,7 @@ def session_options(settings: Settings, threads: int, library: str = "") -> Sess
 
 
 def _large(bundle: Bundle) -> bool:
-    return sum(len(bundle.files.get(name, b"")) for name in (contract.MODEL_FILE, contract.WEIGHTS_FILE)) > LARGE
+    return sum(len(bundle.files.get(name, b"")) for name in (manifests.MODEL_FILE, manifests.WEIGHTS_FILE)) > LARGE
 
 
 def _info(bundle: Bundle, session: Session, plain_onnx_max_batch_size: int) -> ModelInfo:
@@ -375,7 +375,7 @@ class Graphs:
         """A function from a number of threads to a session."""
         if by_kernel:
             return functools.partial(self._of, KERNEL_FILE, self.library)
-        return functools.partial(self._of, contract.MODEL_FILE, "")
+        return functools.partial(self._of, manifests.MODEL_FILE, "")
 
     def _of(self, file: str, library: str, threads: int) -> Session:
         return self.create(file, threads=threads, library=library)

@@ -16,8 +16,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
-from kanexport.contract.error_bars import Bars
-from kanexport.contract.manifest import Manifest
+from kanexport.shared.error_bars import Bars
+from kanexport.shared.manifest import Manifest
 from kanserve.analysis.histogram import Counts
 from kanserve.analysis.query_plan import LayerPlan
 from kanserve.config.settings import Settings

@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from kanexport.contract.manifest import Manifest
+from kanexport.shared.manifest import Manifest
 from kanserve.execution.config import ExecutionPlan
 from kanserve.repository.pbtxt import OperatorConfig
 

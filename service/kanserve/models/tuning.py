@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest
+from kanexport.shared.manifest import BasisInfo, LayerInfo, Manifest
 from kanserve.errors import KanserveError
 from kanserve.runtime.base import Session
 from kanserve.types import DTYPES, NUMPY_DTYPES, Array, ModelInfo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kanexport.contract.cli import suggest
+from kanexport.shared.cli import suggest
 from kanserve.errors import ConfigError
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 from ray import serve
 
-from kanexport.contract.cli.suggest import advice
+from kanexport.shared.cli.suggest import advice
 from kanserve.config import sources
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from kanexport.contract.cli.console import Exit, Failure
-from kanexport.contract.cli.suggest import MissingPackage, how_to_install
+from kanexport.shared.cli.console import Exit, Failure
+from kanexport.shared.cli.suggest import MissingPackage, how_to_install
 
 
 class FleetError(Failure):

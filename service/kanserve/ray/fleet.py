@@ -29,9 +29,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kanexport.contract import atomic
-from kanexport.contract.cli import console, program
-from kanexport.contract.cli.console import Exit, Failure, json_text
+from kanexport.shared import atomic
+from kanexport.shared.cli import console, program
+from kanexport.shared.cli.console import Exit, Failure, json_text
 from kanserve.config import sources
 from kanserve.config.hosts import is_loopback
 from kanserve.config.settings import Settings

@@ -21,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport.contract.cli.suggest import how_to_install
+from kanexport.shared.cli.suggest import how_to_install
 from kanserve.ray.child import LIBC, PR_SET_PDEATHSIG
 from kanserve.ray.errors import FleetError
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import formula, grids
-from kanexport.contract.cli.certificates import RANGES, direction_text
-from kanexport.contract.formula_printer import FormulaError
-from kanexport.contract.manifest import HYBRID, LayerInfo, arrows
+from kanexport.shared import formula, grids
+from kanexport.shared.cli.certificates import RANGES, direction_text
+from kanexport.shared.formula_printer import FormulaError
+from kanexport.shared.manifest import HYBRID, LayerInfo, arrows
 from kanserve.plotting import figures, render, scenes
 from kanserve.plotting.scenes import BLACK, Curve, Layer, Network, Scene
 from kanserve.report import text_tables

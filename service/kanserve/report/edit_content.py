@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.naming import Names
+from kanexport.shared.naming import Names
 from kanserve.plotting import figures
 from kanserve.plotting.scenes import BLUE, Curve, Scene
 from kanserve.report.page import Facts, Grid, Part, Pictures, Report

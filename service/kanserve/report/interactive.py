@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import grids, wasm_module
-from kanexport.contract.coded import CodedError
-from kanexport.contract.wasm_module import ModuleFacts
+from kanexport.shared import grids, wasm_module
+from kanexport.shared.coded import CodedError
+from kanexport.shared.wasm_module import ModuleFacts
 from kanserve.types import Description, Scores
 
 ROWS = 16  # that the page compares with outputs of the server

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.cli.console import say
-from kanexport.contract.cli.tables import Cell, Table
-from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import FITTED_FORM, Edit, EditedEdge, Scalers
+from kanexport.shared.cli.console import say
+from kanexport.shared.cli.tables import Cell, Table
+from kanexport.shared.manifest import BasisInfo, LayerInfo, NodeStep
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import FITTED_FORM, Edit, EditedEdge, Scalers
 from kanserve.report.selection import strongest
 from kanserve.types import Description, Scores
 

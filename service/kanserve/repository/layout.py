@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kanexport.contract import manifest as contract
-from kanexport.contract import safe_files, serialization
-from kanexport.contract.manifest import Manifest, ManifestError
-from kanexport.contract.sections import NO_EDIT
+from kanexport.shared import manifest as manifests
+from kanexport.shared import safe_files, serialization
+from kanexport.shared.manifest import Manifest, ManifestError
+from kanexport.shared.sections import NO_EDIT
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.repository import pbtxt
 from kanserve.repository.pbtxt import SILENT, OperatorConfig, VersionPolicy
@@ -103,7 +103,7 @@ def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> lis
             code="repository-not-readable",
             hint="pass an existing directory that the server may read",
         ) from error
-    markers = (contract.FILE_NAME, contract.MODEL_FILE) if plain_onnx else (contract.FILE_NAME,)
+    markers = (manifests.FILE_NAME, manifests.MODEL_FILE) if plain_onnx else (manifests.FILE_NAME,)
     called = next(filter(NAME.fullmatch, (repository.name, root.name)), "model")
     if set(markers) & set(entries):
         return [_single(Candidate(called, 1, root, (), hard_links))]
@@ -144,24 +144,24 @@ class Texts:
 
     def files(self) -> dict[str, bytes]:
         """The existing files, by name."""
-        named = {pbtxt.FILE_NAME: self.config, contract.FILE_NAME: self.manifest, contract.NUMBERS_FILE: self.numbers}
+        named = {pbtxt.FILE_NAME: self.config, manifests.FILE_NAME: self.manifest, manifests.NUMBERS_FILE: self.numbers}
         return {name: data for name, data in named.items() if data is not None}
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Texts:
         """The texts from such files."""
-        return cls(files.get(pbtxt.FILE_NAME), files.get(contract.FILE_NAME), files.get(contract.NUMBERS_FILE))
+        return cls(files.get(pbtxt.FILE_NAME), files.get(manifests.FILE_NAME), files.get(manifests.NUMBERS_FILE))
 
     def judge(self) -> Manifest | None:
         """The parsed manifest. Raises LoadError if a text is not valid."""
         try:
             pbtxt.read(self.config or b"")
-            manifest = None if self.manifest is None else contract.loads(self.manifest)
+            manifest = None if self.manifest is None else manifests.loads(self.manifest)
             if manifest is None or self.manifest is None or not manifest.stored:
                 return manifest
             if self.numbers is None:
-                raise _missing(contract.NUMBERS_FILE)
-            return contract.loads(self.manifest, self.numbers)
+                raise _missing(manifests.NUMBERS_FILE)
+            return manifests.loads(self.manifest, self.numbers)
         except ManifestError as error:
             raise _from_manifest(error) from error
 
@@ -178,12 +178,12 @@ def texts(candidate: Candidate) -> Texts:
 
 def _texts(candidate: Candidate, directory: int) -> Texts:
     entries = os.listdir(directory)
-    if contract.FILE_NAME not in entries:
+    if manifests.FILE_NAME not in entries:
         return Texts()
-    data = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
-    if contract.NUMBERS_FILE not in entries:
+    data = _read(candidate, directory, manifests.FILE_NAME, manifests.SIZE_LIMIT)
+    if manifests.NUMBERS_FILE not in entries:
         return Texts(manifest=data)
-    return Texts(manifest=data, numbers=_read(candidate, directory, contract.NUMBERS_FILE, serialization.LIMIT))
+    return Texts(manifest=data, numbers=_read(candidate, directory, manifests.NUMBERS_FILE, serialization.LIMIT))
 
 
 def load(candidate: Candidate, max_file_bytes: int, known: Texts | None = None) -> Bundle:
@@ -228,7 +228,7 @@ def manifest(candidate: Candidate) -> Manifest:
     """The manifest of a version, not compared with its files, and without the lists that have their own file. Raises
     LoadError, OSError, ManifestError."""
     with _opened(candidate.root, candidate.steps) as directory:
-        return contract.loads(_read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT))
+        return manifests.loads(_read(candidate, directory, manifests.FILE_NAME, manifests.SIZE_LIMIT))
 
 
 def is_edit(candidate: Candidate) -> bool:
@@ -236,9 +236,9 @@ def is_edit(candidate: Candidate) -> bool:
     cannot be read."""
     try:
         with _opened(candidate.root, candidate.steps) as directory:
-            data = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
+            data = _read(candidate, directory, manifests.FILE_NAME, manifests.SIZE_LIMIT)
         # A parse takes up to 0.1 s, and a quote in a string has a backslash.
-        edit = contract.loads(data).edit if EDIT.search(data) else NO_EDIT
+        edit = manifests.loads(data).edit if EDIT.search(data) else NO_EDIT
     except (LoadError, OSError, ManifestError):
         return False
     return bool(edit) and not edit.released
@@ -366,7 +366,7 @@ def _single(candidate: Candidate) -> Candidate:
 def heading(candidate: Candidate) -> tuple[str, int]:
     """Name and version in the manifest of a folder that is a model; "" and 0 if the manifest cannot be read."""
     with contextlib.suppress(OSError):
-        about = candidate.root.joinpath(*candidate.steps, contract.FILE_NAME).lstat()
+        about = candidate.root.joinpath(*candidate.steps, manifests.FILE_NAME).lstat()
         return _heading(candidate, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
     return "", 0
 
@@ -376,8 +376,8 @@ def _heading(candidate: Candidate, facts: tuple[int, ...]) -> tuple[str, int]:
     """Name and version in a manifest, cached by the facts of its file; "" and 0 for an invalid one. Raises OSError."""
     with contextlib.suppress(ManifestError, LoadError):
         with _opened(candidate.root, candidate.steps) as directory:
-            data = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
-        name, version = contract.heading(data)
+            data = _read(candidate, directory, manifests.FILE_NAME, manifests.SIZE_LIMIT)
+        name, version = manifests.heading(data)
         if NAME.fullmatch(name):
             return name, version
     return "", 0
@@ -429,7 +429,7 @@ def _verified(
         )
     ignored = _ignored(candidate, directory, known, manifest, options)
     files = _files(candidate, directory, known, manifest, max_file_bytes)
-    graph = manifest.file(contract.MODEL_FILE).sha256
+    graph = manifest.file(manifests.MODEL_FILE).sha256
     if candidate.stored:
         manifest = replace(manifest, name=candidate.name)
     bundle = Bundle(manifest.name, manifest.version, manifest, files, graph, options, ignored=ignored)
@@ -442,10 +442,10 @@ def _ignored(
     """Names in the folder that the manifest does not list. The server ignores them: tools that copy models leave
     partial files and files about a model. Raises LoadError for numbers, which are read before the manifest's list."""
     listed = {entry.path for entry in manifest.files}
-    if known.numbers is not None and contract.NUMBERS_FILE not in listed:
+    if known.numbers is not None and manifests.NUMBERS_FILE not in listed:
         raise LoadError(
             LoadReason.INTEGRITY,
-            f"the file {contract.NUMBERS_FILE} is not listed in the manifest",
+            f"the file {manifests.NUMBERS_FILE} is not listed in the manifest",
             code="file-not-listed",
             hint="remove the file, or export the model again",
         )
@@ -463,7 +463,7 @@ def _files(candidate: Candidate, directory: int, known: Texts, manifest: Manifes
                 code="manifest-file-name-invalid",
                 hint=EXPORT_AGAIN,
             )
-        if entry.path == contract.NUMBERS_FILE and known.numbers is not None:
+        if entry.path == manifests.NUMBERS_FILE and known.numbers is not None:
             data = known.numbers
         else:
             data = _read(candidate, directory, entry.path, most, expected=entry.size)
@@ -490,15 +490,15 @@ def _renumbered(candidate: Candidate, version: int) -> str:
 def _beside(candidate: Candidate, options: OperatorConfig) -> set[str]:
     """Names that the folder of a version may have in addition to the files of its manifest."""
     if candidate.steps:
-        return {contract.FILE_NAME}
-    return {contract.FILE_NAME, pbtxt.FILE_NAME, *(labels.file for labels in options.labels)}
+        return {manifests.FILE_NAME}
+    return {manifests.FILE_NAME, pbtxt.FILE_NAME, *(labels.file for labels in options.labels)}
 
 
 def _plain(candidate: Candidate, directory: int, max_file_bytes: int, options: OperatorConfig) -> tuple[Bundle, bytes]:
-    data = _read(candidate, directory, contract.MODEL_FILE, max_file_bytes)
+    data = _read(candidate, directory, manifests.MODEL_FILE, max_file_bytes)
     digest = hashlib.sha256(data).hexdigest()
     return Bundle(
-        candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest, options
+        candidate.name, candidate.version, None, {manifests.MODEL_FILE: data}, digest, options
     ), digest.encode()
 
 

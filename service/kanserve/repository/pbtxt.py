@@ -17,8 +17,8 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from kanexport.contract import triton
-from kanexport.contract.triton import THREADS
+from kanexport.shared import triton
+from kanexport.shared.triton import THREADS
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import model_config_pb2 as pb
 from kanserve.scheduling.queue import PriorityLevel

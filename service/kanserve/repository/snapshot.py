@@ -15,8 +15,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kanexport.contract import manifest as contract
-from kanexport.contract import temp_dirs
+from kanexport.shared import manifest as manifests
+from kanexport.shared import temp_dirs
 from kanserve.errors import LoadError
 from kanserve.repository import layout, pbtxt
 from kanserve.repository.layout import Candidate, DefaultFile
@@ -187,7 +187,7 @@ def _print(folder: str, config: bytes) -> Fingerprint:
     age = time.time_ns() - newest
     lines[1:] = sorted(lines[1:])
     digest = hashlib.blake2b(b"\n".join(lines), digest_size=16).digest()
-    growing = contract.FILE_NAME not in names and 0 <= age < QUIET
+    growing = manifests.FILE_NAME not in names and 0 <= age < QUIET
     return Fingerprint(digest, size, fresh=0 <= age < TICK, growing=growing)
 
 

@@ -6,8 +6,8 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from kanexport.contract import naming
-from kanexport.contract.manifest import (
+from kanexport.shared import naming
+from kanexport.shared.manifest import (
     ANY,
     BASIC,
     VERIFICATION_BASES,
@@ -17,7 +17,7 @@ from kanexport.contract.manifest import (
     NodeStep,
     TensorSpec,
 )
-from kanexport.contract.sections import (
+from kanexport.shared.sections import (
     ABSOLUTE,
     ANCHORS,
     CLAMP,

@@ -20,7 +20,7 @@ import orjson
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from kanexport.contract.cli.suggest import advice
+from kanexport.shared.cli.suggest import advice
 from kanserve.errors import BadRequest, ResourceExhausted
 from kanserve.grpc_api import infer_codec
 from kanserve.grpc_api.call_context import Call

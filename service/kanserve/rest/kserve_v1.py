@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from kanexport.contract.cli.suggest import advice
+from kanexport.shared.cli.suggest import advice
 from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
 from kanserve.grpc_api.call_context import Call
 from kanserve.grpc_api.inference import InferenceService

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from kanexport.contract.manifest import ANY, WEIGHTS_FILE, Manifest
+from kanexport.shared.manifest import ANY, WEIGHTS_FILE, Manifest
 from kanserve import runtime
 from kanserve.errors import ConfigError
 from kanserve.types import Array, TensorInfo

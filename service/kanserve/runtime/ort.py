@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract.manifest import ANY, BASIC
-from kanexport.contract.ort import onnxruntime
+from kanexport.shared.manifest import ANY, BASIC
+from kanexport.shared.ort import onnxruntime
 from kanserve.errors import BackendError, ConfigError, FailedPrecondition, LoadError, LoadReason, ResourceExhausted
 from kanserve.runtime.base import NOTHING, SessionOptions
 from kanserve.types import BF16, BYTES, NUMPY_DTYPES, Array, TensorInfo

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from google.protobuf.message import DecodeError
 
-from kanexport.contract import custom_ops
-from kanexport.contract import custom_ops as accelerator
+from kanexport.shared import custom_ops
+from kanexport.shared import custom_ops as accelerator
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import onnx_graph_pb2 as pb
 

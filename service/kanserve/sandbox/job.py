@@ -13,8 +13,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import Manifest
+from kanexport.shared import manifest as manifests
+from kanexport.shared.manifest import Manifest
 from kanserve.runtime.base import SessionOptions
 
 HEAD = 8  # bytes of the document's length
@@ -68,7 +68,7 @@ def stripped(manifest: Manifest) -> Manifest:
 
 def strip_for_sandbox(manifest: Manifest) -> str:
     """The text of a stripped manifest."""
-    return contract.dumps(stripped(manifest)).decode()
+    return manifests.dumps(stripped(manifest)).decode()
 
 
 def put(job: Job, files: Mapping[str, bytes]) -> int:

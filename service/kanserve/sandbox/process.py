@@ -30,9 +30,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.custom_ops import KERNEL_FILE, edges_file
-from kanexport.contract.manifest import LayerInfo, Manifest
+from kanexport.shared import manifest as manifests
+from kanexport.shared.custom_ops import KERNEL_FILE, edges_file
+from kanexport.shared.manifest import LayerInfo, Manifest
 from kanserve.errors import (
     BackendError,
     ConfigError,
@@ -93,7 +93,7 @@ def main() -> None:
 def prepare(backend: Backend) -> None:
     """Do once, before all forks, what each child would do at its first use: evaluate the types of a manifest, and fill
     the registries of the runtime with a session of a small graph. The session has ended before the first fork."""
-    contract.prepare()
+    manifests.prepare()
     with contextlib.suppress(KanserveError):  # each load check reports it
         backend.create(SMALL, SessionOptions("cpu", 1)).run(["y"], {"x": np.zeros((1, 1), np.float32)})
     gc.collect()
@@ -167,22 +167,22 @@ FIRST_TO_GO = "1000"  # for a kernel that is out of memory
 def run(memory: int, reply: socket.socket) -> None:
     """Run the load check of the job in `memory`, and reply with its error. After the texts of a version, the check
     goes on with the next job from `reply`. If the process cannot reply, its exit code shows the failure."""
-    manifests: list[Manifest | None] = []
+    parsed: list[Manifest | None] = []
 
     def first() -> None:
         job, files = jobs.take(memory)
         limit(job)
         if job.texts:
-            manifests.append(parse(files))
+            parsed.append(parse(files))
         else:
             try_out(job, files)
 
     def second(following: int) -> None:
         job, files = jobs.take(following)
         signal.setitimer(signal.ITIMER_REAL, job.seconds)
-        try_out(job, files, manifests[0])
+        try_out(job, files, parsed[0])
 
-    if _replied(reply, first) and manifests:
+    if _replied(reply, first) and parsed:
         following = _next(reply)
         if following is not None:
             _replied(reply, functools.partial(second, following))
@@ -240,7 +240,7 @@ def try_out(job: Job, files: Mapping[str, bytes], parsed: Manifest | None = None
     Raises LoadError, ConfigError, ResourceExhausted."""
     manifest = parsed if job.parsed else _strip_for_sandbox(job)
     layers = () if manifest is None else manifest.layers
-    sizes = {name: len(data) for name, data in files.items() if name == contract.WEIGHTS_FILE}
+    sizes = {name: len(data) for name, data in files.items() if name == manifests.WEIGHTS_FILE}
     for name in _graphs(manifest):
         graph_screen.check(name, files[name], sizes, strict=job.strict)
     backend = base.load(job.backend)
@@ -249,7 +249,7 @@ def try_out(job: Job, files: Mapping[str, bytes], parsed: Manifest | None = None
     def create(file: str, options: SessionOptions = plain) -> Session:
         return base.create_session(backend, files, manifest, file, options)
 
-    session = create(contract.MODEL_FILE)
+    session = create(manifests.MODEL_FILE)
     _prove(manifest, session, job.rows)
     if manifest is not None:
         _prove_others(manifest, create, job.rows)
@@ -268,7 +268,7 @@ def _strip_for_sandbox(job: Job) -> Manifest | None:
     if job.manifest is None:
         return None
     text = job.manifest.encode()
-    return contract.loads(text, most=len(text))
+    return manifests.loads(text, most=len(text))
 
 
 def _try_kernel(
@@ -313,10 +313,10 @@ def _prove_others(manifest: Manifest, create: Callable[[str], Session], rows: in
 def _graphs(manifest: Manifest | None) -> list[str]:
     """The files that are graphs, also the explanation graph, which the server does not run."""
     if manifest is None:
-        return [contract.MODEL_FILE]
+        return [manifests.MODEL_FILE]
     files = [variant.file for variant in manifest.variants]
     files += [manifest.explanations.file] if manifest.explanations.file else []
-    return list(dict.fromkeys((contract.MODEL_FILE, *files, *(layer.edges_file for layer in manifest.layers))))
+    return list(dict.fromkeys((manifests.MODEL_FILE, *files, *(layer.edges_file for layer in manifest.layers))))
 
 
 def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:

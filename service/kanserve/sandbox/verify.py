@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import custom_ops
-from kanexport.contract.manifest import LayerInfo, Manifest, TensorSpec
-from kanexport.contract.sections import Scaler
+from kanexport.shared import custom_ops
+from kanexport.shared.manifest import LayerInfo, Manifest, TensorSpec
+from kanexport.shared.sections import Scaler
 from kanserve.errors import KanserveError, LoadError, LoadReason, ResourceExhausted
 from kanserve.runtime.base import Session
 from kanserve.types import DTYPES, Array, TensorInfo

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kanexport.contract.manifest import Manifest, ManifestError
+from kanexport.shared.manifest import Manifest, ManifestError
 from kanserve import version
 from kanserve.auth import authenticator
 from kanserve.auth.authenticator import Authenticator

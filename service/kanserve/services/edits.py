@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract import manifest as contract
-from kanexport.contract import safe_files, serialization
-from kanexport.contract.manifest import Manifest
-from kanexport.contract.sections import EDIT_BYTES, Edit
+from kanexport.shared import manifest as manifests
+from kanexport.shared import safe_files, serialization
+from kanexport.shared.manifest import Manifest
+from kanexport.shared.sections import EDIT_BYTES, Edit
 from kanserve.auth.roles import Principal, Role
 from kanserve.config.settings import Settings
 from kanserve.errors import BadRequest, FailedPrecondition, KanserveError, Unavailable
@@ -137,7 +137,7 @@ class Editor:
             )
         info = self._registry.resolve(request.model, request.version).info
         folder = self._folder(info)
-        if not (folder / contract.FILE_NAME).is_file():
+        if not (folder / manifests.FILE_NAME).is_file():
             raise FailedPrecondition(
                 f"model '{info.name}' version {info.version} has no folder NAME/VERSION with a manifest",
                 code="edits-need-repository",
@@ -171,8 +171,8 @@ class Editor:
             self._settings.allow_edits
             and Role.ADMIN in caller.roles
             and not manifest.approximation.quantize
-            and any(file.path == contract.NETWORK_FILE for file in manifest.files)
-            and (self._folder(info) / contract.FILE_NAME).is_file()
+            and any(file.path == manifests.NETWORK_FILE for file in manifest.files)
+            and (self._folder(info) / manifests.FILE_NAME).is_file()
         )
 
     def _folder(self, info: ModelInfo) -> Path:
@@ -245,7 +245,7 @@ def _limit_memory(pid: int, folder: Path) -> None:
     """Limit the memory of the process that edits a version, before it has read the network."""
     most = MEMORY
     with contextlib.suppress(OSError):  # the process reports a file that is missing
-        most += PER_BYTE * (folder / contract.NETWORK_FILE).stat().st_size
+        most += PER_BYTE * (folder / manifests.NETWORK_FILE).stat().st_size
     with contextlib.suppress(ProcessLookupError):  # it has ended
         resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
 

@@ -1,6 +1,6 @@
 """Use case of error bars: the optional output `kan.error_bar`, its parameters, and the bars of explained rows.
 
-Only requests for error bars pay for them. `kanexport.contract.error_bars` has the formula and the assumption.
+Only requests for error bars pay for them. `kanexport.shared.error_bars` has the formula and the assumption.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.error_bars import NAME, Bars
-from kanexport.contract.sections import ErrorBars
+from kanexport.shared.error_bars import NAME, Bars
+from kanexport.shared.sections import ErrorBars
 from kanserve.errors import FailedPrecondition
 from kanserve.models.model import Model
 from kanserve.services import intervals, validation

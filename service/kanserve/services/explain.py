@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.manifest import Manifest
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.manifest import Manifest
 from kanserve.analysis import curves, query_plan
 from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
 from kanserve.insight.coverage import LayerCoverage

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.sections import FLAG, REJECT
+from kanexport.shared.sections import FLAG, REJECT
 from kanserve.errors import (
     BackendError,
     BadRequest,

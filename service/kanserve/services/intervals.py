@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.sections import LAC, Intervals
+from kanexport.shared.sections import LAC, Intervals
 from kanserve.analysis import intervals
 from kanserve.analysis.intervals import NAME, OUT_OF_RANGE
 from kanserve.errors import BadRequest, FailedPrecondition

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.manifest import HYBRID, LayerInfo, Manifest
 from kanserve.analysis import curves, query_plan, reduce
 from kanserve.analysis.query_plan import LayerPlan, LayerShape
 from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kanexport.contract.manifest import arrows, row_shapes
+from kanexport.shared.manifest import arrows, row_shapes
 from kanserve.observability.multiprocess import MetricsPage
 from kanserve.services.control import Catalogue, Control, ShadowReport
 from kanserve.types import ModelInfo, VersionStatus

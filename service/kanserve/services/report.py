@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 
-from kanexport.contract.manifest import Manifest
+from kanexport.shared.manifest import Manifest
 from kanserve.analysis import curves
 from kanserve.errors import FailedPrecondition, ResourceExhausted
 from kanserve.report import selection

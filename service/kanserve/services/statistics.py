@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from kanexport.contract.manifest import Manifest
+from kanexport.shared.manifest import Manifest
 from kanserve.analysis.histogram import Counts
 from kanserve.errors import BadRequest, FailedPrecondition, NotFound, ResourceExhausted, Unavailable, WatchesLimited
 from kanserve.insight import edge_scores

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kanexport.contract.cli.suggest import advice
-from kanexport.contract.error_bars import NAME as ERROR_BAR
+from kanexport.shared.cli.suggest import advice
+from kanexport.shared.error_bars import NAME as ERROR_BAR
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.errors import BadRequest, ResourceExhausted, Unsupported
 from kanserve.insight.coverage import OutOfRangeInput

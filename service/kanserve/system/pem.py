@@ -12,8 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport.contract import atomic, safe_files
-from kanexport.contract.coded import CodedError
+from kanexport.shared import atomic, safe_files
+from kanexport.shared.coded import CodedError
 
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 KEY = b"PRIVATE KEY-----"

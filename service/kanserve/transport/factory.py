@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from kanexport.contract.cli.suggest import how_to_install
+from kanexport.shared.cli.suggest import how_to_install
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from kanserve.grpc_api.services import Services

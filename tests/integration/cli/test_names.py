@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanexport.contract.naming import Names
+from kanexport.shared.naming import Names
 from kanserve import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from tests.support import http_client

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kanexport.cli.render import REGIONS
-from kanexport.contract.cli.tables import Table
+from kanexport.shared.cli.tables import Table
 from tests.support.command_line import Server, document, kanserve, program
 
 WIDTH = 60

@@ -99,8 +99,8 @@ def test_the_client_works_with_the_base_alone_and_other_commands_name_their_extr
     for command in (["--help"], ["infer", "--help"], ["edges", "--help"], ["models", "--help"], ["--version"]):
         done = run([clean / "kanserve", *command])
         assert (done.returncode, done.stderr) == (0, ""), command
-    contract = run([clean / "python", "-c", "import kanexport.contract.manifest as m; print(m.__file__)"])
-    assert str(clean.parent) in contract.stdout
+    module = run([clean / "python", "-c", "import kanexport.shared.manifest as m; print(m.__file__)"])
+    assert str(clean.parent) in module.stdout
     health = run([clean / "python", "-m", "kanserve", "health", "--url", "127.0.0.1:1"])
     assert health.returncode == 1
     assert "127.0.0.1:1" in health.stderr
@@ -119,7 +119,7 @@ def test_what_the_image_keeps_of_kanexport_is_enough(clean: Path) -> None:
     (rule,) = (rule for rule in module["PACKAGES"] if rule.pattern == "kanexport/*")
     assert module["trim"](packages, rule) > 0
     assert run([clean / "kanserve", "models", "--help"]).returncode == 0
-    assert run([clean / "python", "-c", "import kanserve.cli.main, kanexport.contract.manifest"]).returncode == 0
+    assert run([clean / "python", "-c", "import kanserve.cli.main, kanexport.shared.manifest"]).returncode == 0
     done = run([clean / "kanserve", "export", "model.pt"])
     assert done.returncode == 1
     assert "the server image does not contain it" in done.stderr

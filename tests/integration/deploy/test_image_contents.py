@@ -89,7 +89,7 @@ def test_a_server_runs_without_the_trimmed_files(environment: Path, tmp_path: Pa
     assert done.returncode == 0
     assert before - after > 50
     assert not list(environment.rglob("libonnxruntime.so*"))
-    assert sorted(path.name for path in (packages / "kanexport").iterdir()) == ["__init__.py", "contract"]
+    assert sorted(path.name for path in (packages / "kanexport").iterdir()) == ["__init__.py", "shared"]
 
     toy_model.write(tmp_path / "models")
     log, python = tmp_path / "log", environment / "bin" / "python"

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract import step_rules
-from kanexport.contract.manifest import NodeStep
 from kanexport.functions.elementwise import ACTIVATIONS
+from kanexport.shared import step_rules
+from kanexport.shared.manifest import NodeStep
 from tests.integration.ui.conftest import opened
 from tests.support.server_process import Server
 from tests.support.tiers import full

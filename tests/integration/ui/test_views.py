@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from kanexport.contract import manifest
+from kanexport.shared import manifest
 from kanserve.client.sync import Client
 from tests.integration.ui.conftest import GOLDEN, Seen, watched
 from tests.support import credentials

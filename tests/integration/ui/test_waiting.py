@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.contract.manifest import arrows
+from kanexport.shared.manifest import arrows
 from kanserve.client.sync import Client
 from tests.integration.ui.conftest import READY, Seen, opened
 from tests.support.server_process import Server

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from kanexport.bundle.certification import CertifyOptions
-from kanexport.contract import manifest
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import AS_TRAINED, FLAG, NO_CERTIFICATE, REJECT, CertificateInfo
 from kanexport.pipeline import Request, export
+from kanexport.shared import manifest
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import AS_TRAINED, FLAG, NO_CERTIFICATE, REJECT, CertificateInfo
 from kanserve.client.aio import AsyncClient
 from kanserve.client.errors import NotFound
 from kanserve.client.sync import Client

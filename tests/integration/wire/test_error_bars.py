@@ -11,9 +11,9 @@ import pytest
 
 from kanexport.bundle import calibration, error_bars
 from kanexport.bundle.certification import CertifyOptions
-from kanexport.contract import manifest
-from kanexport.contract.error_bars import NAME, Bars
 from kanexport.pipeline import Request, export
+from kanexport.shared import manifest
+from kanexport.shared.error_bars import NAME, Bars
 from kanserve.auth import token_file
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb

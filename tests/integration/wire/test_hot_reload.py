@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.repository import snapshot
 from tests.support import reload_tools, toy_model
 from tests.support.bad_requests import refused
@@ -187,7 +187,7 @@ def test_a_graph_without_a_manifest_comes_when_it_is_whole(tmp_path: Path) -> No
     """It counts as whole if nothing has written to it for some time."""
     write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL, plain_onnx=True) as server:
-        path = tmp_path / "plain" / "1" / contract.MODEL_FILE
+        path = tmp_path / "plain" / "1" / manifests.MODEL_FILE
         path.parent.mkdir(parents=True)
         path.write_bytes(toy_model.graph())
         (line,) = server.logged("model_loaded", model="plain")

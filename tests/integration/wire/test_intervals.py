@@ -10,8 +10,8 @@ import pytest
 import tritonclient.grpc as triton
 
 from kanexport.bundle import calibration
-from kanexport.contract import manifest
 from kanexport.pipeline import Request, export
+from kanexport.shared import manifest
 from kanserve.analysis import intervals
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb

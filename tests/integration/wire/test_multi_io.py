@@ -28,7 +28,7 @@ pytestmark = full("combination")
 torch = pytest.importorskip("torch")
 
 from kanexport.bundle.publish import Target  # noqa: E402 - as above
-from kanexport.contract import manifest as contract  # noqa: E402 - as above
+from kanexport.shared import manifest as manifests  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from tests.support import torch_modules as several  # noqa: E402 - needs torch
 
@@ -151,10 +151,10 @@ def test_reference_rows_of_every_output_are_checked(repository: Path, tmp_path: 
     """One output's error must not hide behind another's magnitude: `hidden` is a thousand times `logits`."""
     shutil.copytree(repository, tmp_path / "r")
     path = tmp_path / "r" / "text" / "1" / "manifest.json"
-    reported = contract.loads(path.read_bytes())
+    reported = manifests.loads(path.read_bytes())
     first, *rest = reported.reference.outputs
     reference = dataclasses.replace(reported.reference, outputs=((first[0] + 0.05, *first[1:]), *rest))
-    path.write_bytes(contract.dumps(dataclasses.replace(reported, reference=reference)))
+    path.write_bytes(manifests.dumps(dataclasses.replace(reported, reference=reference)))
     (version,) = layout.scan(tmp_path / "r", plain_onnx=False)
     with pytest.raises(LoadError, match=r"reference outputs of 'logits' differ by 0\.05") as result:
         admission.load(version, layout.load(version, 2**30))

@@ -11,10 +11,10 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
 from kanexport.pipeline import Request, export
+from kanexport.shared import manifest as manifests
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve.insight.test_coverage import SPLINE, UNFIT
@@ -182,7 +182,7 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
     """The first request that needs a grid edge measures it if no policy needs it at load. Other requests succeed."""
     for name, step in UNFIT.items():
         directory = toy_model.write(tmp_path, name)
-        first, *rest = contract.load(directory).layers
+        first, *rest = manifests.load(directory).layers
         toy_model.edit(directory, layers=(dataclasses.replace(first, pre_steps=(step,), bases=(SPLINE,)), *rest))
     toy_model.edit(toy_model.write(tmp_path, "empty"), layers=())
     with serving(tmp_path) as running:

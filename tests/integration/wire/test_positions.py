@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.analysis import query_plan
 from kanserve.client import chunking
 from kanserve.client.errors import ClientError
@@ -130,7 +130,7 @@ class Watched:
         return self.inner.run(outputs, feeds)
 
 
-def bundled(root: Path) -> tuple[Bundle, contract.Manifest]:
+def bundled(root: Path) -> tuple[Bundle, manifests.Manifest]:
     bundle = layout.load(layout.scan(root, plain_onnx=False)[0], 2**30)
     assert bundle.manifest is not None
     return bundle, bundle.manifest
@@ -180,12 +180,12 @@ def test_a_node_tensor_that_is_not_its_positions_is_found_when_it_runs(tmp_path:
         list(edge_queries.compute(session, graphs, plans, {"x": ROWS}, chunk_bytes=2**20))
 
 
-def tensor(name: str, *shape: int) -> contract.TensorSpec:
-    return contract.TensorSpec(name=name, datatype="FP32", shape=shape)
+def tensor(name: str, *shape: int) -> manifests.TensorSpec:
+    return manifests.TensorSpec(name=name, datatype="FP32", shape=shape)
 
 
-def reference(inputs: int, outputs: int) -> contract.Reference:
-    return contract.Reference(inputs=((0.5,) * inputs,), outputs=((0.5,) * outputs,), tolerance=1.0)
+def reference(inputs: int, outputs: int) -> manifests.Reference:
+    return manifests.Reference(inputs=((0.5,) * inputs,), outputs=((0.5,) * outputs,), tolerance=1.0)
 
 
 # A field of the manifest, of a layer or of all, that its graphs or its other fields contradict.
@@ -215,6 +215,6 @@ def test_a_manifest_that_is_not_its_graphs(tmp_path: Path) -> None:
 
 
 def test_pieces_of_inference_count_positions(tmp_path: Path) -> None:
-    manifest = contract.load(toy_grid_model.write(tmp_path))  # the widest basis makes 32 numbers of a row
+    manifest = manifests.load(toy_grid_model.write(tmp_path))  # the widest basis makes 32 numbers of a row
     assert tuning.piece_rows(manifest, 2**21) == 2**21 // (4 * 32)
     assert tuning.piece_rows(manifest, 1) == 16 // 6

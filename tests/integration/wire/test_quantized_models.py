@@ -11,9 +11,9 @@ import onnx
 import pytest
 import tritonclient.grpc as triton
 
-from kanexport.contract import manifest as contract
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
+from kanexport.shared import manifest as manifests
 from kanserve.client.sync import Client
 from kanserve.errors import LoadError, LoadReason
 from kanserve.models import admission
@@ -48,7 +48,7 @@ def test_answers_are_as_near_as_the_manifest_says_and_always_the_same(served: Se
     exact = served.infer(ROWS, "exact")
     for name in ("half", "int8"):
         result = served.infer(ROWS, name)
-        error = contract.load(models / name / "1").approximation.max_error
+        error = manifests.load(models / name / "1").approximation.max_error
         assert 0 < np.abs(result - exact).max() <= error * np.abs(exact).max()
         np.testing.assert_array_equal(served.infer(ROWS, name), result)
         alone = np.concatenate([served.infer(ROWS[at : at + 1], name) for at in range(len(ROWS))])
@@ -85,10 +85,10 @@ def _damaged(models: Path, root: Path) -> Path:
     codes.raw_data = codes.raw_data[::-1]
     data = model.SerializeToString()
     (folder / "model.onnx").write_bytes(data)
-    result = contract.load(folder)
+    result = manifests.load(folder)
     facts = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     files = (dataclasses.replace(item, **facts) if item.path == "model.onnx" else item for item in result.files)
-    (folder / contract.FILE_NAME).write_bytes(contract.dumps(dataclasses.replace(result, files=tuple(files))))
+    (folder / manifests.FILE_NAME).write_bytes(manifests.dumps(dataclasses.replace(result, files=tuple(files))))
     return root
 
 
@@ -109,7 +109,7 @@ IMPOSSIBLE = (
 
 @pytest.mark.parametrize("change", IMPOSSIBLE, ids=str)
 def test_a_manifest_that_says_what_cannot_be_is_refused(models: Path, change: dict[str, Any]) -> None:
-    result = contract.load(models / "int8" / "1")
+    result = manifests.load(models / "int8" / "1")
     check_manifest(result)
     with pytest.raises(LoadError, match="approximation"):
         check_manifest(dataclasses.replace(result, approximation=dataclasses.replace(result.approximation, **change)))

@@ -16,7 +16,7 @@ import h2.connection
 import numpy as np
 import pytest
 
-from kanexport.contract.manifest import Zone
+from kanexport.shared.manifest import Zone
 from kanserve.client import control
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2

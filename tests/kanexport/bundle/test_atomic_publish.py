@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kanexport.contract import manifest as contract
-from kanexport.contract import temp_dirs
 from kanexport.errors import RepositoryError
+from kanexport.shared import manifest as manifests
+from kanexport.shared import temp_dirs
 from kanserve.errors import LoadError
 from kanserve.repository import layout
 from kanserve.repository.snapshot import remove_stale_exports
@@ -87,7 +87,7 @@ def _consistent(repository: Path) -> bool:
         return False  # that folder is being removed, and another has its name
     finally:
         os.close(home)
-    manifest = contract.loads(parts[1])
+    manifest = manifests.loads(parts[1])
     assert f"max_batch_size: {manifest.max_batch_size}\n".encode() in parts[0]
     return True
 

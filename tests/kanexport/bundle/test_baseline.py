@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from kanexport.bundle import baseline
-from kanexport.contract import grids, manifest
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import Baseline, NodeBaseline
 from kanexport.errors import OptionError
+from kanexport.shared import grids, manifest
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import Baseline, NodeBaseline
 from kanserve.repository import validation
 from tests.kanserve.repository.test_validation import listed
 from tests.support import golden_cases

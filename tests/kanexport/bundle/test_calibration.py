@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from kanexport.bundle import calibration
-from kanexport.contract import conformal, manifest
-from kanexport.contract.manifest import Manifest
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import ABSOLUTE, LAC, LOGITS, NORMALIZED, PROBABILITIES, Intervals
 from kanexport.errors import OptionError
 from kanexport.quantization.options import QuantizationOptions
+from kanexport.shared import conformal, manifest
+from kanexport.shared.manifest import Manifest
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import ABSOLUTE, LAC, LOGITS, NORMALIZED, PROBABILITIES, Intervals
 from kanserve.analysis import intervals
 from kanserve.repository import validation
 from tests.support import golden_cases

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from kanexport.cli import export_command
-from kanexport.contract import manifest
-from kanexport.contract.cli import program
-from kanexport.contract.sections import NEITHER
 from kanexport.errors import InvalidKan, OptionError
+from kanexport.shared import manifest
+from kanexport.shared.cli import program
+from kanexport.shared.sections import NEITHER
 from tests.support import golden_cases
 from tests.support.tiers import full
 

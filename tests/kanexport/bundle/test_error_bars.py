@@ -13,15 +13,15 @@ from kanexport.bundle import calibration
 from kanexport.bundle import error_bars as options
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.bundle.description import Signature
-from kanexport.contract import manifest
-from kanexport.contract.error_bars import Bars
-from kanexport.contract.manifest import Manifest
-from kanexport.contract.sections import ANCHORS, NO_ERROR_BARS, CertificateInfo, ErrorBars
 from kanexport.edit import operations
 from kanexport.errors import ExportError, OptionError
 from kanexport.lowering import lower
 from kanexport.pipeline import Request, network
 from kanexport.republish import edit_version
+from kanexport.shared import manifest
+from kanexport.shared.error_bars import Bars
+from kanexport.shared.manifest import Manifest
+from kanexport.shared.sections import ANCHORS, NO_ERROR_BARS, CertificateInfo, ErrorBars
 from kanserve.repository import validation
 from tests.kanexport.bundle.test_certification import run as command
 from tests.support import golden_cases

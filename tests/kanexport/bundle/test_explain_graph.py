@@ -15,13 +15,13 @@ from kanexport.bundle.description import Signature
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import Result
 from kanexport.cli import export_command
-from kanexport.contract import manifest as contract
-from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.step_rules import UnknownStep
 from kanexport.errors import OptionError, VerificationFailed
 from kanexport.graph.compose import AppendedGraph, joined
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Explained, Lowered
+from kanexport.shared import manifest as manifests
+from kanexport.shared.naming import UNNAMED, Names
+from kanexport.shared.step_rules import UnknownStep
 from kanexport.verify import verify
 from kanserve.analysis import attribution
 from kanserve.repository import validation
@@ -40,7 +40,7 @@ def exported(folder: Path, name: str = ADAPTED, **more: Any) -> Result:
 @spread("name", [item.name for item in cases()], 4)
 def test_its_edges_are_the_libraries_own_and_add_up_to_the_nodes(name: str, tmp_path: Path, state_error: Any) -> None:
     result, reference = exported(tmp_path, name), case(name).reference()
-    supplied = run(result.directory / contract.MODEL_FILE, {"x": reference["x"]})
+    supplied = run(result.directory / manifests.MODEL_FILE, {"x": reference["x"]})
     actual = run(result.directory / "explain.onnx", {"x": reference["x"]})
     for tensor, values in supplied.items():
         np.testing.assert_array_equal(actual[tensor], values)  # to the bit
@@ -73,7 +73,7 @@ def require_described(result: Result, actual: dict[str, np.ndarray]) -> None:
     assert result.manifest.file("explain.onnx").sha256
     assert {zone.name for zone in result.manifest.verification.explaining} >= {"inside", "far", "nonfinite", "single"}
     assert list(validation.limit_faults(result.manifest)) == []
-    assert contract.loads(contract.dumps(result.manifest)) == result.manifest
+    assert manifests.loads(manifests.dumps(result.manifest)) == result.manifest
 
 
 def test_its_metadata_name_what_adds_up(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_of_a_large_model_it_shares_the_weights(tmp_path: Path, monkeypatch: pyt
     alone = exported(tmp_path / "alone", "efficient-kan-digits")
     monkeypatch.setattr(lower, "SHARED_FROM", 0)
     shared = exported(tmp_path / "shared", "efficient-kan-digits")
-    assert (shared.directory / contract.WEIGHTS_FILE).exists()
+    assert (shared.directory / manifests.WEIGHTS_FILE).exists()
     sizes = [item.manifest.file("explain.onnx").size for item in (alone, shared)]
     assert sizes[1] < sizes[0] / 2
     x = case("efficient-kan-digits").reference()["x"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from kanexport.bundle import publish
-from kanexport.contract import manifest as contract
-from kanexport.contract.sections import AS_TRAINED, CLAMP, FLAG, OUT_OF_RANGE_POLICIES, REJECT
 from kanexport.errors import OptionError
+from kanexport.shared import manifest as manifests
+from kanexport.shared.sections import AS_TRAINED, CLAMP, FLAG, OUT_OF_RANGE_POLICIES, REJECT
 from tests.support import golden_cases
 from tests.support.golden_cases import run
 from tests.support.tiers import spread
@@ -31,8 +31,8 @@ def first(graph: Path, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("policy", list(OUT_OF_RANGE_POLICIES))
 def test_the_policy_is_kept_in_the_manifest_and_stands_in_the_report(tmp_path: Path, policy: str) -> None:
     result = exported(tmp_path, "efficient-kan-wine-update-grid", policy)
-    stored = contract.load(result.directory)
-    assert (stored.out_of_range, stored.format) == (policy, contract.FORMAT)
+    stored = manifests.load(result.directory)
+    assert (stored.out_of_range, stored.format) == (policy, manifests.FORMAT)
     assert any("--out-of-range clamp" in note for note in stored.notes) == (policy == CLAMP)
     assert [step.kind for step in stored.layers[0].pre_steps] == (["clip"] if policy == CLAMP else [])
 
@@ -109,5 +109,5 @@ def test_expected_outputs_are_compared_with_the_graph_as_it_was_trained(tmp_path
     done = exported(
         tmp_path / "m", "efficient-kan-wine-update-grid", CLAMP, expected_outputs=(tmp_path / "outputs.npz",)
     )
-    assert done.manifest.verification_basis == contract.EXPECTED_OUTPUTS
+    assert done.manifest.verification_basis == manifests.EXPECTED_OUTPUTS
     assert any("not the output of the trained model" in note for note in done.manifest.notes)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from kanexport.bundle.publish import VerificationBasis
-from kanexport.contract import manifest
 from kanexport.errors import OptionError
+from kanexport.shared import manifest
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("verified", "verified error", "verified_error")  # keys of documents, headings of columns

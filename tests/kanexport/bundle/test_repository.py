@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from kanexport.bundle import repository as pack
-from kanexport.contract import atomic, manifest, temp_dirs
 from kanexport.errors import RepositoryError
+from kanexport.shared import atomic, manifest, temp_dirs
 from tests.support import forked_process
 from tests.support.golden_cases import case, exported
 

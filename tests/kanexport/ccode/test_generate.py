@@ -10,9 +10,9 @@ import pytest
 
 from kanexport.ccode import compiled, generate
 from kanexport.ccode.generate import Facts
-from kanexport.contract.manifest import SourceFile
-from kanexport.contract.naming import Names
 from kanexport.errors import InvalidKan, OptionError, RepositoryError, VerificationFailed
+from kanexport.shared.manifest import SourceFile
+from kanexport.shared.naming import Names
 from kanexport.verify import attribution
 from tests.support import c_code
 from tests.support.c_code import STRICT

@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 
 from kanexport.ccode import compiled, wasm
-from kanexport.contract import wasm_module
-from kanexport.contract.wasm_module import ModuleFacts
 from kanexport.errors import OptionError
 from kanexport.pipeline import Request, export
+from kanexport.shared import wasm_module
+from kanexport.shared.wasm_module import ModuleFacts
 from tests.support import c_code
 from tests.support.golden_cases import case, network
 from tests.support.tiers import full

@@ -9,13 +9,13 @@ import pytest
 
 from kanexport.certify import certificate
 from kanexport.certify.certificate import Certificate
-from kanexport.contract import custom_ops
-from kanexport.contract.sections import DECREASING, INCREASING, NEITHER, Scaler, Scalers
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.ir import norms, scaling
 from kanexport.ir.model import Kan
 from kanexport.ir.steps import Select
 from kanexport.lowering import lower, spline_forms
+from kanexport.shared import custom_ops
+from kanexport.shared.sections import DECREASING, INCREASING, NEITHER, Scaler, Scalers
 from kanexport.verify import float64_reference, graph_runner
 from tests.support import sample_networks
 from tests.support.golden_cases import case, network

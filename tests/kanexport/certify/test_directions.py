@@ -5,9 +5,9 @@ import numpy as np
 from kanexport.certify import certificate, directions
 from kanexport.certify.edges import Edges, Table
 from kanexport.certify.enclosure import Network
-from kanexport.contract.sections import DECREASING, INCREASING, NEITHER, UNDECIDED
 from kanexport.functions.elementwise import SYMBOLIC
 from kanexport.ir.model import Layer, SymbolicEdge
+from kanexport.shared.sections import DECREASING, INCREASING, NEITHER, UNDECIDED
 from tests.support.golden_cases import network
 from tests.support.tiers import spread
 

@@ -9,7 +9,6 @@ from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform_bspline import UniformSpline
 from kanexport.certify import rounding
 from kanexport.certify.edges import Edges, Table
-from kanexport.contract import custom_ops
 from kanexport.errors import InvalidKan
 from kanexport.functions import expression
 from kanexport.functions.elementwise import SYMBOLIC, Unary
@@ -17,6 +16,7 @@ from kanexport.functions.regularized import avoiding
 from kanexport.functions.wavelets import WAVELETS
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
 from kanexport.lowering import lower
+from kanexport.shared import custom_ops
 from kanexport.verify import float64_reference, graph_runner
 from tests.support import sample_networks
 from tests.support.conformance import check_each

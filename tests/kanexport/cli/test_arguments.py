@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kanexport.contract.cli import program
+from kanexport.shared.cli import program
 from tests.kanexport.cli.test_export_command import answered
 from tests.support.golden_cases import case
 

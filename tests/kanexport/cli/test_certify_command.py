@@ -10,12 +10,12 @@ import pytest
 
 from kanexport.bundle import certification
 from kanexport.bundle.certification import CertifyOptions
-from kanexport.contract.manifest import NETWORK_FILE
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import INT8
 from kanexport.errors import CheckpointError, ExportError, OptionError
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
+from kanexport.shared.manifest import NETWORK_FILE
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import INT8
 from kanserve.cli import certify
 from tests.kanexport.cli.test_arguments import run_command
 from tests.support.golden_cases import case, exported

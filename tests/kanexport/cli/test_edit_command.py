@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from kanexport.cli import edit_command
-from kanexport.contract import manifest as contract
-from kanexport.contract.cli.program import UsageError
 from kanexport.errors import ExportError
+from kanexport.shared import manifest as manifests
+from kanexport.shared.cli.program import UsageError
 from tests.kanexport.cli.test_arguments import run_command
 from tests.support import command_line
 from tests.support.golden_cases import case
@@ -37,7 +37,7 @@ def test_the_document(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [curve["edge"] for curve in report["curves"]] == ["0:0:0", "0:1:1", "1:3:0"]
     assert report["rows_from"] == "sampled from the training grid"
     assert set(report["certificates"]) == {"outputs", "directions"}
-    assert contract.load(model / "2").edit.edges[2].operation == "shift -0.1"
+    assert manifests.load(model / "2").edit.edges[2].operation == "shift -0.1"
 
 
 def test_a_dry_run_writes_nothing_and_tables_name_the_change(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,15 +62,15 @@ def test_a_dry_run_writes_nothing_and_tables_name_the_change(model: Path, capsys
 def test_edits_of_a_file_follow_those_of_the_arguments(model: Path, tmp_path: Path) -> None:
     (tmp_path / "edits.toml").write_text('[[edits]]\nedge = "1:0:0"\nraise = 0.5\n')
     assert run(model, *ZERO, "--file", tmp_path / "edits.toml", "--budget", "0", "--new-version", 9) == 0
-    assert [edge.text for edge in contract.load(model / "9").edit.edges] == ["edge 0:0:0 zero", "edge 1:0:0 raise 0.5"]
+    assert [edge.text for edge in manifests.load(model / "9").edit.edges] == ["edge 0:0:0 zero", "edge 1:0:0 raise 0.5"]
 
 
 def test_the_version_to_edit(model: Path) -> None:
     assert run(model / "1", *ZERO, "--budget", "0") == 0
     assert run(model, "--version", 1, "--edge", "0:0:1", "--zero", "--budget", "0") == 0
-    assert contract.load(model / "3").edit.parent_version == 1
+    assert manifests.load(model / "3").edit.parent_version == 1
     assert run(model, "--edge", "0:0:2", "--zero", "--budget", "0") == 0
-    assert contract.load(model / "4").edit.parent_version == 3
+    assert manifests.load(model / "4").edit.parent_version == 3
 
 
 def test_bad_input_changes_nothing(model: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kanexport.cli import export_command
-from kanexport.contract import manifest
+from kanexport.shared import manifest
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import case
 

@@ -8,8 +8,8 @@ import pytest
 
 from kanexport.batch import run as sweep
 from kanexport.cli import render
-from kanexport.contract.manifest import HYBRID
 from kanexport.pipeline import Request
+from kanexport.shared.manifest import HYBRID
 from tests.support.golden_cases import exported
 
 

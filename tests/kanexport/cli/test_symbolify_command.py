@@ -9,11 +9,11 @@ import pytest
 
 from kanexport import pipeline
 from kanexport.cli import symbolify_command
-from kanexport.contract import manifest
 from kanexport.edit import symbolify
 from kanexport.errors import OptionError, RepositoryError
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import FP16_WEIGHTS, QuantizationOptions
+from kanexport.shared import manifest
 from kanexport.verify import float64_reference
 from tests.kanexport.cli.test_arguments import run_command
 from tests.support import command_line

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from kanexport.bases.bspline import BSpline
-from kanexport.contract.sections import NodeBaseline
 from kanexport.edit import apply as edits
 from kanexport.edit import difference, operations
 from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.shared.sections import NodeBaseline
 from kanexport.verify import float64_reference
 from tests.support import toy_model
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.contract.sections import MIN_MAX, STANDARD
 from kanexport.errors import OptionError
 from kanexport.formats import scaler
 from kanexport.formats.scaler import ScalerFile
+from kanexport.shared.sections import MIN_MAX, STANDARD
 
 FLAG = "--input-scaler"
 

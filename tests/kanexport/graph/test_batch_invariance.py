@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from kanexport.contract.ort import onnxruntime
 from kanexport.graph.builder import Graph
+from kanexport.shared.ort import onnxruntime
 from tests.support.tiers import spread
 
 ROWS = 24

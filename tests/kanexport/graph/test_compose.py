@@ -5,11 +5,11 @@ import pytest
 from kanexport.bundle import description, explain_graph
 from kanexport.bundle.description import Signature
 from kanexport.bundle.explain_graph import ExplainOptions
-from kanexport.contract.naming import UNNAMED
 from kanexport.errors import InvalidKan
 from kanexport.graph import compose
 from kanexport.graph.compose import AppendedGraph, joined
 from kanexport.lowering import lower
+from kanexport.shared.naming import UNNAMED
 from tests.support import hostile_bundles as hostile
 from tests.support import toy_model
 from tests.support.golden_cases import network

@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 
 from kanexport.bundle.publish import Result
-from kanexport.contract import manifest as contract
 from kanexport.graph.external_data import PAGE, SHARED_FROM, Weights
 from kanexport.lowering import lower, passes
+from kanexport.shared import manifest as manifests
 from kanserve.repository import layout
 from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
@@ -23,7 +23,7 @@ from tests.support.small_checkpoints import save
 from tests.support.tiers import full, spread
 
 MIB = 2**20
-ALONE = {contract.MODEL_FILE, contract.NETWORK_FILE, "edges_l0.onnx", "edges_l1.onnx"}
+ALONE = {manifests.MODEL_FILE, manifests.NETWORK_FILE, "edges_l0.onnx", "edges_l1.onnx"}
 # One export, in a process of its own that reports its own peak in bytes.
 EXPORT = """
 import resource, sys
@@ -64,7 +64,7 @@ def middling(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, in
     printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=300).stdout
     base, peak = map(int, printed.split())
     directory = models / "m" / "1"
-    return path, Result(directory, contract.load(directory)), peak - base
+    return path, Result(directory, manifests.load(directory)), peak - base
 
 
 @full("load")
@@ -77,12 +77,12 @@ def test_a_large_model_is_on_disk_once_runs_by_its_path_and_takes_little_memory(
     assert grown < 3 * size + 300 * MIB
     assert size > 4 * SHARED_FROM
     files = {entry.path: entry.size for entry in result.manifest.files}
-    assert set(files) == {*ALONE, contract.WEIGHTS_FILE}
-    assert files[contract.WEIGHTS_FILE] < size + MIB
-    assert sum(files.values()) - files[contract.NETWORK_FILE] < size + MIB
+    assert set(files) == {*ALONE, manifests.WEIGHTS_FILE}
+    assert files[manifests.WEIGHTS_FILE] < size + MIB
+    assert sum(files.values()) - files[manifests.NETWORK_FILE] < size + MIB
     # As Triton loads it: only the path is known.
     x = np.random.default_rng(1).uniform(-1, 1, size=(4, 300)).astype(np.float32)
-    session = onnxruntime.InferenceSession(result.directory / contract.MODEL_FILE)
+    session = onnxruntime.InferenceSession(result.directory / manifests.MODEL_FILE)
     same(session.run(["y"], {"x": x}), answers(result, x)[:1])
     reference = result.manifest.reference
     (y,) = session.run(["y"], {"x": np.array(reference.inputs, np.float32)})
@@ -94,12 +94,12 @@ def answers(result: Result, x: np.ndarray) -> list[np.ndarray]:
     """Outputs, nodes and every layer's edges, from checked bytes as the server takes them."""
     (candidate,) = layout.scan(result.directory.parent, plain_onnx=False)
     files = layout.load(candidate, 2**30).files
-    beside = {name: data for name, data in files.items() if name == contract.WEIGHTS_FILE}
+    beside = {name: data for name, data in files.items() if name == manifests.WEIGHTS_FILE}
 
     def session(name: str) -> ort.OrtSession:
         return ort.create(files[name], SessionOptions("cpu", 1), beside=beside)
 
-    serving = session(contract.MODEL_FILE)
+    serving = session(manifests.MODEL_FILE)
     names = [tensor.name for tensor in serving.outputs]
     actual = {"x": x, **dict(zip(names, serving.run(names, {"x": x}), strict=True))}
     edges = [
@@ -128,7 +128,7 @@ def test_a_shared_file_changes_no_bit(name: str, block: int, tmp_path: Path, mon
     monkeypatch.setattr(passes, "BLOCK_NUMBERS", block)
     shared = exported(name, tmp_path, name="shared", dtype=dtype)
     files, small = ({entry.path for entry in result.manifest.files} for result in (shared, alone))
-    assert (contract.WEIGHTS_FILE in files, contract.WEIGHTS_FILE in small) == (True, False)
+    assert (manifests.WEIGHTS_FILE in files, manifests.WEIGHTS_FILE in small) == (True, False)
     same(answers(shared, x), answers(alone, x))
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from kanexport.bundle import description
-from kanexport.contract import grids
-from kanexport.contract.sections import Scaler, Scalers
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
 from kanexport.ir import scaling
 from kanexport.ir.model import Kan
 from kanexport.ir.scaling import Standardize
 from kanexport.lowering import lower
+from kanexport.shared import grids
+from kanexport.shared.sections import Scaler, Scalers
 from kanexport.verify import float64_reference, verify
 from kanexport.verify.float64_reference import Jitter
 from tests.support.conformance import Emitted

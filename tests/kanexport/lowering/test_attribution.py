@@ -15,7 +15,6 @@ from kanexport.bundle import description, explain_graph
 from kanexport.bundle.description import Signature
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import Result
-from kanexport.contract.naming import UNNAMED
 from kanexport.errors import VerificationFailed
 from kanexport.ir.model import Kan
 from kanexport.lowering import attribution as lowered
@@ -23,6 +22,7 @@ from kanexport.lowering import lower
 from kanexport.lowering.attribution import contributions_graph
 from kanexport.lowering.lower import Explained
 from kanexport.pipeline import Request, export
+from kanexport.shared.naming import UNNAMED
 from kanexport.verify import attribution, float64_reference, graph_runner, verify
 from kanexport.verify.attribution import NoContributions
 from kanserve.insight import explain

@@ -8,7 +8,6 @@ import pytest
 from kanexport import bases
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.contract import custom_ops
 from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.functions.wavelets import WAVELETS
 from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
@@ -16,6 +15,7 @@ from kanexport.ir.norms import LayerNorm
 from kanexport.ir.steps import Step
 from kanexport.lowering import kernel_forms
 from kanexport.lowering.kernel_forms import Bases, Edges, Splines
+from kanexport.shared import custom_ops
 
 I, O = 3, 2  # noqa: E741 - as everywhere here: sources, destinations
 KNOTS = np.arange(20.0)[None].repeat(I, axis=0)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.contract import manifest
 from kanexport.errors import ExportError, OpenQuestion
 from kanexport.pipeline import Request, export
+from kanexport.shared import manifest
 from kanexport.verify import float64_reference
 from tests.kanexport.test_options import RNG, floats
 from tests.support.small_checkpoints import chebyshev, decided, read, refuse, save, stacked

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.contract.manifest import CHOSEN_TOLERANCE, EXPECTED_OUTPUTS
 from kanexport.errors import OutputsDiffer
 from kanexport.parity import compare, data
+from kanexport.shared.manifest import CHOSEN_TOLERANCE, EXPECTED_OUTPUTS
 from kanexport.verify.float64_reference import Trace
 from tests.support.small_checkpoints import decided, save
 from tests.support.tiers import full

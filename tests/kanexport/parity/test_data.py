@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.contract import manifest
 from kanexport.errors import OptionError
 from kanexport.parity import data
+from kanexport.shared import manifest
 from tests.support.golden_cases import case, exported
 
 DIGITS = "efficient-kan-digits"

@@ -11,9 +11,9 @@ import pytest
 
 from kanexport.bundle.publish import Result
 from kanexport.cli import export_command
-from kanexport.contract import manifest
 from kanexport.errors import OptionError, OutputsDiffer
 from kanexport.parity import data, resolve
+from kanexport.shared import manifest
 from kanexport.verify import float64_reference
 from tests.support.golden_cases import case, exported, network
 from tests.support.tiers import spread

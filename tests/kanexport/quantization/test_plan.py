@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kanexport.contract.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS
 from kanexport.errors import VerificationFailed
 from kanexport.quantization.options import QuantizationOptions
+from kanexport.shared.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS
 from tests.support.golden_cases import exported
 from tests.support.tiers import spread
 

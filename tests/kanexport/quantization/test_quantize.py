@@ -15,8 +15,6 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bundle import baseline
 from kanexport.cli import export_command
-from kanexport.contract import manifest as contract
-from kanexport.contract.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS
 from kanexport.errors import OptionError, OutputsDiffer, VerificationFailed
 from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.ir.model import BasisTerm, Kan, Layer
@@ -24,6 +22,8 @@ from kanexport.lowering import lower
 from kanexport.pipeline import Request, export
 from kanexport.quantization import plan, quantize
 from kanexport.quantization.options import MAX_ERROR, QuantizationOptions
+from kanexport.shared import manifest as manifests
+from kanexport.shared.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS
 from kanexport.verify import test_points
 from tests.support.command_line import checkpoint
 from tests.support.golden_cases import case, exported, network, run
@@ -62,7 +62,7 @@ def quantized(folder: Path, rows: np.ndarray) -> Any:
 def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(tmp_path: Path, name: str, method: str) -> None:
     query = QuantizationOptions(method)
     result = exported(name, tmp_path, quantization=query)
-    stored_manifest = contract.load(result.directory)
+    stored_manifest = manifests.load(result.directory)
     actual = stored_manifest.approximation
     assert actual == result.manifest.approximation
     assert actual.quantize == query.quantize
@@ -146,7 +146,7 @@ def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Pat
 def test_recorded_outputs_are_compared_with_the_quantized_graph(tmp_path: Path, method: str, off: float) -> None:
     recorded, quantization = case(WINE).path.parent / "reference.npz", QuantizationOptions(method)
     result = exported(WINE, tmp_path, quantization=quantization, expected_outputs=(recorded,)).manifest.verification
-    assert result.basis == contract.EXPECTED_OUTPUTS
+    assert result.basis == manifests.EXPECTED_OUTPUTS
     (check,) = result.expected_outputs
     values = case(WINE).reference()
     assert check.rows == len(values["x"])
@@ -193,7 +193,7 @@ def test_a_large_model_shares_what_it_stores(tmp_path: Path, monkeypatch: pytest
     ways = QuantizationOptions(), QuantizationOptions("fp16-weights"), QuantizationOptions("int8")
     for name, requested in zip(("exact", "half", "int8"), ways, strict=True):
         result = export(Request(path=path, repository=tmp_path, name=name, quantization=requested))
-        sizes[name] = (result.directory / contract.WEIGHTS_FILE).stat().st_size
+        sizes[name] = (result.directory / manifests.WEIGHTS_FILE).stat().st_size
     assert sizes["half"] < sizes["exact"] / 1.8
     assert sizes["int8"] < sizes["exact"] / 2.5
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import special
 
-from kanexport.contract import manifest
-from kanexport.contract.manifest import EXPECTED_OUTPUTS
 from kanexport.errors import MissingFunctions, OpenQuestion, OutputsDiffer
 from kanexport.formats import checkpoint
 from kanexport.readers.common import roles
+from kanexport.shared import manifest
+from kanexport.shared.manifest import EXPECTED_OUTPUTS
 from kanexport.verify import float64_reference, graph_runner
 from tests.support import golden_cases
 from tests.support.small_checkpoints import decided, exported, reading, refuse, save

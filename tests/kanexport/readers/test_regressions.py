@@ -14,8 +14,8 @@ import numpy as np
 from scipy import special
 
 from kanexport.bundle.publish import Result
-from kanexport.contract import manifest
 from kanexport.pipeline import Request, export
+from kanexport.shared import manifest
 from kanexport.verify import float64_reference, graph_runner
 from tests.support.small_checkpoints import Tensors, decided, floats, normal, reading, refuse, save, stacked
 from tests.support.tiers import spread

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from kanexport.contract import manifest as contract
 from kanexport.errors import ExportError, ModuleRefused, OptionError
+from kanexport.shared import manifest as manifests
 from kanexport.torch_export import inputs
 from tests.support import torch_modules as several
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
@@ -26,7 +26,7 @@ def read(count: int) -> dict[str, np.ndarray]:
     }
 
 
-def specs(tensors: tuple[contract.TensorSpec, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
+def specs(tensors: tuple[manifests.TensorSpec, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
     return [(spec.name, spec.datatype, spec.shape) for spec in tensors]
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from kanexport.bundle.publish import Target
-from kanexport.contract import manifest
 from kanexport.errors import CheckpointError, ModuleRefused, OptionError
 from kanexport.options import Options
+from kanexport.shared import manifest
 from kanexport.torch_export import inputs, module_command
 from tests.support import torch_modules as modules
 from tests.support.command_line import kanserve

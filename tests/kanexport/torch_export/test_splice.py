@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from kanexport.contract import manifest
+from kanexport.shared import manifest
 from kanexport.torch_export import splice
 from kanserve.client import chunking
 from kanserve.client.sync import Client

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanexport.contract import step_rules
 from kanexport.ir.steps import Product
+from kanexport.shared import step_rules
 from kanexport.verify import attribution, float64_reference
 from tests.support.small_checkpoints import network, read
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from kanexport import bases
 from kanexport.bundle import description
-from kanexport.contract import grids
+from kanexport.shared import grids
 from kanexport.verify import test_points
 from kanserve.analysis import coverage
 from kanserve.analysis.coverage import Zone

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
+from kanexport.shared.manifest import BasisInfo, LayerInfo, NodeStep
 from kanserve.analysis import attribution
 from kanserve.analysis.attribution import LayerActivations, NoParts, Part
 from tests.support import toy_model

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
-from kanexport.contract.sections import NodeBaseline
+from kanexport.shared.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
+from kanexport.shared.sections import NodeBaseline
 from kanserve.analysis import coverage
 from kanserve.analysis.coverage import Definition, Zone
 from tests.support import toy_model

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
+from kanexport.shared.manifest import BasisInfo, LayerInfo, NodeStep
 from kanserve.analysis import curves
 from kanserve.analysis.curves import Origin
 from tests.kanserve.repository.test_validation import EDGE

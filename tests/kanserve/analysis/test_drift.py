@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kanexport.contract import grids
-from kanexport.contract.manifest import Baseline
-from kanexport.contract.sections import NodeBaseline
+from kanexport.shared import grids
+from kanexport.shared.manifest import Baseline
+from kanexport.shared.sections import NodeBaseline
 from kanserve.analysis import drift
 from kanserve.analysis.histogram import Cells, Window
 from kanserve.client.errors import NotSupported

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kanexport.contract import sections
+from kanexport.shared import sections
 from kanserve.analysis import intervals
 
 CONSTANT = sections.OutputInterval(quantile=0.5, points=(), spreads=(), width=1.0)

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract import formula, formula_printer
-from kanexport.contract.formula import UnknownLine, formulas, tokens
-from kanexport.contract.formula_printer import FormulaError, Text, TooLong, applied
-from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanexport.shared import formula, formula_printer
+from kanexport.shared.formula import UnknownLine, formulas, tokens
+from kanexport.shared.formula_printer import FormulaError, Text, TooLong, applied
+from kanexport.shared.manifest import LayerInfo, NodeStep
 from kanserve.analysis import latex
 from kanserve.analysis.latex import escaped, symbol, symbols, written
-from tests.kanexport.contract.test_formula import EXPRESSIONS, SPLINE, edge, layer, networks
+from tests.kanexport.shared.test_formula import EXPRESSIONS, SPLINE, edge, layer, networks
 from tests.support import formula_parsers
 
 FEWER = settings(max_examples=settings.default.max_examples // 5)

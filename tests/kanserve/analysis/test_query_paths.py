@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
+from kanexport.shared.manifest import LayerInfo, NodeStep, SymbolicEdge
 from kanserve.analysis import query_plan
 
 FEWER = settings(max_examples=settings.default.max_examples // 5)

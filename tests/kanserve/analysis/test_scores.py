@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanexport.shared.manifest import LayerInfo, NodeStep
 from kanserve.analysis import scores
 from kanserve.analysis.scores import Moments, Spread
 from kanserve.pb import kan_pb2

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kanexport.contract.naming import UNNAMED, Names
+from kanexport.shared.naming import UNNAMED, Names
 from kanserve.batch import columns
 from kanserve.batch.columns import Reader, Selection, TableError
 from kanserve.types import TensorInfo

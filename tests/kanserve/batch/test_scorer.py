@@ -14,11 +14,11 @@ import pytest
 
 from kanexport.bundle import calibration, error_bars
 from kanexport.bundle.certification import CertifyOptions
-from kanexport.contract import manifest as contract
-from kanexport.contract.error_bars import Bars
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import FLAG, REJECT, CertificateInfo, Edit, EditedEdge
 from kanexport.pipeline import Request, export
+from kanexport.shared import manifest as manifests
+from kanexport.shared.error_bars import Bars
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import FLAG, REJECT, CertificateInfo, Edit, EditedEdge
 from kanserve.batch import Scorer
 from kanserve.batch.columns import TableError
 from kanserve.errors import BadRequest, ConfigError, FailedPrecondition, LoadError, NotFound
@@ -188,9 +188,9 @@ def test_an_edit_is_used_only_by_its_number(tmp_path: Path) -> None:
     for number in (1, 2):
         folder = toy_model.write(tmp_path, version=number)
         edge = EditedEdge(layer=0, source=0, destination=0, operation="zero")
-        edited = dataclasses.replace(contract.load(folder), edit=Edit(parent_version=number, edges=(edge,)))
+        edited = dataclasses.replace(manifests.load(folder), edit=Edit(parent_version=number, edges=(edge,)))
         if number == 2:
-            (folder / contract.FILE_NAME).write_bytes(contract.dumps(edited))
+            (folder / manifests.FILE_NAME).write_bytes(manifests.dumps(edited))
     assert Scorer(tmp_path).model.info.version == 1
     assert Scorer(tmp_path, version=2).model.info.version == 2
     assert Scorer(tmp_path / "toy" / "2").model.info.version == 2

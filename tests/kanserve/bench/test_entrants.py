@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanexport.contract.manifest import BasisInfo
+from kanexport.shared.manifest import BasisInfo
 from kanserve.bench import entrants
 from tests.support import toy_model
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from kanexport.contract.cli.console import json_text
+from kanexport.shared.cli.console import json_text
 from kanserve.capacity import forecast, queueing, sizing
 from kanserve.capacity.forecast import Forecast
 from kanserve.capacity.measure import QUANTILES, Curve, Level

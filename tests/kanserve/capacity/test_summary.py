@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from kanexport.contract.cli.console import json_text
+from kanexport.shared.cli.console import json_text
 from kanserve.bench import runner
 from kanserve.capacity import sizing, summary
 from kanserve.capacity.summary import Study

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from tests.support import hostile_bundles
 from tests.support.command_line import document, kanserve, wrong_refusals
 from tests.support.tiers import full
@@ -27,7 +27,7 @@ def spoiled(repository: Path, target: Path, change: Callable[[onnx.GraphProto], 
     """A copy with a changed graph. The manifest lists this graph, so that only its outputs show the change."""
     shutil.copytree(repository, target)
     version = target / "tiny" / "1"
-    model = onnx.load(version / contract.MODEL_FILE)
+    model = onnx.load(version / manifests.MODEL_FILE)
     change(model.graph)
     hostile_bundles.replaced(version, model.SerializeToString())
     return target

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kanexport.contract import manifest
+from kanexport.shared import manifest
 from tests.support.command_line import checkpoint, document, kanserve, wrong_refusals
 
 

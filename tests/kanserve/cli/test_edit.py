@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kanexport.contract.naming import Names
 from kanexport.pipeline import Request, export
+from kanexport.shared.naming import Names
 from tests.support.command_line import checkpoint, document, exported, kanserve
 from tests.support.documents import Balanced
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanexport.contract import formula_printer
+from kanexport.shared import formula_printer
 from kanserve.cli import formula
 from tests.support import formula_parsers
 from tests.support.command_line import Server, wrong_refusals

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from kanexport.contract import manifest
+from kanexport.shared import manifest
 from kanserve.cli import inventory
 from kanserve.config.settings import Settings
 from tests.support.command_line import document, kanserve

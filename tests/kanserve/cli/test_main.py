@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanexport.contract.cli import console
+from kanexport.shared.cli import console
 from kanserve.cli import main
 from kanserve.server import app, watchdog
 from tests.support import forked_process

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from kanexport.contract import csv_columns
-from kanexport.contract.cli import tables
-from kanexport.contract.naming import UNNAMED, Names
+from kanexport.shared import csv_columns
+from kanexport.shared.cli import tables
+from kanexport.shared.naming import UNNAMED, Names
 from kanserve.cli import infer, input_rows, row_stream
 from kanserve.cli.options import InputError
 from kanserve.client.sync import Client

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kanexport.contract.naming import Names
+from kanexport.shared.naming import Names
 from kanserve import AsyncClient, Client, ClientError, DeadlineExceeded, InvalidInput, NotFound, NotSupported, TooLarge
 from kanserve.client import chunking
 from tests.support.command_line import Server

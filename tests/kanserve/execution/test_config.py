@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kanexport.bundle.repository import triton_config
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.scheduling.queue import Policy
 from tests.support.toy_model import load
 
@@ -13,7 +13,7 @@ def test_settings_are_what_a_config_does_not_say(tmp_path: Path) -> None:
     assert (plain.serving.policy, plain.serving.max_pending_requests) == (Policy(50, 7e-6), 11)
     alone = load(tmp_path, batching=False)
     assert alone.serving.policy == Policy(0)
-    exported = load(tmp_path, triton_config(contract.load(tmp_path / "toy" / "1")).decode(), max_pending_requests=11)
+    exported = load(tmp_path, triton_config(manifests.load(tmp_path / "toy" / "1")).decode(), max_pending_requests=11)
     assert (exported.serving.policy, exported.serving.max_pending_requests) == (Policy(64), 11)
     reported = load(tmp_path, "dynamic_batching { }", max_queue_delay_microseconds=7, batching=False, max_batch_rows=50)
     assert reported.serving.policy == Policy(64)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, Zone
-from kanexport.contract.naming import Names
-from kanexport.contract.sections import Scaler, Scalers
+from kanexport.shared.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, Zone
+from kanexport.shared.naming import Names
+from kanexport.shared.sections import Scaler, Scalers
 from kanserve.client import model_info
 from kanserve.grpc_api import model_codec
 from kanserve.models.registry import Registry

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.contract.manifest import Manifest
-from kanexport.contract.sections import CertificateInfo
+from kanexport.shared.manifest import Manifest
+from kanexport.shared.sections import CertificateInfo
 from kanserve.insight import certificate
 from kanserve.insight.certificate import CertificateWatch, CertifiedRange
 from kanserve.observability.series import Number

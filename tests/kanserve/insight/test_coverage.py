@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import BasisInfo, NodeStep
 from kanexport.pipeline import Request, export
+from kanexport.shared import manifest as manifests
+from kanexport.shared.manifest import BasisInfo, NodeStep
 from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
 from kanserve.insight.coverage import InputRangeGuard
@@ -59,7 +59,7 @@ UNFIT: dict[str, NodeStep] = {
 @pytest.mark.parametrize("step", UNFIT.values(), ids=UNFIT)
 def test_a_border_that_cannot_be_drawn_is_a_load_that_fails(tmp_path: Path, step: NodeStep) -> None:
     directory = toy_model.write(tmp_path)
-    first, *rest = contract.load(directory).layers
+    first, *rest = manifests.load(directory).layers
     layer = dataclasses.replace(first, pre_steps=(step,), bases=(SPLINE,))
     toy_model.edit(directory, layers=(layer, *rest), out_of_range="reject")
     (result,) = layout.scan(tmp_path, plain_onnx=False)

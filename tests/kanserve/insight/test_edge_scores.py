@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import NodeStep
 from kanexport.pipeline import Request, export
+from kanexport.shared import manifest as manifests
+from kanexport.shared.manifest import NodeStep
 from kanserve.analysis import scores
 from kanserve.analysis.scores import Weighted
 from kanserve.client.errors import InvalidInput, NotSupported
@@ -100,7 +100,7 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
     """Within 2 % of the largest of a layer; without an edge evaluated for a row."""
     backend = base.load("ort")
     folder = export(Request(path=case.path, repository=tmp_path, name="m")).directory
-    result = contract.load(folder)
+    result = manifests.load(folder)
     open_ = functools.partial(backend.create, options=SessionOptions("cpu", 1), beside={})
     session = open_((folder / "model.onnx").read_bytes())
     graphs = tuple(
@@ -122,7 +122,7 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
 @pytest.mark.parametrize("case", GOLDEN[:2], ids=lambda case: case.name)
 def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Path) -> None:
     """Within 10% of the largest score of a layer, since an export keeps counts per grid interval and no rows."""
-    plain = contract.load(export(Request(path=case.path, repository=tmp_path, name="plain")).directory)
+    plain = manifests.load(export(Request(path=case.path, repository=tmp_path, name="plain")).directory)
     drawn = np.array(plain.reference.inputs)
     rows = np.random.default_rng(1).normal(drawn.mean(axis=0), drawn.std(axis=0) / 2, (1500, drawn.shape[1]))
     np.save(tmp_path / "rows.npy", rows.astype(np.float32))
@@ -146,7 +146,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("toys")
     toy_model.write(root)
     directory = toy_model.write(root, "mixed")
-    layers = contract.load(directory).layers
+    layers = manifests.load(directory).layers
     layers = (dataclasses.replace(layers[0], edge_class="B"), layers[1])
     toy_model.edit(directory, layers=layers, edge_class="B", baseline=test_drift.seen(test_drift.ROWS[:200]))
     with serving(root) as server:

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.client.errors import NotSupported
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
@@ -123,8 +123,8 @@ def test_work_and_answers_are_bounded_and_layers_have_to_follow_one_another(tmp_
     }
     for at, step in enumerate(steps.values()):
         directory = toy_model.write(tmp_path, f"odd{at}")
-        first, *rest = contract.load(directory).layers
-        first = dataclasses.replace(first, post_steps=(contract.NodeStep(**step),))
+        first, *rest = manifests.load(directory).layers
+        first = dataclasses.replace(first, post_steps=(manifests.NodeStep(**step),))
         toy_model.edit(directory, layers=(first, *rest))
     with serving(tmp_path, max_response_bytes=1024, max_edge_query_evaluations=1000) as server:
         words = "the response takes 3840 bytes (40 rows x 2 outputs x 4 inputs), the limit is 1024"

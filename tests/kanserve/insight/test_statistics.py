@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.insight.statistics import Nodes
 from kanserve.types import Array
 from tests.support import toy_model
@@ -28,6 +28,6 @@ def test_cells_do_not_change_with_the_last_digits_of_a_run() -> None:
 
 def test_a_manifest_without_reference_rows_has_cells_all_the_same() -> None:
     bare = dataclasses.replace(
-        toy_model.manifest("toy"), reference=contract.Reference(inputs=(), outputs=(), tolerance=1.0)
+        toy_model.manifest("toy"), reference=manifests.Reference(inputs=(), outputs=(), tolerance=1.0)
     )
     assert Nodes(bare, run).count(run, {"x": draw(4)}).rows == 4

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract.manifest import Manifest
+from kanexport.shared.manifest import Manifest
 from kanserve.client.statistics import Statistics
 from kanserve.client.sync import Client
 from kanserve.insight import store

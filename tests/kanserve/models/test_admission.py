@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.models.admission import Sandbox
@@ -62,8 +62,8 @@ def test_what_is_as_it_should_be_passes(tmp_path: Path, settings: dict[str, Any]
 def test_weights_in_a_file_are_handed_over(tmp_path: Path) -> None:
     directory = toy_model.write(tmp_path)
     weights = toy_model.W0.tobytes()
-    (directory / contract.WEIGHTS_FILE).write_bytes(weights)
-    hostile.replaced(directory, weights, contract.WEIGHTS_FILE)
+    (directory / manifests.WEIGHTS_FILE).write_bytes(weights)
+    hostile.replaced(directory, weights, manifests.WEIGHTS_FILE)
     hostile.replaced(directory, toy_model.graph(external=True))
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
     tried(layout.load(candidate, 2**30), tmp_path)

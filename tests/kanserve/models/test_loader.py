@@ -10,8 +10,8 @@ import grpc
 import numpy as np
 import pytest
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.sections import NO_BASELINE
+from kanexport.shared import manifest as manifests
+from kanexport.shared.sections import NO_BASELINE
 from kanserve.config.settings import Settings
 from kanserve.errors import LoadReason
 from kanserve.execution.config import ExecutionPlan
@@ -42,7 +42,7 @@ def test_a_good_version_and_a_graph_without_a_manifest(tmp_path: Path) -> None:
     model = load(tmp_path)
     assert (model.info.name, model.info.version, model.info.max_batch_size) == ("toy", 1, toy_model.BATCH)
     model.close()
-    (directory / contract.FILE_NAME).unlink()
+    (directory / manifests.FILE_NAME).unlink()
     model = load(tmp_path, plain=True)  # it is what the runtime says
     assert (model.info.manifest, model.info.max_batch_size > 0) == (None, True)
     assert [item.name for item in model.info.inputs] == ["x"]
@@ -83,8 +83,8 @@ def replace(data: bytes) -> Callable[[Path], None]:
     return lambda directory: hostile_bundles.replaced(directory, data)
 
 
-def tensor(**fields: object) -> contract.TensorSpec:
-    return contract.TensorSpec(**{"name": "x", "datatype": "FP32", "shape": (-1, 3), **fields})
+def tensor(**fields: object) -> manifests.TensorSpec:
+    return manifests.TensorSpec(**{"name": "x", "datatype": "FP32", "shape": (-1, 3), **fields})
 
 
 MANIFEST: dict[str, Callable[[Path], None]] = {
@@ -129,28 +129,28 @@ def outside(directory: Path, place: Path) -> None:
 def test_graphs_take_weights_from_the_versions_own_file(tmp_path: Path) -> None:
     """From the bytes that were checked: the file may be another as soon as they are read."""
     directory = toy_model.write(tmp_path)
-    outside(directory, directory / contract.WEIGHTS_FILE)
-    hostile_bundles.replaced(directory, toy_model.W0.tobytes(), contract.WEIGHTS_FILE)
+    outside(directory, directory / manifests.WEIGHTS_FILE)
+    hostile_bundles.replaced(directory, toy_model.W0.tobytes(), manifests.WEIGHTS_FILE)
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
     bundle = layout.load(candidate, 2**20)
-    (directory / contract.WEIGHTS_FILE).write_bytes(b"")
+    (directory / manifests.WEIGHTS_FILE).write_bytes(b"")
     model = Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
     model.close()
 
 
 def test_weights_that_are_not_the_manifests_are_refused(tmp_path: Path) -> None:
     directory = toy_model.write(tmp_path)
-    path = directory / contract.WEIGHTS_FILE
+    path = directory / manifests.WEIGHTS_FILE
     outside(directory, path)
     with not_loaded(LoadReason.RUNTIME, "files that are not files of this version"):
         load(tmp_path)
     data = bytearray(path.read_bytes())
-    hostile_bundles.replaced(directory, bytes(data), contract.WEIGHTS_FILE)
+    hostile_bundles.replaced(directory, bytes(data), manifests.WEIGHTS_FILE)
     data[5] ^= 1
     path.write_bytes(data)
     with not_loaded(LoadReason.INTEGRITY, "weights.bin has sha256"):
         load(tmp_path)
-    hostile_bundles.replaced(directory, bytes(12), contract.WEIGHTS_FILE)
+    hostile_bundles.replaced(directory, bytes(12), manifests.WEIGHTS_FILE)
     with not_loaded(LoadReason.RUNTIME, "external data"):  # beyond the end of the file
         load(tmp_path)
 
@@ -160,7 +160,7 @@ def test_no_graph_gets_at_the_working_directory(tmp_path: Path, plain: bool, mon
     directory = toy_model.write(tmp_path / "models")
     outside(directory, tmp_path / "elsewhere.bin")
     if plain:
-        (directory / contract.FILE_NAME).unlink()
+        (directory / manifests.FILE_NAME).unlink()
     monkeypatch.chdir(tmp_path)
     with not_loaded(LoadReason.RUNTIME, "external data"):
         load(tmp_path / "models", plain=plain)
@@ -226,8 +226,8 @@ def test_an_empty_repository_is_ready_with_its_first_version(tmp_path: Path, wor
 
 
 def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> None:
-    manifest = contract.load(toy_model.write(tmp_path))
-    basis = contract.BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
+    manifest = manifests.load(toy_model.write(tmp_path))
+    basis = manifests.BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
     wide = dataclasses.replace(manifest.layers[1], bases=(basis,))  # four sources
     manifest = dataclasses.replace(manifest, layers=(manifest.layers[0], wide))
     assert tuning.piece_rows(manifest, 2**21) == 2**21 // (4 * 8 * 4)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.config.settings import Settings
 from kanserve.models.admission import Admission
 from kanserve.models.reconciler import Reconciler
@@ -58,10 +58,10 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
 
 
 SAYS: dict[str, tuple[str, bytes, str]] = {
-    "lists": (contract.FILE_NAME, b'{"format": 1, "x": [' + b"[]," * 1_390_000 + b"1]}", "expected at most 100000"),
-    "objects": (contract.FILE_NAME, b'{"format": 1, "x": [' + b'{"a":1},' * 90_000 + b"1]}", "unknown key 'x'"),
-    "numbers": (contract.FILE_NAME, b'{"format": 1, "notes": [' + b"1," * 2_000_000 + b"1]}", "is missing"),
-    "too large": (contract.FILE_NAME, b'{"format": 1, "x": [' + b"1," * 2_200_000 + b"1]}", "more than 4194304"),
+    "lists": (manifests.FILE_NAME, b'{"format": 1, "x": [' + b"[]," * 1_390_000 + b"1]}", "expected at most 100000"),
+    "objects": (manifests.FILE_NAME, b'{"format": 1, "x": [' + b'{"a":1},' * 90_000 + b"1]}", "unknown key 'x'"),
+    "numbers": (manifests.FILE_NAME, b'{"format": 1, "notes": [' + b"1," * 2_000_000 + b"1]}", "is missing"),
+    "too large": (manifests.FILE_NAME, b'{"format": 1, "x": [' + b"1," * 2_200_000 + b"1]}", "more than 4194304"),
     "config": ("../config.pbtxt", b"input{}" * 18_000, "does not have the input"),
 }
 
@@ -71,13 +71,13 @@ def test_what_a_version_says_is_parsed_elsewhere_first(tmp_path: Path, monkeypat
     toy_model.write(tmp_path)
     for name, (path, data, _) in SAYS.items():
         (toy_model.write(tmp_path, name.replace(" ", "-")) / path).write_bytes(data)
-    registry, parsed, loads = Registry(), [], contract.loads
+    registry, parsed, loads = Registry(), [], manifests.loads
 
-    def counted(data: bytes, *rest: Any, **more: Any) -> contract.Manifest:
+    def counted(data: bytes, *rest: Any, **more: Any) -> manifests.Manifest:
         parsed.append(len(data))
         return loads(data, *rest, **more)
 
-    monkeypatch.setattr(contract, "loads", counted)
+    monkeypatch.setattr(manifests, "loads", counted)
     reconciler = Reconciler(Settings(repository=tmp_path), base.load("ort"), 1, registry, Metrics(), nothing)
     asyncio.run(reconciler.load(asyncio.Event()))
     result = {entry.name: (entry.state, entry.reason) for entry in registry.entries()}

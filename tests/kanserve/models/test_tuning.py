@@ -11,8 +11,8 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from kanexport.contract import manifest as contract
 from kanexport.pipeline import Request, Result, export
+from kanexport.shared import manifest as manifests
 from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
 from kanserve.grpc_api import model_codec
@@ -86,11 +86,11 @@ def test_a_wide_network_has_two_graphs_and_both_are_proved(wide: Wide) -> None:
         joined = [len(node.input) for node in graph.node if node.op_type == "Concat"]
         assert (one.manifest.variants, INTERVALS + 3 in joined) == ((), rows == 256)  # a tensor a function
     (variant,) = manifest.variants
-    assert (variant.file, variant.rows) == (contract.MANY_FILE, 256)
+    assert (variant.file, variant.rows) == (manifests.MANY_FILE, 256)
     assert [zone.name for zone in variant.zones] == [zone.name for zone in manifest.verification.zones]
     assert max(zone.outputs_max_rel for zone in variant.zones) < 1e-5
     assert any(note.startswith("model_many.onnx ") and "256 rows" in note for note in manifest.notes), manifest.notes
-    assert contract.loads(contract.dumps(manifest)) == manifest
+    assert manifests.loads(manifests.dumps(manifest)) == manifest
 
 
 def test_each_run_takes_the_graph_for_its_rows(wide: Wide, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import kanserve.ray as kanserve_ray
-from kanexport.contract.cli.suggest import MissingPackage
+from kanexport.shared.cli.suggest import MissingPackage
 from kanserve.ray import fleet, haproxy
 from kanserve.ray.errors import FleetError
 from kanserve.ray.haproxy import Front, Haproxy

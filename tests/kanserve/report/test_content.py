@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kanexport.contract.manifest import SymbolicEdge
+from kanexport.shared.manifest import SymbolicEdge
 from kanserve.plotting import scenes
 from kanserve.plotting.scenes import BLACK
 from kanserve.report import content

@@ -1,6 +1,6 @@
 """Content of the report of an edit."""
 
-from kanexport.contract.naming import Names
+from kanexport.shared.naming import Names
 from kanserve.report import edit_content
 from kanserve.report.page import Grid
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanexport.contract import wasm_module
-from kanexport.contract.manifest import SourceFile
-from kanexport.contract.wasm_module import WasmModuleError
+from kanexport.shared import wasm_module
+from kanexport.shared.manifest import SourceFile
+from kanexport.shared.wasm_module import WasmModuleError
 from kanserve.report import interactive, page
 from kanserve.report.interactive import ModuleMismatch
 from kanserve.types import Description, TensorInfo

@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from kanexport.contract import manifest
-from kanexport.contract.manifest import BasisInfo, NodeStep, SymbolicEdge
+from kanexport.shared import manifest
+from kanexport.shared.manifest import BasisInfo, NodeStep, SymbolicEdge
 from kanserve.report import text_tables
 from tests.support import toy_grid_model
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import FileEntry
+from kanexport.shared import manifest as manifests
+from kanexport.shared.manifest import FileEntry
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.repository import layout
 from tests.support import toy_model
@@ -30,7 +30,7 @@ def test_what_is_no_version_is_ignored(tmp_path: Path) -> None:
     for name in ("b/.3.tmp", "b/0", "b/-1", "b/01", "b/latest", ".hidden/1", "-a/1", "b/7", "c d/1"):
         (tmp_path / name).mkdir(parents=True)
         if name != "b/7":  # 7 has no manifest: it is not there yet
-            (tmp_path / name / contract.FILE_NAME).write_text("{}")
+            (tmp_path / name / manifests.FILE_NAME).write_text("{}")
     (tmp_path / "b" / "config.pbtxt").write_text("")
     (tmp_path / "README").write_text("")
     result = [(c.name, c.version) for c in layout.scan(tmp_path, plain_onnx=True)]
@@ -51,7 +51,7 @@ def test_a_folder_that_is_the_model_and_does_not_say_which(tmp_path: Path) -> No
     assert layout.heading(candidate) == ("digits", 3)
     toy_model.edit(tmp_path / "models", name="../digits")
     assert layout.heading(candidate) == ("", 0)
-    (tmp_path / "models" / contract.FILE_NAME).unlink()
+    (tmp_path / "models" / manifests.FILE_NAME).unlink()
     assert layout.heading(candidate) == ("", 0)
 
 
@@ -60,7 +60,7 @@ def test_the_only_model_may_have_another_name(tmp_path: Path) -> None:
     for version in (1, 2):
         toy_model.write(tmp_path, "digits", version)
     (tmp_path / "digits" / "config.pbtxt").write_text('name: "digits"\n')
-    (tmp_path / "digits" / "2" / contract.FILE_NAME).write_text("{")
+    (tmp_path / "digits" / "2" / manifests.FILE_NAME).write_text("{")
     for root in (tmp_path, tmp_path / "digits"):
         found = layout.served_as(layout.scan(root, plain_onnx=False), "iris")
         assert [(candidate.name, candidate.version) for candidate in found] == [("iris", 1), ("iris", 2)]
@@ -118,13 +118,15 @@ def test_a_file_that_changes_or_fails_while_it_is_read(
     read, opened = os.read, os.open
 
     def fails(name: str, *rest: object, **more: object) -> int:
-        if name == contract.MODEL_FILE:
+        if name == manifests.MODEL_FILE:
             raise OSError(5, "Input/output error")
         return opened(name, *rest, **more)  # type: ignore[arg-type]  # as it was called
 
     def changed(descriptor: int, size: int) -> bytes:
         data = read(descriptor, size)
-        return part(data) if part and os.readlink(f"/proc/self/fd/{descriptor}").endswith(contract.MODEL_FILE) else data
+        return (
+            part(data) if part and os.readlink(f"/proc/self/fd/{descriptor}").endswith(manifests.MODEL_FILE) else data
+        )
 
     monkeypatch.setattr(os, *(("read", changed) if part else ("open", fails)))
     with not_loaded(reason, words):
@@ -134,16 +136,16 @@ def test_a_file_that_changes_or_fails_while_it_is_read(
 def test_numbers_of_a_manifest_in_a_file_of_their_own(tmp_path: Path) -> None:
     directory = toy_model.write(tmp_path)
     whole = dataclasses.replace(
-        contract.load(directory),
-        reference=contract.Reference(inputs=((0.123456789,) * 60_000,), outputs=(), tolerance=1.0),
+        manifests.load(directory),
+        reference=manifests.Reference(inputs=((0.123456789,) * 60_000,), outputs=(), tolerance=1.0),
     )
-    bare, numbers = contract.parts(whole)
+    bare, numbers = manifests.parts(whole)
     assert numbers is not None
-    entry = FileEntry(path=contract.NUMBERS_FILE, size=len(numbers), sha256=hashlib.sha256(numbers).hexdigest())
+    entry = FileEntry(path=manifests.NUMBERS_FILE, size=len(numbers), sha256=hashlib.sha256(numbers).hexdigest())
     toy_model.save(directory, dataclasses.replace(bare, files=(*bare.files, entry)))
     with pytest.raises(LoadError, match=r"numbers\.bin is missing"):
         only(tmp_path)
-    path = directory / contract.NUMBERS_FILE
+    path = directory / manifests.NUMBERS_FILE
     path.write_bytes(numbers)
     assert only(tmp_path).manifest == dataclasses.replace(whole, files=(*bare.files, entry))
     path.write_bytes(numbers[:-8] + bytes(8))
@@ -160,7 +162,7 @@ def test_numbers_of_a_manifest_in_a_file_of_their_own(tmp_path: Path) -> None:
 
 def test_plain_files_are_served_only_on_request(tmp_path: Path) -> None:
     directory = toy_model.write(tmp_path)
-    (directory / contract.FILE_NAME).unlink()
+    (directory / manifests.FILE_NAME).unlink()
     assert layout.scan(tmp_path, plain_onnx=False) == []
     bundle = only(tmp_path, plain=True)
     assert (bundle.name, bundle.manifest, set(bundle.files)) == ("toy", None, {"model.onnx"})
@@ -204,7 +206,7 @@ def bound(directory: Path) -> None:
 def listing(path: str) -> Callable[[Path], None]:
     def change(directory: Path) -> None:
         (directory.parent / "secret").write_bytes(b"s")
-        files = contract.load(directory).files
+        files = manifests.load(directory).files
         toy_model.edit(directory, files=(*files, FileEntry(path=path, size=1, sha256="0" * 64)))
 
     return change
@@ -214,10 +216,10 @@ DAMAGED: dict[str, Callable[[Path], object]] = {
     "edges_l0.onnx has sha256": flip,
     "model.onnx has 50 bytes, the manifest says": lambda d: os.truncate(d / "model.onnx", 50),
     "edges_l1.onnx is missing": lambda d: (d / "edges_l1.onnx").unlink(),
-    "numbers.bin is not listed": lambda d: (d / contract.NUMBERS_FILE).touch(),
+    "numbers.bin is not listed": lambda d: (d / manifests.NUMBERS_FILE).touch(),
     "model.onnx is a symbolic link": link,
     "model.onnx is a hard link, a file with 2 names": hard_link,
-    "manifest.json is a hard": lambda d: os.link(d / contract.FILE_NAME, d.parent / "m"),
+    "manifest.json is a hard": lambda d: os.link(d / manifests.FILE_NAME, d.parent / "m"),
     "model.onnx is not a regular file but a FIFO": lambda d: swap(d, os.mkfifo),
     "model.onnx is not a regular file but a socket": bound,
     "model.onnx is not a regular file but a directory": lambda d: swap(d, Path.mkdir),
@@ -226,8 +228,8 @@ MANIFEST: dict[str, Callable[[Path], object]] = {
     "lists '../secret', expected a plain file name": listing("../secret"),
     "lists '/etc/passwd', expected a plain file name": listing("/etc/passwd"),
     "lists '', expected a plain file name": listing(""),
-    "manifest is not valid JSON": lambda d: os.truncate(d / contract.FILE_NAME, 100),
-    "the manifest is a list, expected an object": lambda d: (d / contract.FILE_NAME).write_text("[1]"),
+    "manifest is not valid JSON": lambda d: os.truncate(d / manifests.FILE_NAME, 100),
+    "the manifest is a list, expected an object": lambda d: (d / manifests.FILE_NAME).write_text("[1]"),
     "has the name 'other', the folder 'toy'": lambda d: toy_model.edit(d, name="other"),
     "has version 3, the folder 1": lambda d: toy_model.edit(d, version=3),
     "is not listed": lambda d: toy_model.edit(d, files=()),
@@ -295,8 +297,8 @@ def test_hard_links_can_be_allowed(tmp_path: Path) -> None:
 def test_a_pipe_where_the_only_models_manifest_should_be(tmp_path: Path, steps: str) -> None:
     """It is a version that cannot be loaded, and neither waited for nor an error of the whole repository."""
     directory = toy_model.write(tmp_path, directory=tmp_path / "models" / steps)
-    (directory / contract.FILE_NAME).unlink()
-    os.mkfifo(directory / contract.FILE_NAME)
+    (directory / manifests.FILE_NAME).unlink()
+    os.mkfifo(directory / manifests.FILE_NAME)
     (candidate,) = layout.scan(tmp_path / "models", plain_onnx=False)
     assert (candidate.name, candidate.version) == ("models", 1)
     with pytest.raises(LoadError, match=r"manifest\.json is not a regular file but a FIFO"):
@@ -316,5 +318,5 @@ def test_what_is_no_file_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "open", lambda path, *rest, **more: opened.append(path) or read(path, *rest, **more))
     with pytest.raises(LoadError, match="is not a regular file"):
         only(tmp_path)
-    assert contract.FILE_NAME in opened
+    assert manifests.FILE_NAME in opened
     assert "model.onnx" not in opened

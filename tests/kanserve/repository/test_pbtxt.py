@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import text_format
 
 from kanexport.bundle.repository import triton_config
-from kanexport.contract import manifest as contract
+from kanexport.shared import manifest as manifests
 from kanserve.cli import inventory
 from kanserve.errors import LoadError, LoadReason
 from kanserve.grpc_api import model_codec
@@ -60,7 +60,7 @@ def test_every_field_that_has_a_meaning_takes_effect_and_is_told(tmp_path: Path)
 
 def test_what_the_exporter_tells_triton_about_runs_is_no_operators_word(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    text = triton_config(contract.load(tmp_path / "toy" / "1")).decode()
+    text = triton_config(manifests.load(tmp_path / "toy" / "1")).decode()
     assert "count: 2" in text
     alone = load(tmp_path, text, budget=1)
     assert (alone.serving.way.instances, alone.serving.unused) == (1, ())

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from kanexport.contract import manifest as contract
-from kanexport.contract import sections
-from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
-from kanexport.contract.naming import Names
+from kanexport.shared import manifest as manifests
+from kanexport.shared import sections
+from kanexport.shared.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
+from kanexport.shared.naming import Names
 from kanserve.errors import LoadError, LoadReason
 from kanserve.repository import pbtxt, validation
 from kanserve.repository.validation import check_config, check_manifest
@@ -17,13 +17,13 @@ from tests.support import toy_model
 from tests.support.bad_requests import not_loaded
 
 BASIS = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
-MANY = contract.Variant(file=contract.MANY_FILE, rows=256, zones=())
+MANY = manifests.Variant(file=manifests.MANY_FILE, rows=256, zones=())
 EDGE = SymbolicEdge(source=0, destination=0, function="sin", a=1, b=0, c=1, d=0, mask=1)
 
 
 def listed() -> Manifest:
-    names = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
-    files = tuple(contract.FileEntry(path=name, size=1, sha256="0" * 64) for name in names)
+    names = (manifests.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
+    files = tuple(manifests.FileEntry(path=name, size=1, sha256="0" * 64) for name in names)
     return dataclasses.replace(toy_model.manifest("toy"), files=files)
 
 
@@ -247,7 +247,7 @@ def test_a_manifest_that_contradicts_itself() -> None:
         ({"out_of_range": "maybe"}, "out_of_range is 'maybe', expected one of as-trained, "),
         ({"out_of_range": "clamp"}, "no step of the first layer clamps its inputs"),
         (
-            {"reference": contract.Reference(inputs=(b"",), outputs=(), tolerance=0.1)},
+            {"reference": manifests.Reference(inputs=(b"",), outputs=(), tolerance=0.1)},
             "the reference rows have 1 inputs and 0 outputs",
         ),
     ):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kanexport.contract.manifest import NodeStep, TensorSpec
+from kanexport.shared.manifest import NodeStep, TensorSpec
 from kanserve.repository import validation
 from tests.kanserve.repository.test_validation import EDGE, LAYER, TENSOR, basis, layer, listed, shape, step
 

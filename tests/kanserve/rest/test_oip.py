@@ -4,7 +4,7 @@ import json
 
 import tritonclient.http
 
-from kanexport.contract import manifest
+from kanexport.shared import manifest
 from tests.kanserve.rest.test_application import web as web
 from tests.support import toy_model
 from tests.support.http_client import ROWS, infer

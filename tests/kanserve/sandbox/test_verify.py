@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.sections import ExplainedTensor, Explanations
+from kanexport.shared import manifest as manifests
+from kanexport.shared.sections import ExplainedTensor, Explanations
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
@@ -19,7 +19,7 @@ from tests.support import hostile_bundles as hostile
 from tests.support import toy_model
 from tests.support.bad_requests import not_loaded
 
-NAMES = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
+NAMES = (manifests.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
 
 
 def tried(files: dict[str, bytes] | None = None, *, plain: bool = False, device: str = "cpu", **changes: Any) -> None:
@@ -37,7 +37,7 @@ def layer(at: int, **changes: Any) -> dict[str, Any]:
     return {"layers": tuple(layers)}
 
 
-def reference(change: Callable[[contract.Reference], contract.Reference]) -> dict[str, Any]:
+def reference(change: Callable[[manifests.Reference], manifests.Reference]) -> dict[str, Any]:
     return {"reference": change(toy_model.manifest("toy").reference)}
 
 
@@ -74,8 +74,8 @@ def explaining(graph: bytes, **changes: Any) -> dict[str, Any]:
 def for_many(graph: bytes) -> dict[str, Any]:
     """A second graph next to the toy, for runs of many rows."""
     return {
-        "files": {contract.MANY_FILE: graph},
-        "variants": (contract.Variant(file=contract.MANY_FILE, rows=256, zones=()),),
+        "files": {manifests.MANY_FILE: graph},
+        "variants": (manifests.Variant(file=manifests.MANY_FILE, rows=256, zones=()),),
     }
 
 
@@ -157,5 +157,5 @@ def test_the_load_check_limits_optimizations_as_the_server_does(monkeypatch: pyt
         return create(graph, options, **more)
 
     monkeypatch.setattr(ort, "create", recorded)
-    tried(optimization=contract.BASIC)
-    assert seen == [contract.BASIC] * len(NAMES)
+    tried(optimization=manifests.BASIC)
+    assert seen == [manifests.BASIC] * len(NAMES)

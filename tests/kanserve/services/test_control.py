@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from kanexport.contract import manifest as contract
-from kanexport.contract.sections import Edit, EditedEdge
+from kanexport.shared import manifest as manifests
+from kanexport.shared.sections import Edit, EditedEdge
 from kanserve import Client
 from kanserve.client import control
 from kanserve.pb import grpc_service_pb2 as pb
@@ -158,8 +158,8 @@ EDIT = Edit(
 
 
 def edited(folder: Path, **fields: object) -> Path:
-    changed = dataclasses.replace(contract.load(folder), edit=dataclasses.replace(EDIT, **fields))
-    (folder / contract.FILE_NAME).write_bytes(contract.dumps(changed))
+    changed = dataclasses.replace(manifests.load(folder), edit=dataclasses.replace(EDIT, **fields))
+    (folder / manifests.FILE_NAME).write_bytes(manifests.dumps(changed))
     return folder
 
 

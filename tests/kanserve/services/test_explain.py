@@ -12,8 +12,8 @@ import tritonclient.http as triton_http
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract.manifest import BasisInfo
 from kanexport.pipeline import Request, export
+from kanexport.shared.manifest import BasisInfo
 from kanserve.analysis import query_plan
 from kanserve.auth import token_file
 from kanserve.pb import grpc_service_pb2 as pb

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from kanexport.contract.naming import Names
+from kanexport.shared.naming import Names
 from kanserve.errors import BadRequest
 from kanserve.insight.coverage import OutOfRangeInput
 from kanserve.services.validation import beyond, requested_outputs, validate

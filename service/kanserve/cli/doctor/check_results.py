@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kanexport.contract.cli.tables import Table
+from kanexport.shared.cli.tables import Table
 
 
 class Level(enum.StrEnum):

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract.cli.console import Exit, exit_codes_of, print_json
-from kanexport.contract.coded import CodedError
+from kanexport.shared.cli.console import Exit, exit_codes_of, print_json
+from kanexport.shared.coded import CodedError
 from kanserve.cli import session
 from kanserve.cli.doctor import check_results, machine_checks, server_checks
 from kanserve.cli.doctor.check_results import Finding, ok, problem, well

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kanexport.contract import safe_files
+from kanexport.shared import safe_files
 from kanserve.auth import authenticator
 from kanserve.cli.doctor import machine_checks, repository_checks
 from kanserve.cli.doctor.check_results import Finding, ok, problem, warning

@@ -14,8 +14,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from kanexport.contract import custom_ops
-from kanexport.contract.cli.suggest import how_to_install
+from kanexport.shared import custom_ops
+from kanexport.shared.cli.suggest import how_to_install
 from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from kanexport.contract import temp_dirs
+from kanexport.shared import temp_dirs
 from kanserve.cli import inventory
 from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
 from kanserve.cli.inventory import Entry

@@ -152,7 +152,7 @@ function turns(curve) {
   return finite.length ? `minimum ${low}, maximum ${high}` : 'no finite value';
 }
 
-/** The grid of a basis for the picture, by the rules of kanexport/contract/grids.py. Only splines have an extended grid.
+/** The grid of a basis for the picture, by the rules of kanexport/shared/grids.py. Only splines have an extended grid.
  * `grid` is null without knots in the units of the node. */
 export function grids(layer, source) {
   const inNodeUnits = units(layer, source);
