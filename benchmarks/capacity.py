@@ -30,14 +30,14 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
-from kanserve.bench import entrants  # noqa: E402 - after the path
-from kanserve.capacity import http2, measure, probe, queueing, usage  # noqa: E402 - after the path
-from kanserve.capacity.generator import Generator, Job, arrivals  # noqa: E402 - after the path
-from kanserve.capacity.measure import Curve, Level, Usage  # noqa: E402 - after the path
-from kanserve.capacity.queueing import Service  # noqa: E402 - after the path
 from kanserve.cli import inventory, session  # noqa: E402 - after the path
 from kanserve.client import calls  # noqa: E402 - after the path
 from kanserve.client.sync import Client  # noqa: E402 - after the path
+from kanserve.contrib.bench import entrants  # noqa: E402 - after the path
+from kanserve.contrib.capacity import http2, measure, probe, queueing, usage  # noqa: E402 - after the path
+from kanserve.contrib.capacity.generator import Generator, Job, arrivals  # noqa: E402 - after the path
+from kanserve.contrib.capacity.measure import Curve, Level, Usage  # noqa: E402 - after the path
+from kanserve.contrib.capacity.queueing import Service  # noqa: E402 - after the path
 
 GOAL = 10.0  # seconds: each level is used
 OVERLOAD = 20_000.0  # requests per second, for the time of a request in a large batch

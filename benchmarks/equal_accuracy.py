@@ -40,9 +40,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 from benchmarks import pages  # noqa: E402 - after the path is set
 from benchmarks.matrix import contestants  # noqa: E402 - as above
 from benchmarks.matrix.cells import Work  # noqa: E402 - as above
-from kanserve.bench import entrants, runner  # noqa: E402 - as above
-from kanserve.bench.mlp_graph import Mlp  # noqa: E402 - as above
 from kanserve.cli import inventory  # noqa: E402 - as above
+from kanserve.contrib.bench import entrants, runner  # noqa: E402 - as above
+from kanserve.contrib.bench.mlp_graph import Mlp  # noqa: E402 - as above
 
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
 PAGE, WRITER = ROOT / "docs" / "explanation" / "why-kan.md", "benchmarks/equal_accuracy.py"

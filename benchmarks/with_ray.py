@@ -50,11 +50,11 @@ import sys, time
 import ray
 ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
 from ray import serve
-import kanserve.ray
+import kanserve.contrib.ray
 http = {"host": "0.0.0.0", "port": int(sys.argv[2])}
-grpc = {"port": int(sys.argv[3]), "grpc_servicer_functions": ["kanserve.ray.add_services"]}
+grpc = {"port": int(sys.argv[3]), "grpc_servicer_functions": ["kanserve.contrib.ray.add_services"]}
 serve.start("HeadOnly", http, grpc_options=grpc)
-serve.run(kanserve.ray.build({"repository": sys.argv[4], "num_cpus": int(sys.argv[5])}))
+serve.run(kanserve.contrib.ray.build({"repository": sys.argv[4], "num_cpus": int(sys.argv[5])}))
 print("ready", flush=True)
 time.sleep(100000)
 """
@@ -111,7 +111,7 @@ def started(repository: Path, folder: Path, stack: contextlib.ExitStack) -> list
 def fleet(cluster: Cluster, repository: Path, log: Path) -> Iterator[Running]:
     """A fleet with one server. `pid`: of this server."""
     port = contestants.free_port()
-    command = [sys.executable, "-P", "-m", "kanserve.ray.fleet", str(repository), "--replicas", "1", "--json"]
+    command = [sys.executable, "-P", "-m", "kanserve.contrib.ray.fleet", str(repository), "--replicas", "1", "--json"]
     command += ["--cpus", str(THREADS), "--port", str(port), "--address", cluster.address, "--connections", "500"]
     with driver(command, cluster, log) as line:
         yield Running(port, int(json.loads(line)["servers"][0]["server"]["pid"]))

@@ -36,11 +36,11 @@ HOMES = {
     "onnx": {
         "kanexport/graph/",
         *(f"kanexport/torch_export/{name}.py" for name in ("conv_graphs", "splice", "trace")),
-        "service/kanserve/bench/mlp_graph.py",
+        "service/kanserve/contrib/bench/mlp_graph.py",
     },
     "onnxscript": {"kanexport/torch_export/trace.py"},
     "onnxruntime": {"kanexport/shared/ort.py"},
-    "torch": {"kanexport/torch_export/", "service/kanserve/bench/torch_eager.py"},
+    "torch": {"kanexport/torch_export/", "service/kanserve/contrib/bench/torch_eager.py"},
     "pickle": set(),
     "pyarrow": {"kanexport/shared/csv_columns.py", "service/kanserve/cli/columnar.py", "service/kanserve/batch/"},
     "obstore": {"service/kanserve/batch/files.py"},
@@ -52,7 +52,7 @@ HOMES = {
     },
     "grpc": {
         "service/kanserve/client/",
-        "service/kanserve/ray/application.py",
+        "service/kanserve/contrib/ray/application.py",
         "service/kanserve/transport/grpc_aio.py",
     },
     "opentelemetry": {"service/kanserve/observability/tracing.py"},
@@ -63,8 +63,8 @@ HOMES = {
     "grpc_reflection": {"service/kanserve/grpc_api/services.py"},
     "yaml": {"kanexport/formats/yaml_config.py"},
     "rich": {"kanexport/shared/cli/tables.py"},
-    "ray": {"service/kanserve/ray/"},
-    "mlflow": {"kanexport/mlflow.py"},
+    "ray": {"service/kanserve/contrib/ray/"},
+    "mlflow": {"kanexport/contrib/mlflow.py"},
     "safetensors": set(),  # kanexport/formats/safetensors.py reads the format; tests compare it with the library
 }
 
@@ -87,7 +87,7 @@ OPENS = {
     # A private folder for one compilation; the folder for C code that the user names.
     "kanexport/ccode/compiled.py": "tempfile.TemporaryDirectory shutil.which write_text",
     "kanexport/ccode/generate.py": "mkdir",
-    "kanexport/mlflow.py": "mkdir",  # a new folder that the user or MLflow names
+    "kanexport/contrib/mlflow.py": "mkdir",  # a new folder that the user or MLflow names
     "kanexport/ccode/wasm.py": "tempfile.TemporaryDirectory write_text read_bytes",
     "kanexport/shared/cli/console.py": "open",  # a descriptor
     "kanexport/shared/cli/program.py": "os.open",  # /dev/null
@@ -98,10 +98,10 @@ OPENS = {
     "service/kanserve/auth/token_file.py": "open",  # a descriptor
     # Tables that the user names, and results by the descriptor of their folder.
     "service/kanserve/batch/files.py": "mkdir open os.mkdir os.open os.replace os.unlink resolve",
-    "service/kanserve/bench/runner.py": "read_text",  # /proc
-    "service/kanserve/capacity/usage.py": "read_text",  # /proc
+    "service/kanserve/contrib/bench/runner.py": "read_text",  # /proc
+    "service/kanserve/contrib/capacity/usage.py": "read_text",  # /proc
     "service/kanserve/cli/default_file.py": "unlink",  # in the repository that the user names
-    "service/kanserve/cli/plan.py": "tempfile.TemporaryDirectory",  # mkdtemp: only for this user
+    "service/kanserve/contrib/capacity/command.py": "tempfile.TemporaryDirectory",  # mkdtemp: only for this user
     "service/kanserve/cli/view.py": "tempfile.TemporaryDirectory",  # mkdtemp: only for this user
     "service/kanserve/cli/session.py": "tempfile.TemporaryDirectory open read_text",  # in its own folder; a browser
     "service/kanserve/cli/input_rows.py": "read_bytes",  # rows that the user names
@@ -113,7 +113,7 @@ OPENS = {
     "service/kanserve/system/pem.py": "os.unlink tempfile.mkstemp",  # its own file, if there is no memory file
     "service/kanserve/repository/layout.py": "resolve",  # the user's repository, and a ConfigMap's link
     "service/kanserve/sandbox/process.py": "write_text read_text",  # /proc
-    "service/kanserve/ray/haproxy.py": "tempfile.TemporaryDirectory shutil.which",  # only for this user
+    "service/kanserve/contrib/ray/haproxy.py": "tempfile.TemporaryDirectory shutil.which",  # only for this user
     "service/kanserve/rest/ui.py": "read_bytes",  # files of the package
     "service/kanserve/report/interactive.py": "read_text",  # a file of the package
     "service/kanserve/services/edits.py": "tempfile.TemporaryDirectory",  # mkdtemp: only for this user

@@ -35,6 +35,6 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_the_product_never_loads_torch_and_loads_mlflow_at_its_first_use() -> None:
-    modules = ("kanexport.mlflow", "kanexport.cli.export_command", "kanserve.server.app")
+    modules = ("kanexport.contrib.mlflow", "kanexport.cli.export_command", "kanserve.server.app")
     assert not {"torch", "mlflow"} & loaded(f"import {', '.join(modules)}")
     assert not {"onnx", "yaml"} & loaded("import kanserve.server.app")

@@ -87,7 +87,7 @@ PARTS = {
     "cluster": Part(command=(sys.executable, "-m", "tools.cluster")),
     "cluster-wrong": Part(command=(sys.executable, "-m", "tools.cluster", "--wrong-charts")),
     "ray": Part(
-        tests=(f"{TESTS}/test_ray.py", f"{TESTS}/test_engines.py", "tests/kanserve/ray"),
+        tests=(f"{TESTS}/test_ray.py", f"{TESTS}/test_engines.py", "tests/kanserve/contrib/ray"),
         locked=True,
     ),
     "engines": Part(tests=(f"{TESTS}/test_engines.py",), uses=("java",), locked=True),

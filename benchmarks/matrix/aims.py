@@ -14,7 +14,7 @@ from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 from benchmarks.matrix.groups.start import SHAPE, START
 from benchmarks.matrix.groups.symbolic import NODES, PYKAN, SYMBOLIC
 from benchmarks.matrix.groups.threads import CELLS, GRIDS, KNOTS, PARTED, PIECES, cells_of, knots_of
-from kanserve.bench.entrants import OURS
+from kanserve.contrib.bench.entrants import OURS
 
 
 def _most(group: str, other: str, ours: str, part: str = "") -> Figure:

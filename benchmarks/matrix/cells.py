@@ -1,4 +1,4 @@
-"""Cases (one network each) and their cells (one batch size each), measured with `kanserve.bench`."""
+"""Cases (one network each) and their cells (one batch size each), measured with `kanserve.contrib.bench`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from kanexport.shared.cli.tables import Report
-from kanserve.bench import runner
-from kanserve.bench.entrants import OURS, Absent, Answer, Entrant, Feeds, repeated
-from kanserve.bench.runner import Time
 from kanserve.config import sources
 from kanserve.config.settings import Settings
+from kanserve.contrib.bench import runner
+from kanserve.contrib.bench.entrants import OURS, Absent, Answer, Entrant, Feeds, repeated
+from kanserve.contrib.bench.runner import Time
 from kanserve.runtime import base
 from kanserve.runtime.base import Backend
 

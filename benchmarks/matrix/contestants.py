@@ -24,9 +24,9 @@ from kanexport.pipeline import Request, export
 from kanexport.shared import custom_ops
 from kanexport.shared.manifest import MODEL_FILE
 from kanexport.shared.ort import onnxruntime
-from kanserve.bench import entrants
-from kanserve.bench.entrants import OURS, TORCH, Absent, Answer, Entrant, Feeds, error, one_run, repeated
 from kanserve.cli import inventory
+from kanserve.contrib.bench import entrants
+from kanserve.contrib.bench.entrants import OURS, TORCH, Absent, Answer, Entrant, Feeds, error, one_run, repeated
 from kanserve.types import Array
 
 TOLERANCE = 1e-5

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from kanexport.shared.ort import onnxruntime
-from kanserve.bench.entrants import Answer, Feeds, error
-from kanserve.bench.mlp_graph import IR, OPSET
+from kanserve.contrib.bench.entrants import Answer, Feeds, error
+from kanserve.contrib.bench.mlp_graph import IR, OPSET
 from kanserve.types import Array
 
 Floats = NDArray[np.float32]

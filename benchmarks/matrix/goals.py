@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kanserve.bench.entrants import OURS
+from kanserve.contrib.bench.entrants import OURS
 
 Record = Mapping[str, Any]
 Figure = Callable[[Sequence[Record]], float | None]

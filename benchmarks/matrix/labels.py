@@ -6,7 +6,7 @@ from benchmarks.matrix import contestants
 from benchmarks.matrix.contestants import KERNEL
 from benchmarks.matrix.groups import families, fewer, start, symbolic
 from benchmarks.matrix.groups.threads import LARGE, PARTED, SMALL
-from kanserve.bench.entrants import MLP, OURS
+from kanserve.contrib.bench.entrants import MLP, OURS
 
 PORTABLE = f"{OURS}, portable graph"
 SHOWN = {

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from kanserve.bench.runner import processor
+from kanserve.contrib.bench.runner import processor
 
 PACKAGES = ("onnxruntime", "onnx", "numpy", "torch", "onnxscript", "pykan")
 MEASURED = ("kanexport", "service/kanserve", "benchmarks")  # folders whose changes count, committed or not

@@ -14,8 +14,8 @@ from benchmarks.matrix.contestants import COMPILE, EXPORT, GEMMS, KERNEL, ONE_RU
 from benchmarks.matrix.groups import TITLES
 from benchmarks.matrix.groups.families import FAMILIES
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
-from kanserve.bench import summary
-from kanserve.bench.entrants import MLP, OURS, TORCH
+from kanserve.contrib.bench import summary
+from kanserve.contrib.bench.entrants import MLP, OURS, TORCH
 
 READING = (
     "Each cell has the median time (quartiles) in microseconds, the time relative to the first system of its line, and "

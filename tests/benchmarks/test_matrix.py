@@ -23,7 +23,7 @@ from benchmarks.matrix.groups import families, splines
 from benchmarks.matrix.module import Shape
 from kanexport.detection import registry
 from kanexport.shared.manifest import MODEL_FILE
-from kanserve.bench.entrants import MLP, OURS, TORCH
+from kanserve.contrib.bench.entrants import MLP, OURS, TORCH
 from tests.support.tiers import full
 
 SHAPE = Shape((3, 4, 2))

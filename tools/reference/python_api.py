@@ -14,7 +14,7 @@ CLIENT = ROOT / "service" / "kanserve" / "client"
 TYPES = ROOT / "service" / "kanserve" / "types.py"
 API = ROOT / "kanexport" / "torch_export" / "api.py"
 SCORER = ROOT / "service" / "kanserve" / "batch" / "scorer.py"
-MLFLOW = ROOT / "kanexport" / "mlflow.py"
+MLFLOW = ROOT / "kanexport" / "contrib" / "mlflow.py"
 HEAD = """# Python API
 
 This page lists the public names of the packages `kanserve` and `kanexport`, for engineers who write Python.
@@ -68,7 +68,9 @@ def page() -> str:
     module = _module(API)
     parts += [_function(_find(module, name), f"kanexport.{name}") for name in ("export", "record_outputs")]
     logged = _module(MLFLOW)
-    parts += [_function(_find(logged, name), f"kanexport.mlflow.{name}") for name in ("log_model", "save_model")]
+    parts += [
+        _function(_find(logged, name), f"kanexport.contrib.mlflow.{name}") for name in ("log_model", "save_model")
+    ]
     return "\n".join(parts).rstrip() + "\n"
 
 

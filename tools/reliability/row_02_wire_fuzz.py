@@ -26,7 +26,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
     figures = {
         "messages": sum(report.codes.values()),
         "damaged connections": sum(report.conversations.values()),
-        "codes that are not documented": sum(outside.values()),
+        "codes outside the contract": sum(outside.values()),
         "probes answered": report.probes,
         "findings": len(report.findings),
     }
@@ -43,7 +43,7 @@ ROW = Row(
     ),
     goal="100,000 messages: the process survives, 100% of valid requests succeed, only documented status codes.",
     result=(
-        "{messages} messages, {damaged connections} damaged connections: {codes that are not documented} other "
+        "{messages} messages, {damaged connections} damaged connections: {codes outside the contract} other "
         "status codes, {findings} findings. {probes answered} valid requests succeeded."
     ),
     wire=True,

@@ -23,7 +23,7 @@ from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import ONE_RUN, TOLERANCE, Truth
 from kanexport.errors import ExportError
 from kanexport.shared.manifest import MODEL_FILE
-from kanserve.bench.entrants import Absent
+from kanserve.contrib.bench.entrants import Absent
 
 FAMILIES, LIBRARY, OWN_EXPORT = "families", "the library in torch", "the library's own ONNX export"
 TABLE = Path(__file__).parents[1] / "families.toml"

@@ -13,7 +13,7 @@ from benchmarks.matrix.module import Shape
 from kanexport.errors import ExportError
 from kanexport.quantization.options import QuantizationOptions
 from kanexport.shared.manifest import MODEL_FILE
-from kanserve.bench.entrants import OURS, Absent, Entrant
+from kanserve.contrib.bench.entrants import OURS, Absent, Entrant
 
 FEWER, INT8, HALF, SMALLER = (
     "fewer",

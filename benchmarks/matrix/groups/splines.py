@@ -10,7 +10,7 @@ from benchmarks.matrix import contestants, module
 from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import COMPILE, Truth
 from benchmarks.matrix.module import Shape
-from kanserve.bench.entrants import Absent
+from kanserve.contrib.bench.entrants import Absent
 
 BATCHES = (1, 16, 64, 256, 1024)
 SHAPES = (((4, 8, 1), 5), ((64, 64, 10), 5), ((784, 64, 10), 5), ((256, 256, 256), 5), ((64, 64, 10), 50))

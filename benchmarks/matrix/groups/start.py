@@ -11,8 +11,8 @@ from benchmarks.matrix.contestants import EXPORT, Run, Truth
 from benchmarks.matrix.groups import splines
 from benchmarks.matrix.module import Shape
 from kanexport.shared.manifest import MODEL_FILE
-from kanserve.bench.entrants import OURS, Entrant
 from kanserve.cli import inventory
+from kanserve.contrib.bench.entrants import OURS, Entrant
 from kanserve.models.loader import Loader
 from kanserve.observability.metrics import Metrics
 from kanserve.sandbox import verify

@@ -17,7 +17,7 @@ from benchmarks.matrix import contestants, module
 from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import EXPORT, ONE_RUN, Truth
 from kanexport.shared.manifest import MODEL_FILE
-from kanserve.bench.entrants import Absent
+from kanserve.contrib.bench.entrants import Absent
 
 SYMBOLIC, PYKAN = "symbolic", "pykan in torch"
 SHAPES, BATCHES = ((8, 8, 1), (16, 16, 4)), (1, 64)

@@ -14,7 +14,7 @@ from benchmarks.matrix.contestants import EXPORT, KERNEL, Truth
 from benchmarks.matrix.groups import splines
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 from benchmarks.matrix.module import Shape
-from kanserve.bench.entrants import OURS, Absent, Answer, Entrant, Feeds
+from kanserve.contrib.bench.entrants import OURS, Absent, Answer, Entrant, Feeds
 from kanserve.system.resources import budget
 from kanserve.types import Array
 

@@ -80,8 +80,10 @@ COMMANDS = {
     "rollback": Command("kanserve.cli.rollback", "restore the previous default version of a model", OPERATE),
     "shadow": Command("kanserve.cli.shadow", "mirror traffic to another version of a model", OPERATE),
     "doctor": Command("kanserve.cli.doctor.command", "diagnose the host, models and settings", OPERATE, "serve"),
-    "bench": Command("kanserve.cli.bench", "benchmark a model on this machine", OPERATE, "serve"),
-    "plan": Command("kanserve.cli.plan", "measure a model and plan replicas for a rate", OPERATE, "serve"),
+    "bench": Command("kanserve.contrib.bench.command", "benchmark a model on this machine", OPERATE, "serve"),
+    "plan": Command(
+        "kanserve.contrib.capacity.command", "measure a model and plan replicas for a rate", OPERATE, "serve"
+    ),
     "token": Command("kanserve.cli.token", "manage access tokens", OPERATE),
     "completion": Command("kanserve.cli.completion", "generate a shell completion script", OTHER),
 }

@@ -60,7 +60,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(slots=True)
 class Fleet:
-    """A fleet that `python -m kanserve.ray.fleet` runs."""
+    """A fleet that `python -m kanserve.contrib.ray.fleet` runs."""
 
     process: subprocess.Popen[str]
     cluster: Cluster
@@ -80,7 +80,7 @@ def fleet(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A fleet of two servers on two nodes, and what it reports at its start."""
     log = tmp_path_factory.mktemp("fleet") / "log"
     with ray_cluster.running() as cluster, log.open("w") as errors:
-        (written,) = re.findall(r"^python (-m kanserve.ray.fleet models .*) --port 8001$", GUIDE, re.MULTILINE)
+        (written,) = re.findall(r"^python (-m kanserve.contrib.ray.fleet models .*) --port 8001$", GUIDE, re.MULTILINE)
         command = [sys.executable, "-P", *shlex.split(written.replace("models", str(repository)))]
         command += ["--address", cluster.address, "--port", str(free_port()), "--connections", "500", "--json"]
         command += ["--targets", str(log.with_name("targets.json"))]

@@ -114,8 +114,8 @@ print(mlflow.pyfunc.load_model("models:/toy@champion").input_example.tolist())
 
 
 SAVE = """
-import sys, numpy as np, mlflow, kanexport.mlflow
-kanexport.mlflow.save_model(sys.argv[1], "logged")
+import sys, numpy as np, mlflow, kanexport.contrib.mlflow
+kanexport.contrib.mlflow.save_model(sys.argv[1], "logged")
 predicted = mlflow.pyfunc.load_model("logged").predict(np.load("rows.npy"))
 names = {output.name for output in mlflow.onnx.load_model("logged").graph.output}
 assert set(predicted) == names and "y" in names

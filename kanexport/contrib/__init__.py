@@ -1,0 +1,1 @@
+"""Packages around the exporter, each with its own extra: MLflow. The core imports none of them."""

@@ -1,0 +1,179 @@
+"""Simulation of one replica: a queue whose waiting requests run as one batch, as in `scheduling`.
+
+If the server is free, it takes all waiting requests, at most `most`, and serves them in `batch + request * count`
+seconds. Requests that arrive meanwhile form the next batch. A request that finds `limit` others waiting is rejected.
+The two times are fitted from CPU times of a measured curve. `extra` is the rest of the latency without load: network,
+wake-up, client.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanserve.contrib.capacity.measure import QUANTILES, Curve, Level
+
+Floats = NDArray[np.float64]
+LOW = 1 / 3  # rate relative to the highest one, up to which the wait for other requests is short
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Service times of a replica.
+
+    batch, request  seconds of each batch, and of each request in it
+    extra           quantiles of the rest of the latency, at `QUANTILES`, in seconds; one value: constant
+    most            requests of a batch
+    limit           requests that wait; more are rejected
+    servers         batches that run at the same time
+    """
+
+    batch: float
+    request: float
+    extra: tuple[float, ...] = (0.0,)
+    most: int = 10**9
+    limit: int = 10**9
+    servers: int = 1
+
+    @property
+    def capacity(self) -> float:
+        """Requests per second at the largest batch that can wait."""
+        count = min(self.most, self.limit)
+        return self.servers * count / (self.batch + self.request * count)
+
+    def extras(self, count: int, rng: np.random.Generator) -> Floats:
+        """Random values of the rest of the latency [count]."""
+        if len(self.extra) == 1:
+            return np.full(count, self.extra[0])
+        return np.interp(rng.random(count), QUANTILES, self.extra)
+
+
+@dataclass(slots=True)
+class Served:
+    """Requests of one step: latencies in seconds without the extra part, and the number of rejected ones."""
+
+    latency: Floats
+    rejected: int
+
+
+@dataclass(slots=True)
+class Replica:
+    """Queue of one replica. Its clock goes on from step to step.
+
+    busy  seconds in which a batch ran, over all servers, since the last `reset`
+    """
+
+    service: Service
+    factors: Sequence[float] = (1.0,)
+    busy: float = 0.0
+    _free: list[float] = field(default_factory=list)
+    _waiting: list[float] = field(default_factory=list)
+    _batches: int = 0
+
+    def __post_init__(self) -> None:
+        self._free = [0.0] * self.service.servers
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    def advance(self, arrivals: Floats, until: float) -> Served:
+        """Serve these requests and those that wait, in all batches that begin before `until`.
+
+        arrivals  times [n], ascending, before `until`
+        factors   of the service time of one batch after the other, repeated; 1: as fitted
+        """
+        service, times, at = self.service, arrivals.tolist(), 0
+        waiting, latency, rejected = self._waiting, list[float](), 0
+        while waiting or at < len(times):
+            start = max(self._free[0], waiting[0] if waiting else times[at])
+            end = bisect_right(times, min(start, until), at)
+            room = max(0, service.limit - len(waiting))
+            waiting.extend(times[at : min(end, at + room)])
+            rejected += max(0, end - at - room)
+            at = end
+            if start >= until:
+                break
+            count = min(len(waiting), service.most)
+            done = self._run(start, count)
+            latency.extend([done - time for time in waiting[:count]])
+            del waiting[:count]
+        return Served(np.array(latency), rejected)
+
+    def _run(self, start: float, count: int) -> float:
+        """Begin a batch; the time of its end."""
+        seconds = (self.service.batch + self.service.request * count) * self.factors[self._batches % len(self.factors)]
+        self._batches += 1
+        self.busy += seconds
+        heapq.heapreplace(self._free, start + seconds)
+        return start + seconds
+
+    def fail(self) -> int:
+        """Lose all requests that wait; their number."""
+        count = len(self._waiting)
+        self._waiting.clear()
+        return count
+
+
+def simulate(service: Service, rate: float, seconds: float, seed: int = 0) -> Floats:
+    """Latencies of the requests that succeed [n], at a constant mean rate, without the first tenth of the time."""
+    rng = np.random.default_rng(seed)
+    replica = Replica(service)
+    first = poisson(rate, 0.0, 0.1 * seconds, rng)
+    replica.advance(first, 0.1 * seconds)
+    served = replica.advance(poisson(rate, 0.1 * seconds, seconds, rng), seconds)
+    return served.latency + service.extras(len(served.latency), rng)
+
+
+def poisson(rate: float, start: float, end: float, rng: np.random.Generator) -> Floats:
+    """Times of a Poisson process between two times, ascending."""
+    return np.asarray(np.sort(rng.uniform(start, end, rng.poisson(rate * (end - start)))))
+
+
+def fit(curve: Curve, *, most: int, limit: int) -> Service:
+    """Service times that explain the CPU times of all levels: CPU per second = batch * batches per second + request *
+    responses per second, by least squares. Levels with too high a rate have the largest batches.
+
+    With several cores, the times are divided by the largest number of cores that the server used. Without the number of
+    batches, each request costs the same. The rest of the latency is that of a low rate, in the least disturbed window.
+    """
+    levels = [item for item in curve.levels if item.completed > 0 and item.server_cores > 0]
+    batch, request = _fitted(levels)
+    batch, request = batch / speed(curve), request / speed(curve)
+    extra = tuple(max(0.0, value - batch - request) for value in _calm(curve).quantiles) or (0.0,)
+    return Service(batch, request, extra, most, limit)
+
+
+def _calm(curve: Curve) -> Level:
+    """The level with the lowest p99 among those of low rates."""
+    levels = [item for item in curve.levels if item.holds(curve.goal)]
+    most = LOW * max((item.offered for item in levels), default=0.0)
+    return min((item for item in levels if item.offered <= most), key=lambda item: item.p99, default=curve.floor)
+
+
+def speed(curve: Curve) -> float:
+    """Cores that the server uses under load, at least 1."""
+    return max([1.0, *(item.server_cores for item in curve.levels if item.holds(curve.goal))])
+
+
+def _fitted(levels: Sequence[Level]) -> tuple[float, float]:
+    """CPU seconds of a batch and of a request, neither negative."""
+    if not levels:
+        return 0.0, 0.0
+    rates = np.array([item.completed for item in levels])
+    cores = np.array([item.server_cores for item in levels])
+    batches = np.array([item.batches if math.isfinite(item.batches) else 0.0 for item in levels])
+    # NOTE: absolute errors. At a low rate, a batch takes longer: caches are cold and threads have to wake up.
+    (batch, request), *_ = np.linalg.lstsq(np.stack([batches, rates], axis=1), cores, rcond=None)
+    if request < 0 and batch > 0:
+        return float(batches @ cores / (batches @ batches)), 0.0
+    if batch <= 0:
+        return 0.0, float(rates @ cores / (rates @ rates))
+    return float(batch), float(request)
