@@ -76,6 +76,14 @@ def test_issue_forms_have_the_fields_that_github_reads() -> None:
         assert any(field.get("validations", {}).get("required") for field in fields)
 
 
+def test_workflows_run_the_commands_of_developers() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert {target for command in commands for target in re.findall(r"make ([a-z-]+)", command)} == {"check", "test"}
+    assert "make check" in commands and any(command.endswith("bash .ci/run") for command in commands)
+    assert all((ROOT / path).is_file() for command in commands for path in re.findall(r"tools/\w+\.py", command))
+
+
 def test_the_pull_request_template_names_programs_and_pages_that_exist() -> None:
     text = (ROOT / ".github" / "PULL_REQUEST_TEMPLATE.md").read_text()
     assert text.count("* [ ] ") >= 5

@@ -3,6 +3,7 @@
     python tools/check_commits.py RANGE             the commits of a range, such as main..HEAD; merges are left out
     python tools/check_commits.py --message FILE    the message in FILE, as git's commit-msg hook passes it
 
+gitlint checks lengths and patterns of titles, and not whether a verb is an imperative, which most faults were.
 The program exits with 1 if a subject has another form, and with 2 if git does not know the range.
 """
 
