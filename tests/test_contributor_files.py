@@ -80,7 +80,7 @@ def test_workflows_run_the_commands_of_developers() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     assert {target for command in commands for target in re.findall(r"make ([a-z-]+)", command)} == {"check", "test"}
-    assert "make check" in commands and any(command.endswith("bash .ci/run") for command in commands)
+    assert any(command.endswith("bash .ci/run") for command in commands)
     assert all((ROOT / path).is_file() for command in commands for path in re.findall(r"tools/\w+\.py", command))
 
 

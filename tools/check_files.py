@@ -2,7 +2,7 @@
 
     python tools/check_files.py [FILE...]
 
-pre-commit's own hooks do the same, but it fetches them from another host, and CI checks files without it.
+pre-commit's own hooks do the same, but pre-commit fetches them from another host, and CI checks files without it.
 Without FILE, the program checks every file that git tracks. It exits with 1 if a file has another form.
 """
 
