@@ -40,7 +40,7 @@ def problem(name: str, budget: float) -> dict[str, Any]:
 
     from kanexport import pipeline
     from kanexport.certify import certificate
-    from kanexport.certify.enclosure import Network
+    from kanexport.certify.propagation import Network
     from kanexport.export_request import Request
     from tests.support.golden_cases import cases
 

@@ -173,7 +173,7 @@ def accuracy(case: Case, work: Work, rounds: int) -> list[list[str]]:
     print(f"{case.name}: {case.formula}", file=sys.stderr)
     version = contestants.exported(work, GOLDEN / case.name / "model")
     bundle, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
-    entrant = entrants.kanserve_entrant(bundle, manifest, work.backend, work.settings)
+    entrant = entrants.kanserve_entrant(bundle, manifest, work.settings)
     answer, _ = entrant.threads(1)
     fresh = case.rows(3, TESTING)
     name = manifest.input.name

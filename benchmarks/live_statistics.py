@@ -190,7 +190,7 @@ def compared(case: Case, folder: Path) -> tuple[list[float], bool] | None:
         return None
     files = {path.name: path.read_bytes() for path in (folder / "m" / "1").iterdir() if path.is_file()}
     options = base.SessionOptions("cpu", 1)
-    create = functools.partial(base.create_session, base.load("ort"), files, document, options=options)
+    create = functools.partial(base.create_session, files, document, options=options)
     session = create("model.onnx")
     graphs = tuple(LayerGraph(layer, functools.partial(create, layer.edges_file)) for layer in document.layers)
     low, high = (end(np.array(document.reference.inputs), axis=0) for end in (np.min, np.max))

@@ -154,7 +154,7 @@ class Server:
 
     async def learned(self) -> None:
         """Store the response, which constants need."""
-        self.answer = await self.method.answer(self.data, RequestMetadata((), None))
+        self.answer = await self.method.respond(self.data, RequestMetadata((), None))
 
     def _application(self, form: str, layer: str) -> Any:
         method, hot = self.method, self.services.hot
@@ -164,7 +164,7 @@ class Server:
             return self.answer
 
         if layer == TRANSPORT:
-            method = dataclasses.replace(method, answer=at_once)
+            method = dataclasses.replace(method, respond=at_once)
         services = dataclasses.replace(self.services, methods={**self.services.methods, INFER: method})
         return GrpcApp(services, Limits(2**22, 5.0, 1024), no_pages, watch=False)
 
@@ -180,7 +180,7 @@ class Server:
         asyncio.get_running_loop().set_task_factory(application.task_factory)
         ask = through(application.application, self.data, HEADERS | MORE)
         for _ in range(3):
-            await self.method.answer(self.data, RequestMetadata((), None))
+            await self.method.respond(self.data, RequestMetadata((), None))
             await asyncio.get_running_loop().create_task(ask())
         return ask
 

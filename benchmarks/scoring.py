@@ -42,7 +42,8 @@ sys.path[:0] = [str(ROOT)]
 import pages  # noqa: E402 - beside this file
 import scale  # noqa: E402 - as above
 
-from kanserve.batch import Scorer, tables  # noqa: E402 - as above
+from kanserve.scoring import Scorer  # noqa: E402 - as above
+from kanserve.tables import record_batches  # noqa: E402 - as above
 
 PAGE, WRITER = ROOT / "docs" / "guides" / "score" / "tables.md", "benchmarks/scoring.py"
 SMALL, WIDE = (20, 10, 1), (784, 64, 10)
@@ -85,7 +86,7 @@ def drawn(rows: int, width: int, seed: int = 0) -> np.ndarray:
 def loops(folder: Path, rounds: int) -> Iterator[Row]:
     """Rates of a scorer relative to a loop on its session."""
     for shape in (WIDE, SMALL):
-        count = tables.batch_rows(shape[0])  # as the command reads them
+        count = record_batches.batch_rows(shape[0])  # as the command reads them
         values = drawn(count, shape[0])
         scorer = Scorer(model(folder, shape), check=False)
         wide = pa.record_batch([pa.array(column) for column in values.T], names=[f"x{at}" for at in range(shape[0])])

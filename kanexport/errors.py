@@ -82,6 +82,12 @@ class OptionError(ExportError):
     """Unknown, malformed or missing option: an `--option`, a function or an architecture file."""
 
 
+def needs(flag: str, other: str, hint: str = "") -> OptionError:
+    """The error for a flag of a command without the `other` flag that it needs."""
+    hint = hint or f"add {other}, or remove {flag}"
+    return OptionError(f"{flag} needs {other}", code="option-needs-other", hint=hint)
+
+
 class OpenQuestion(OptionError):
     """Missing fact `key` that the file leaves open. It must be one of the values `among`, given by the user or
     decided by recorded outputs of the trained model."""

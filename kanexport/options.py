@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 from kanexport.errors import OpenQuestion, OptionError
 from kanexport.shared.cli.suggest import advice
 
-# The keys of --symbolic and --function in `Options.explicit` begin with these: "symbolic 1,3,0", "function mine".
+# The keys of --symbolic and --function in `KnownFacts.explicit` begin with these: "symbolic 1,3,0", "function mine".
 SYMBOLIC, FUNCTION = "symbolic ", "function "
 MAX_INTEGER_CHARACTERS = 9  # of an integer; Python takes quadratic time over long ones
 MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages and in the manifest
@@ -27,30 +27,22 @@ FORWARD = "forward"  # which library's forward: of all that is assumed, what can
 EPSILONS = ("1e-5", "1e-3", "1e-6", "1e-8", "1e-12")  # of normalisations in published models, torch's first
 
 
-class Options:
-    """Options of one export: the pairs of `--option key=value`, and those of `--symbolic` and `--function`.
+@dataclass(frozen=True, slots=True)
+class KnownFacts:
+    """Facts that are known before a file is read.
 
-    A reader asks for what it needs; what it assumed instead, and what was given
-    but never asked for, is known afterwards. `open` has, for every fact that was assumed,
-    the other values that the file would allow, as far as they can be listed; `words` says
-    more about some of them.
+    explicit  the pairs of `--option key=value`, and those of `--symbolic` and `--function`
+    tried     values on behalf of recorded outputs, for what the user did not give
+    width     of the rows that the trained model took, if its outputs are recorded
+    outputs   numbers per row of these outputs
+    shared    whether the pairs are for many files; this one may have no use for them
     """
 
-    def __init__(self, explicit: Mapping[str, str], tried: Mapping[str, str] | None = None) -> None:
-        self.explicit = dict(explicit)
-        self.tried = dict(tried or {})  # on behalf of recorded outputs, if the user gave nothing
-        self.assumed: dict[str, str] = {}
-        self.decided: dict[str, str] = {}  # by recorded outputs of the trained model
-        self.open: dict[str, tuple[str, ...]] = {}
-        self.words: dict[str, str] = {}
-        self.numbers: dict[str, str] = {}  # of what was assumed, those that may be any number
-        self.beside: Mapping[str, Any] = {}  # what the file holds beside its tensors; may be anything
-        self.width: int | None = None  # of the rows that the trained model took, if its outputs are recorded
-        self.outputs: int | None = None  # numbers per row of the trained model's recorded outputs, if there are any
-        self.single = False  # whether only the name of one tensor identifies the library
-        self.mixed = False  # layers or files of several families: a forward that one does not know may be another's
-        self._known: set[str] = set()
-        self._forwards: dict[str, None] = {}  # all that the families know
+    explicit: Mapping[str, str] = field(default_factory=dict)
+    tried: Mapping[str, str] = field(default_factory=dict)
+    width: int | None = None
+    outputs: int | None = None
+    shared: bool = False
 
     @classmethod
     def parse(
@@ -59,42 +51,62 @@ class Options:
         *,
         symbolic: Sequence[str] = (),
         functions: Sequence[str] = (),
-        tried: Mapping[str, str] | None = None,
-    ) -> Options:
-        """Options from "key=value", "layer,source,destination=name" and "name=expression" texts. Raises OptionError."""
+        shared: bool = False,
+    ) -> KnownFacts:
+        """Facts from "key=value", "layer,source,destination=name" and "name=expression" texts. Raises OptionError."""
         explicit: dict[str, str] = {}
+
+        def put(key: str, value: str, shown: str) -> None:
+            if key in explicit:
+                raise OptionError(f"{shown} is given twice", code="option-repeated", hint="remove one of the two")
+            explicit[key] = value
+
         for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals or not key.strip():
+            key, equals, value = (part.strip() for part in pair.partition("="))
+            if not equals or not key:
                 raise OptionError(
                     f"invalid option {pair[:80]!r}, expected KEY=VALUE",
                     code="option-malformed",
                     hint="write --option key=value",
                 )
-            if key.strip() in explicit:
-                raise OptionError(
-                    f"option {key.strip()!r} is given twice", code="option-repeated", hint="remove one of the two"
-                )
-            explicit[key.strip()] = value.strip()
+            put(key, value, f"option {key!r}")
         for text in symbolic:
             place, name = _symbolic(text)
-            if SYMBOLIC + place in explicit:
-                raise OptionError(
-                    f"--symbolic {place} is given twice", code="option-repeated", hint="remove one of the two"
-                )
-            explicit[SYMBOLIC + place] = name
+            put(SYMBOLIC + place, name, f"--symbolic {place}")
         for text in functions:
             name, expression = _function(text)
-            if FUNCTION + name in explicit:
-                raise OptionError(
-                    f"--function {name} is given twice", code="option-repeated", hint="remove one of the two"
-                )
-            explicit[FUNCTION + name] = expression
-        return cls(explicit, tried)
+            put(FUNCTION + name, expression, f"--function {name}")
+        return cls(explicit, shared=shared)
 
     def functions(self) -> dict[str, str]:
         """All functions that the user defined, by name, as text. `function` returns one of them."""
         return {key.removeprefix(FUNCTION): value for key, value in self.explicit.items() if key.startswith(FUNCTION)}
+
+
+class Options:
+    """Facts of one export: a reader takes those that it needs, and the options record those that it assumes instead.
+
+    facts     known before the file is read
+    explicit  of these, the pairs of the user; after `finish`, those that apply to the file
+    assumed   facts that nobody gave, by key
+    decided   facts that recorded outputs of the trained model decide
+    open      for each assumed fact, the other values that the file would allow, as far as they can be listed
+    words     texts on assumed facts
+    numbers   of the assumed facts, those that may be any number
+    single    whether only the name of one tensor identifies the library
+    mixed     layers or files of several families: a forward that one does not know may be another's
+    """
+
+    def __init__(self, facts: KnownFacts) -> None:
+        self.facts, self.explicit = facts, dict(facts.explicit)
+        self.assumed: dict[str, str] = {}
+        self.decided: dict[str, str] = {}
+        self.open: dict[str, tuple[str, ...]] = {}
+        self.words: dict[str, str] = {}
+        self.numbers: dict[str, str] = {}
+        self.single, self.mixed = False, facts.shared
+        self._known: set[str] = set()
+        self._forwards: dict[str, None] = {}  # all that the families know
 
     def function(self, name: str) -> str | None:
         """The function that the user defined with this name, as text."""
@@ -108,9 +120,9 @@ class Options:
         """The value if given, also under the name that another library uses for it."""
         alias = ALIASES.get(key)
         if alias is not None and key not in self.explicit and alias in self.explicit:
-            key = alias  # `tried` has the names that readers ask by
+            key = alias  # `facts.tried` has the names that readers ask by
         self._known.add(key)
-        return self.explicit.get(key, self.tried.get(key))
+        return self.explicit.get(key, self.facts.tried.get(key))
 
     def assume(self, key: str, value: str, *, among: Iterable[str] = (), words: str = "") -> None:
         """Record an assumed fact. If layers differ, record each value once.
@@ -119,8 +131,8 @@ class Options:
         words  the same for people
         """
         known = self.assumed.get(key)
-        if known is None or value not in known.split(", "):
-            self.assumed[key] = value if known is None else f"{known}, {value}"
+        if not known or value not in known.split(", "):
+            self.assumed[key] = f"{known}, {value}" if known else value
         if key == FORWARD:  # listed first
             self.assumed = {key: self.assumed[key], **self.assumed}
         others = tuple(other for other in among if other != value)
@@ -147,18 +159,6 @@ class Options:
 
     def _forward_names(self) -> list[str]:
         return [name.strip().lower() for name in (self.optional(FORWARD) or "").split(",") if name.strip()]
-
-    def _finish_forward(self, family: str, *, shared: bool) -> None:
-        """Raises OptionError for a forward variant that no layer has."""
-        known = {**self._forwards, family: None, **dict.fromkeys(family.split("+"))}
-        unknown = [name for name in self._forward_names() if name not in known]
-        if unknown and shared:
-            del self.explicit[FORWARD]
-        elif unknown:
-            text = f"option {FORWARD} is {unknown[0][:80]!r}, which no layer of library {family} has"
-            raise OptionError(text, code="option-value-unknown", hint=advice(unknown[0], known, what="available"))
-        if self.optional(FORWARD) is None and FORWARD not in self.assumed | self.decided:
-            self.assume(FORWARD, family, words=OTHERS if self.single else OWN_FORWARD)
 
     def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
         """The value, or the value `stored` in the file, or the default, which is then recorded as assumed. `among`:
@@ -197,14 +197,19 @@ class Options:
 
     def alternatives(self) -> dict[str, str]:
         """The other values that fit the file for each assumed fact, as text."""
-        listed = {key: _listed(others) for key, others in self.open.items()}
+        listed = {}
+        for key, others in self.open.items():
+            more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+            listed[key] = f"or {', '.join(others[:LISTED])}{more}"
         return {key: text for key, text in (listed | self.words).items() if key in self.assumed}
 
     def record_decisions(self, decided: Mapping[str, str], also: Mapping[str, Sequence[str]]) -> None:
         """Record the facts that outputs of the trained model have `decided`. For the facts in `also`, several values
         fit equally well."""
         self.decided = dict(decided)
-        self.assumed = {key: value for key, value in (self.assumed | self.tried).items() if key not in decided}
+        self.assumed = {
+            key: value for key, value in (self.assumed | dict(self.facts.tried)).items() if key not in decided
+        }
         self.words = {key: f"the expected outputs also fit {', '.join(values)}" for key, values in also.items()}
         self.open = {}
 
@@ -267,16 +272,30 @@ class Options:
             )
         return tuple(int(part) for part in parts)
 
-    def finish(self, family: str, *, shared: bool = False) -> None:
-        """Raises OptionError for an option that no reader used. `shared`: the options are for many files, and unused
-        ones are dropped. If the family has no known alternative forward, its own forward is recorded as assumed."""
-        self._finish_forward(family, shared=shared)
-        unused = sorted(set(self.explicit) - self._known)
-        if shared:
-            for key in unused:
+    def finish(self, family: str) -> None:
+        """Raises OptionError for an option that no reader used, and for a forward variant that no layer has. Those that
+        are for many files are dropped instead. If the family has no known alternative forward, its own forward is
+        recorded as assumed."""
+        unknown, unused = self._unknown_forward(family), sorted(set(self.explicit) - self._known)
+        if self.facts.shared:
+            for key in {*unused, FORWARD} if unknown else unused:
                 del self.explicit[key]
-        elif unused:
-            raise self._unused(unused[0], family)
+        elif unknown or unused:
+            raise unknown or self._unused(unused[0], family)
+        if self.optional(FORWARD) is None and FORWARD not in self.assumed | self.decided:
+            self.assume(FORWARD, family, words=OTHERS if self.single else OWN_FORWARD)
+
+    def _unknown_forward(self, family: str) -> OptionError | None:
+        """The error for a forward variant that no layer has, if the user names one."""
+        known = {**self._forwards, family: None, **dict.fromkeys(family.split("+"))}
+        unknown = next((name for name in self._forward_names() if name not in known), None)
+        if unknown is None:
+            return None
+        return OptionError(
+            f"option {FORWARD} is {unknown[:80]!r}, which no layer of library {family} has",
+            code="option-value-unknown",
+            hint=advice(unknown, known, what="available"),
+        )
 
     def _unused(self, key: str, family: str) -> OptionError:
         if key.startswith(SYMBOLIC):
@@ -297,12 +316,6 @@ class Options:
             code="option-unknown",
             hint=advice(key, known, what="available") or f"remove --option {key[:80]}",
         )
-
-
-def _listed(others: Sequence[str]) -> str:
-    """The other values of an assumed fact, as text."""
-    more = len(others) - LISTED
-    return f"or {', '.join(others[:LISTED])}" + (f" and {more} more" if more > 0 else "")
 
 
 def _symbolic(text: str) -> tuple[str, str]:

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kanexport.bundle import baseline, certification, description, explain_graph
 from kanexport.bundle.description import Signature
@@ -19,11 +18,12 @@ from kanexport.ccode.generate import CodeFiles
 from kanexport.detection import architecture_file, detect
 from kanexport.detection.registry import Reader
 from kanexport.errors import CheckpointError, DamagedCheckpoint, ExportError, OptionError, VerificationFailed
+from kanexport.export_request import CODE_ERRORS
 from kanexport.export_request import Request as Request
 from kanexport.formats import checkpoint, keras
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.graph import builder, precision
-from kanexport.ir import archive, norms, scaling
+from kanexport.ir import archive, clamping, scaling
 from kanexport.ir.model import Kan
 from kanexport.lowering import kernel_forms, spline_forms
 from kanexport.lowering.lower import Lowered
@@ -41,7 +41,6 @@ from kanexport.shared.manifest import (
     LayerInfo,
     Manifest,
     Source,
-    SourceFile,
 )
 from kanexport.shared.naming import Names
 from kanexport.shared.sections import CLAMP, EXACT, Approximation
@@ -54,30 +53,20 @@ SETTINGS = ("dtype", "max_batch_size", "tolerance", "optimize_for_batch", "kerne
 NETWORK_BYTES = 2**28  # of a network file, at most
 ARCHITECTURE = "given with --architecture"
 
+Advance = Callable[[int, int], None]
 
-def export(request: Request, *, advance: Callable[[int, int], None] = lambda done, total: None) -> Result:
+
+def export(request: Request, *, advance: Advance = lambda done, total: None) -> Result:
     """Export one checkpoint. `advance(done, total)` receives the progress of the verification.
 
     Raises ExportError; then nothing in the repository has changed.
     """
     loaded = checkpoint.load(request.path)
     target = request.target(loaded.stem)
-    target.check()
-    request.check_batch()
-    request.check_kernel()
-    request.check_code(target.name)
-    request.check_certificate()
-    request.quantization.check(request.dtype, explain=target.explain.enabled)
-    recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
-    interpreted = _read(loaded, request, recorded, advance)
-    kan, options, files = interpreted.kan, interpreted.options, loaded.files
+    request.check(target)
+    kan, source, target, recorded, notes = _read(loaded, request, target, advance)
     del loaded  # the network has copies of its tensors
-    options.finish(interpreted.family, shared=request.shared)
-    signature = Signature.of_network(kan, request.dtype)
-    target.check_names(signature)
-    target, scaler_notes = request.with_scalers(target, signature)
-    notes = scaler_notes + precision.notes(kan.dtype, request.dtype) + interpreted.notes
-    return export_network(kan, request, target, interpreted.source(files), notes, recorded=recorded, advance=advance)
+    return export_network(kan, request, target, source, notes, recorded=recorded, advance=advance)
 
 
 def export_network(
@@ -88,7 +77,7 @@ def export_network(
     notes: tuple[str, ...] = (),
     *,
     recorded: RecordedOutputs | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Advance = lambda done, total: None,
 ) -> Result:
     """Lower, verify and publish a network as it was read. `source`: its origin, for the manifest. Raises ExportError;
     then nothing in the repository has changed."""
@@ -127,18 +116,54 @@ def export_network(
     return dataclasses.replace(result, code=code, directory=folder)
 
 
-def network(request: Request, *, advance: Callable[[int, int], None] = lambda done, total: None) -> tuple[Kan, Names]:
+def network(request: Request, *, advance: Advance = lambda done, total: None) -> tuple[Kan, Names]:
     """The network of a checkpoint as an export would serve it, with clamped inputs and scalers on request, and its
     names. Raises ExportError."""
     loaded = checkpoint.load(request.path)
     target = request.target(loaded.stem)
+    kan, _, target, _, _ = _read(loaded, request, target, advance)
+    target.check_names(Signature.of_network(kan, request.dtype))
+    return _served(kan, request, target), target.names
+
+
+def _read(
+    loaded: Checkpoint, request: Request, target: Target, advance: Advance
+) -> tuple[Kan, Source, Target, RecordedOutputs | None, tuple[str, ...]]:
+    """The network of a file, by the interpretation that recorded outputs select, or by the single reader that accepts
+    the file; its origin, the target with the scalers of the request, the recorded outputs, and notes. Raises
+    ExportError, with a hint that fits the format of the file."""
     recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
-    interpreted = _read(loaded, request, recorded, advance)
-    interpreted.options.finish(interpreted.family, shared=request.shared)
-    signature = Signature.of_network(interpreted.kan, request.dtype)
-    target, _ = request.with_scalers(target, signature)
+    notes: tuple[str, ...] = ()
+    try:
+        interpretations = _interpretations(loaded, request, several=recorded is not None)
+        facts = request.facts()
+        if recorded is None:
+            options, reason = Options(facts), interpretations[0].reason
+            kan, family = interpretations[0].read(options)
+        else:
+            decision = InterpretationSearch(interpretations, recorded, facts, request.tolerance, advance).decide()
+            chosen, notes = decision.reading, decision.notes
+            kan, family, options, reason = chosen.kan, chosen.family, chosen.options, interpretations[chosen.at].reason
+            options.record_decisions(decision.decided, decision.also)
+    except ExportError as error:
+        if keras.layers(loaded.beside):
+            keras.advise(error)
+        raise
+    options.finish(family)
+    source = Source(
+        family=family,
+        family_reason=reason,
+        dtype=kan.dtype,
+        files=loaded.files,
+        options_given=options.explicit,
+        options_assumed=options.assumed,
+        options_decided=options.decided,
+        alternatives=options.alternatives(),
+    )
+    signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
-    return _served(interpreted.kan, request, target), target.names
+    target, scaler_notes = request.with_scalers(target, signature)
+    return kan, source, target, recorded, scaler_notes + precision.notes(kan.dtype, request.dtype) + notes
 
 
 def _network_file(kan: Kan, request: Request, target: Target) -> tuple[bytes | None, tuple[str, ...]]:
@@ -206,11 +231,6 @@ def reopen(folder: Path) -> Reopened:
             hint="copy the version again",
         )
     kan, facts = archive.loads(data)
-    return _reopened(folder, kan, about, facts)
-
-
-def _reopened(folder: Path, kan: Kan, about: Manifest, facts: dict[str, Any]) -> Reopened:
-    """The request of the export. Raises DamagedCheckpoint for facts of another form."""
     try:
         settings = {name: facts[name] for name in SETTINGS}
         quantize, explain = str(facts["quantize"]), bool(facts["explain"])
@@ -233,7 +253,7 @@ def _reopened(folder: Path, kan: Kan, about: Manifest, facts: dict[str, Any]) ->
 
 def _served(kan: Kan, request: Request, target: Target) -> Kan:
     """The network with clamped inputs and scalers, if the user requests them. Raises OptionError."""
-    served = norms.clamped(kan) if request.out_of_range == CLAMP else kan
+    served = clamping.clamped(kan) if request.out_of_range == CLAMP else kan
     return scaling.scaled(served, target.scalers, request.dtype)
 
 
@@ -245,64 +265,12 @@ def _code(graphs: Graphs, target: Target, model: VerifiedModel, request: Request
         family=model.source.family,
         files=model.source.files,
         names=target.names,
-        tolerance=request.code_tolerance,
+        tolerance=max(request.tolerance, CODE_ERRORS[request.storage]),
         storage=request.storage,
         scalers=target.scalers,
         mean=() if target.baseline is None else baseline.mean(target.baseline, model.signature, target.names),
     )
     return generate.generate(graphs.kan, graphs.lowered, graphs.layers, facts, with_module=request.wasm)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Interpreted:
-    """The result of reading a file: the network, its family and the reason for it, the assumed facts, and notes on
-    the decision."""
-
-    kan: Kan
-    family: str
-    reason: str
-    options: Options
-    notes: tuple[str, ...] = ()
-
-    def source(self, files: tuple[SourceFile, ...]) -> Source:
-        """The facts of the manifest about the checkpoint."""
-        return Source(
-            family=self.family,
-            family_reason=self.reason,
-            dtype=self.kan.dtype,
-            files=files,
-            options_given=self.options.explicit,
-            options_assumed=self.options.assumed,
-            options_decided=self.options.decided,
-            alternatives=self.options.alternatives(),
-        )
-
-
-def _read(
-    loaded: Checkpoint, request: Request, recorded: RecordedOutputs | None, advance: Callable[[int, int], None]
-) -> _Interpreted:
-    """The network, by the interpretation that the recorded outputs select, or by the single reader that accepts the
-    file. Raises ExportError, with a hint that fits the format of the file."""
-    try:
-        return _interpreted(loaded, request, recorded, advance)
-    except ExportError as error:
-        if keras.layers(loaded.beside):
-            keras.advise(error)
-        raise
-
-
-def _interpreted(
-    loaded: Checkpoint, request: Request, recorded: RecordedOutputs | None, advance: Callable[[int, int], None]
-) -> _Interpreted:
-    interpretations = _interpretations(loaded, request, several=recorded is not None)
-    if recorded is not None:
-        decision = InterpretationSearch(interpretations, recorded, request.facts, request.tolerance, advance).decide()
-        chosen = decision.reading
-        chosen.options.record_decisions(decision.decided, decision.also)
-        return _Interpreted(chosen.kan, chosen.family, chosen.interpretation.reason, chosen.options, decision.notes)
-    options = request.facts()
-    kan, family = interpretations[0].read(options)
-    return _Interpreted(kan, family, interpretations[0].reason, options)
 
 
 def _interpretations(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interpretation]:
@@ -325,9 +293,6 @@ def _interpretations(loaded: Checkpoint, request: Request, *, several: bool) -> 
 
 def _by_reader(reader: Reader, loaded: Checkpoint, options: Options) -> tuple[Kan, str]:
     return detect.read(reader, loaded, options), reader.FAMILY
-
-
-Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -354,15 +319,11 @@ def build_and_verify(kan: Kan, request: Request, target: Target, signature: Sign
     served = _served(kan, request, target)
     make = _build_quantized if request.quantization.quantize else _build_exact
     graphs = make(kan, served, request, target, signature, advance)
-    return dataclasses.replace(graphs, notes=_of_form(graphs, request) + graphs.notes)
-
-
-def _of_form(graphs: Graphs, request: Request) -> tuple[str, ...]:
     layers, many = graphs.kan.layers, graphs.lowered.many
     rows, file = (request.optimize_for_batch or 1, "") if many is None else (many.rows, MANY_FILE)
-    return spline_forms.form_notes(layers, rows, file) + kernel_forms.notes(
-        layers, request.dtype, requested=bool(request.kernel)
-    )
+    notes = spline_forms.form_notes(layers, rows, file)
+    notes += kernel_forms.notes(layers, request.dtype, requested=bool(request.kernel))
+    return dataclasses.replace(graphs, notes=notes + graphs.notes)
 
 
 def _build_exact(
@@ -403,7 +364,10 @@ def _build_and_prove(
     if served is not kan:
         lowered = request.lower(served, near=near)
     if request.out_of_range == CLAMP:
-        _verify_clamping(kan, plain, lowered, request, target, near)
+        # Scalers round, so that they are left out of both graphs, which are compared bit by bit.
+        clamped = clamping.clamped(kan)
+        graphs = request.lower(clamped, near=near) if target.scalers else lowered
+        prover.verify_clamping(clamped.layers[0], kan.n_inputs, plain, graphs, request.dtype)
     layers = description.layers(served, lowered.node_tensors)
     mean = () if target.baseline is None else baseline.mean(target.baseline, signature, target.names)
     against = explain_graph.attribution_baseline(target.explain, served, mean)
@@ -412,15 +376,6 @@ def _build_and_prove(
     if not proof.verification.kernel:  # it failed, and the export continues without it
         lowered = dataclasses.replace(lowered, kernel=None, kernel_edges={})
     return Graphs(served, lowered, proof, plain, target, layers)
-
-
-def _verify_clamping(
-    kan: Kan, plain: Lowered, lowered: Lowered, request: Request, target: Target, near: tuple[int, ...]
-) -> None:
-    """Compare the clamped graph with the plain one, bit by bit. Scalers round, so that they are left out of both."""
-    clamped = norms.clamped(kan)
-    graphs = request.lower(clamped, near=near) if target.scalers else lowered
-    prover.verify_clamping(clamped.layers[0], kan.n_inputs, plain, graphs, request.dtype)
 
 
 def _build_quantized(

@@ -38,7 +38,7 @@ from kanexport.ir.model import Kan
 from kanexport.ir.scaling import standardize
 from kanexport.pipeline import Reopened
 from kanexport.shared import safe_files
-from kanexport.shared.manifest import FILE_NAME, SIZE_LIMIT, Manifest
+from kanexport.shared.manifest import FILE_NAME, SIZE_LIMIT
 from kanexport.shared.naming import LONGEST
 from kanexport.shared.sections import GRID_BOX, Edit, EditedEdge
 
@@ -108,7 +108,17 @@ def compare(
     x, rows_from = comparison_rows(opened, rows)
     classes = tuple(map(opened.target.names.output, range(before.n_outputs)))
     report = difference.compare(before, after, x, rows_from, changes, classes)
-    certificates, note = _certificates(opened, before, after, budget) if budget else (None, "not requested")
+    certificates, note = None, "not requested"
+    if budget and opened.request.dtype != "float32":
+        note = f"certificates are for float32 graphs, the version has {opened.request.dtype}"
+    elif budget:  # over the training grid
+        try:
+            low, high = certificate.grid_box(before)
+            own = [certificate.certify(network, low, high, budget) for network in (before, after)]
+            certificates = certificate_changes(opened, *own)
+            note = f"certified over the training grid within {budget:g} s each"
+        except ExportError as error:
+            note = f"the network has no certificate: {error.message}"
     return dataclasses.replace(report, certificates=certificates, certificates_note=note)
 
 
@@ -131,18 +141,6 @@ def comparison_rows(opened: Reopened, rows: Rows | None) -> tuple[Array, str]:
                 hint=f"pass rows of your data with {ROWS} FILE",
             ) from error
     return np.array(opened.manifest.reference.inputs, dtype=np.float64), "reference rows of the export"
-
-
-def _certificates(opened: Reopened, before: Kan, after: Kan, budget: float) -> tuple[dict[str, Any] | None, str]:
-    """The changes of the certificates over the training grid, and a sentence on them."""
-    if opened.request.dtype != "float32":
-        return None, f"certificates are for float32 graphs, the version has {opened.request.dtype}"
-    try:
-        low, high = certificate.grid_box(before)
-        own = [certificate.certify(kan, low, high, budget) for kan in (before, after)]
-    except ExportError as error:
-        return None, f"the network has no certificate: {error.message}"
-    return certificate_changes(opened, *own), f"certified over the training grid within {budget:g} s each"
 
 
 def certificate_changes(opened: Reopened, before: Certificate, after: Certificate) -> dict[str, Any]:
@@ -178,24 +176,22 @@ def edit_section(
         parent_version=opened.manifest.version,
         parent_sha256=hashlib.sha256(data).hexdigest(),
         author=author,
-        edges=tuple(map(_edge, changes)),
+        edges=tuple(
+            EditedEdge(
+                layer=change.edit.layer,
+                source=change.edit.source,
+                destination=change.edit.destination,
+                operation=change.edit.summary,
+                form=change.form,
+                error=change.error_max,
+            )
+            for change in changes
+        ),
         rows=report.rows,
         rows_from=report.rows_from,
         largest=tuple(output.largest for output in report.outputs),
         mean=tuple(output.mean for output in report.outputs),
         changed=report.changed,
-    )
-
-
-def _edge(change: Change) -> EditedEdge:
-    edit = change.edit
-    return EditedEdge(
-        layer=edit.layer,
-        source=edit.source,
-        destination=edit.destination,
-        operation=edit.summary,
-        form=change.form,
-        error=change.error_max,
     )
 
 
@@ -217,7 +213,10 @@ def publish_version(
     require_exact(opened)
     home = repository or _home(opened)
     number = next_version(home, opened.manifest.name, opened.manifest.version) if version is None else version
-    certify = _certification(opened.manifest)
+    own, certify = opened.manifest.certificate, certification.NO_OPTIONS
+    if own:  # the same box, budget and range check
+        ends = None if own.box == GRID_BOX else Rows(np.array([own.low, own.high]), (), own.box, own.sha256)
+        certify = CertifyOptions(budget=own.budget, rows=ends, range_check=own.range_check)
     target = dataclasses.replace(
         opened.target,
         repository=home,
@@ -241,15 +240,6 @@ def publish_version(
         request = dataclasses.replace(request, certification=certification.NO_OPTIONS)
         notes += (f"the edited network has no certificate: {error.message}",)
     return pipeline.export_network(kan, request, target, opened.manifest.source, notes, advance=advance)
-
-
-def _certification(parent: Manifest) -> CertifyOptions:
-    """The certificate of the parent, for another network: the same box, budget and range check."""
-    own = parent.certificate
-    if not own:
-        return certification.NO_OPTIONS
-    ends = None if own.box == GRID_BOX else Rows(np.array([own.low, own.high]), (), own.box, own.sha256)
-    return CertifyOptions(budget=own.budget, rows=ends, range_check=own.range_check)
 
 
 def _home(opened: Reopened) -> Path:

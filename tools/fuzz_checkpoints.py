@@ -43,7 +43,7 @@ from kanexport.formats import checkpoint
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.formats.yaml_config import Tagged
 from kanexport.lowering import lower
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.readers.common import chain
 from kanexport.verify import verify
 from tests.support.golden_cases import cases
@@ -243,7 +243,7 @@ def seeds(folder: Path) -> list[Seed]:
 
 
 def _seed(name: str, path: Path, files: dict[str, bytes], given: tuple[str, ...]) -> Seed:
-    loaded, options = checkpoint.load(path), Options.parse(given)
+    loaded, options = checkpoint.load(path), Options(KnownFacts.parse(given))
     reader, _ = detect.detect(loaded, FORCED.get(name))
     detect.read(reader, loaded, options)
     steps = {key.rpartition(".")[0] for key in loaded.tensors}
@@ -383,7 +383,9 @@ def attempt(folder: Path, seed: Seed, case: Case, *, prove: bool) -> str:
             end = next((end for end in case.files if end.startswith(".")), "")
             loaded = checkpoint.load(folder / f"model{end}")
         assert loaded is not None
-        supplied = Options.parse(seed.options if case.options is None else case.options, functions=case.functions)
+        supplied = Options(
+            KnownFacts.parse(seed.options if case.options is None else case.options, functions=case.functions)
+        )
         if case.steps is not None:
             (folder / "steps.toml").write_bytes(case.steps)
             kan, family = architecture_file.assemble(loaded, architecture_file.load(folder / "steps.toml"), supplied)

@@ -37,9 +37,9 @@ MODULES = {
     "service/kanserve/repository/validation.py": (
         "tests/kanserve/repository/test_validation.py tests/kanserve/repository/test_validation_boundaries.py"
     ),
-    "service/kanserve/repository/plan.py": "tests/kanserve/repository/test_plan.py",
+    "service/kanserve/repository/actions.py": "tests/kanserve/repository/test_actions.py",
     "service/kanserve/repository/pbtxt.py": (
-        "tests/kanserve/repository/test_plan.py tests/kanserve/repository/test_pbtxt.py"
+        "tests/kanserve/repository/test_actions.py tests/kanserve/repository/test_pbtxt.py"
     ),
     "service/kanserve/services/validation.py": "tests/kanserve/services/test_validation.py",
     "service/kanserve/sandbox/graph_screen.py": (

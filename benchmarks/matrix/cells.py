@@ -18,8 +18,6 @@ from kanserve.config.settings import Settings
 from kanserve.contrib.bench import runner
 from kanserve.contrib.bench.entrants import OURS, Absent, Answer, Entrant, Feeds, repeated
 from kanserve.contrib.bench.runner import Time
-from kanserve.runtime import base
-from kanserve.runtime.base import Backend
 
 LONG = 0.5  # seconds of a round from which on there are few of them
 FEW, MANY = 5, 9
@@ -35,14 +33,13 @@ class Work:
     keep: Path
     quick: bool
     libraries: Path | None
-    backend: Backend
     settings: Settings
 
     @staticmethod
     def begin(folder: Path, keep: Path, *, quick: bool = False, libraries: Path | None = None) -> Work:
         """As a server with the settings of the environment would run."""
         settings = sources.load({}, without={"repository": Path()}).settings
-        return Work(folder, keep, quick, libraries, base.load(settings.backend), settings)
+        return Work(folder, keep, quick, libraries, settings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def exported(work: Work, checkpoint: Path, *, name: str = NAME, **options: Any) 
 def served(work: Work, version: Path, truth: Truth, name: str = OURS) -> Entrant:
     """In the pieces and on the threads of a server."""
     bundle, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
-    entrant = entrants.kanserve_entrant(bundle, manifest, work.backend, work.settings)
+    entrant = entrants.kanserve_entrant(bundle, manifest, work.settings)
     return dataclasses.replace(truth.holds(entrant), name=name)
 
 
@@ -190,4 +190,4 @@ def products(depths: Sequence[tuple[int, int]], most: int) -> Entrant:
 def mlp(work: Work, version: Path, feeds: Feeds) -> Entrant | Absent:
     """As `kanserve bench` has it."""
     _, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
-    return entrants.mlp(manifest, work.backend, work.settings.device, feeds)
+    return entrants.mlp(manifest, work.settings.device, feeds)

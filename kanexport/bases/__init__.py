@@ -6,8 +6,8 @@ conformance test holds one against the other for every file of this folder.
 
 Adding a family is adding a file, which nothing else names. It must define
 
-* a class with all members of `Basis`, whose `__post_init__` raises InvalidKan for
-  numbers that make no function, and
+* a subclass of `Basis`, whose `__post_init__` raises InvalidKan for numbers that make
+  no function, and
 * `examples()`, small instances of it for 3 sources, odd ones among them, such as
 
       def examples() -> list[Basis]:
@@ -52,7 +52,9 @@ class Support:
 
 class Basis(Protocol):
     """K functions of one number, shared by all edges of a source. A class may have plain attributes in place of the
-    properties: `kind = "gaussian"`."""
+    properties: `kind = "gaussian"`. Members with a value here are those of most bases."""
+
+    __slots__ = ()
 
     @property
     def kind(self) -> str:
@@ -65,11 +67,13 @@ class Basis(Protocol):
     @property
     def sources(self) -> int | None:
         """The number of sources of the basis, or None for any."""
+        return None
 
     @property
     def compact(self) -> bool:
         """Whether every function is zero outside `support().outer` and for non-finite values; then the input of `emit`
         has no NaN. Other bases follow IEEE arithmetic: NaN for NaN."""
+        return False
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64."""
@@ -79,6 +83,7 @@ class Basis(Protocol):
 
     def emitted_scale(self, g: Graph) -> float:
         """The factor that `emit` leaves to the coefficients: evaluate == factor * emit."""
+        return 1.0
 
     def support(self, sources: int) -> Support:
         """The input range of the basis, for each of so many sources."""
@@ -90,6 +95,7 @@ class Basis(Protocol):
         """The T knots, centers or points of each source, for plots: [I, T], or [1, T] if all sources share them, or
         [0, 0] if there are none. `kanexport/shared/grids.py` decides which of them bound the grid; it treats an
         unknown kind as centers."""
+        return np.zeros((0, 0))
 
 
 def names() -> list[str]:

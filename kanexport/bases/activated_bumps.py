@@ -9,20 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.bases.relu_bumps import ReluBumps
 from kanexport.functions.elementwise import Unary, activation
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ActivatedBumps:
+class ActivatedBumps(Basis):
     """Basis of K bumps per source, which may reach beyond their ends.
 
     bumps     ends, rate and power, as for the ReLU
@@ -35,7 +32,6 @@ class ActivatedBumps:
     times_x: bool = False
 
     kind = "activated-bumps"
-    compact = False
 
     @property
     def functions(self) -> int:
@@ -68,10 +64,6 @@ class ActivatedBumps:
         if self.times_x:
             value = g.mul(value, x)
         return g.reshape(value, *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
-
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
 
     def support(self, sources: int) -> Support:
         """The range of the ends, as for the ReLU."""

@@ -6,26 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.functions.elementwise import ACTIVATIONS, Unary
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True)
-class Activation:
+class Activation(Basis):
     """Basis of one fixed function: phi(x) = w * function(x); K = 1."""
 
     function: Unary
 
-    compact = False
     functions = 1
-    sources = None
 
     @property
     def kind(self) -> str:
@@ -40,10 +35,6 @@ class Activation:
         """[B, I] -> [B, I]."""
         return self.function.emit(g, x)
 
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
-
     def support(self, sources: int) -> Support:
         """[-1, 1] and [-3, 3], with a point at zero: a base function has no grid."""
         ones = np.ones(sources)
@@ -52,10 +43,6 @@ class Activation:
     def parameters(self) -> dict[str, str]:
         """The expression of a custom function. The name identifies all others."""
         return {"expression": self.function.expression} if self.function.expression else {}
-
-    def knots(self) -> Array:
-        """[0, 0]: no knots."""
-        return np.zeros((0, 0))
 
 
 def examples() -> list[Basis]:

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Stack, Value
 
-Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 # Largest deviation of a knot from the ideal uniform grid, in cells, up to which
@@ -80,7 +79,7 @@ class Repeated(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BSpline:
+class BSpline(Basis):
     """B-spline basis with extended knots [I, T] that increase along T as `repeated` requires; K = T - degree - 1."""
 
     extended: Array
@@ -90,6 +89,7 @@ class BSpline:
     kind = "bspline"
     compact = True
 
+    # radon: one check after the other.
     def __post_init__(self) -> None:
         if self.extended.ndim != 2 or self.degree < 1 or self.functions <= self.degree:
             raise InvalidKan(
@@ -105,22 +105,11 @@ class BSpline:
                 code="network-too-large",
                 hint=CHECK_FAMILY,
             )
-        if self.repeated is not Repeated.FUNCTION:
-            self._check_order()
-        if not (np.abs(self.extended) < MAX_KNOT_MAGNITUDE).all():
-            raise InvalidKan(
-                f"a knot is not finite, or above {MAX_KNOT_MAGNITUDE:g}", code="weights-not-finite", hint=REPAIR
-            )
-        if self.repeated is Repeated.FUNCTION:
-            self.zeros()
-
-    def _check_order(self) -> None:
-        """Raises InvalidKan if knots decrease, or repeat without permission."""
         may_repeat = self.repeated is Repeated.TERM
         with np.errstate(invalid="ignore", over="ignore"):  # refused later
             gaps = np.diff(self.extended, axis=1)
         bad = np.argwhere(~(gaps >= 0 if may_repeat else gaps > 0))
-        if len(bad):
+        if self.repeated is not Repeated.FUNCTION and len(bad):
             source, at = (int(v) for v in bad[0])
             here, after = (float(self.extended[source, at + step]) for step in (0, 1))
             undefined = "; the recursion divides 0 by 0 there" if here == after else ""
@@ -131,6 +120,12 @@ class BSpline:
                 hint="train without grid updates on that input, or add noise to it: a grid collapses on constant or "
                 "discrete values",
             )
+        if not (np.abs(self.extended) < MAX_KNOT_MAGNITUDE).all():
+            raise InvalidKan(
+                f"a knot is not finite, or above {MAX_KNOT_MAGNITUDE:g}", code="weights-not-finite", hint=REPAIR
+            )
+        if self.repeated is Repeated.FUNCTION:
+            self.zeros()
 
     def zeros(self) -> list[Flags]:
         """Masks of the functions that 0 / 0 makes zero at each level of the recursion, [K + degree - p, I] for p = 1
@@ -228,7 +223,11 @@ class BSpline:
         def knot(at: npt.NDArray[np.intp]) -> Array:
             return np.asarray(flat[starts + np.clip(at, 0, count - 1)])
 
-        cell = self._cell(u)
+        if self.shared:
+            cell = np.searchsorted(self.extended[0], u, side="right") - 1  # the knot at or below each u
+        else:
+            pairs = zip(self.extended, u.T, strict=True)
+            cell = np.stack([np.searchsorted(knots, column, side="right") for knots, column in pairs], axis=1) - 1
         values = [np.ones(u.shape)]  # of functions cell - p to cell, at level p
         with np.errstate(divide="ignore", invalid="ignore"):  # in functions that reach beyond the knots
             for p in range(1, self.degree + 1):
@@ -246,23 +245,13 @@ class BSpline:
             basis[rows, function[rows, columns], columns] = value[rows, columns]
         return basis
 
-    def _cell(self, u: Array) -> npt.NDArray[np.intp]:
-        """[B, I]: the number of the knot at or below each u."""
-        if self.shared:
-            return np.searchsorted(self.extended[0], u, side="right") - 1
-        pairs = zip(self.extended, u.T, strict=True)
-        return np.stack([np.searchsorted(knots, column, side="right") for knots, column in pairs], axis=1) - 1
-
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I]: the closed form if the grid is uniform, otherwise the recursion."""
         if self.closed_form(g.dtype):
-            return self._emit_uniform_cubic(g, g.reshape(x, 0, 1, sources))
+            step = self.step
+            assert step is not None
+            return emit_uniform_cubic(g, g.reshape(x, 0, 1, sources), self.extended[0, 2:-2], step)
         return self._emit_ramps(g, x, sources)
-
-    def _emit_uniform_cubic(self, g: Graph, x: Value) -> Value:
-        step = self.step
-        assert step is not None
-        return emit_uniform_cubic(g, x, self.extended[0, 2:-2], step)
 
     def _emit_ramps(self, g: Graph, x: Value, sources: int) -> Value:
         """Any knots, with a comparison only for knots that repeat or decrease.
@@ -275,11 +264,15 @@ class BSpline:
         t = self.extended.T  # [T, I]
         count = len(t)
         # Beyond the outermost knots nothing changes; the clip keeps huge values
-        # from overflowing where the exact answer is zero.
+        # from overflowing where the exact value is zero.
         low, high = self._ends()
         clipped = g.stack(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), sources)
         offsets = clipped.each(g.sub, t)  # T rows
-        basis = self._cells(g, clipped) if self._decreases else None
+        basis = None
+        if (np.diff(self.extended, axis=1) < 0).any():  # 1 in the grid interval of a function, 0 elsewhere: T - 1 rows
+            after = clipped.each(functools.partial(g.op, "GreaterOrEqual"), t[:-1])
+            before = clipped.each(functools.partial(g.op, "Less"), t[1:])
+            basis = after.each(functools.partial(g.op, "And"), before).each(g.cast)
         for p, zero in enumerate(self.zeros(), start=1):
             rows = count - p
             width = t[p:] - t[:-p]
@@ -296,17 +289,6 @@ class BSpline:
                 basis = basis.each(g.mul, (~zero).astype(np.float64))
         assert basis is not None
         return basis.joined(sources)
-
-    @property
-    def _decreases(self) -> bool:
-        return bool((np.diff(self.extended, axis=1) < 0).any())
-
-    def _cells(self, g: Graph, x: Stack) -> Stack:
-        """One row -> T - 1 rows: 1 in the grid interval of a function, 0 elsewhere."""
-        t = self.extended.T
-        after = x.each(functools.partial(g.op, "GreaterOrEqual"), t[:-1])
-        before = x.each(functools.partial(g.op, "Less"), t[1:])
-        return after.each(functools.partial(g.op, "And"), before).each(g.cast)
 
     def _clipped(self, g: Graph, ramp: Stack, offsets: Stack) -> Stack:
         """The ramps of degree 1 from 0 to 1; on an interval of width 0 that counts, a step at its knot."""

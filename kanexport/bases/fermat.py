@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, InvalidKan
 from kanexport.functions import elementwise
 from kanexport.functions.domain_maps import Sigmoid
@@ -19,20 +18,17 @@ from kanexport.functions.domain_maps import Sigmoid
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
 
 LARGEST = 30  # of D: then u^(2^D) is a step
 
 
 @dataclass(frozen=True, slots=True)
-class Fermat:
+class Fermat(Basis):
     """Fermat basis of degree D (`degree`)."""
 
     degree: int
 
     kind = "fermat"
-    compact = False
-    sources = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.degree <= LARGEST:
@@ -62,10 +58,6 @@ class Fermat:
         powers = g.op("Exp", g.mul(logarithm, orders))
         return g.op("Concat", ones, g.mul(g.sub(powers, g.const(1.0)), g.const(0.5)), axis=1)
 
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
-
     def support(self, sources: int) -> Support:
         """The range in which the logistic function bends, and the points at which it reaches its limits."""
         core, outer = Sigmoid().support(sources)
@@ -74,10 +66,6 @@ class Fermat:
     def parameters(self) -> dict[str, str]:
         """Degree, and the argument of the powers."""
         return {"degree": str(self.degree), "of": Sigmoid.name}
-
-    def knots(self) -> Array:
-        """[0, 0]: no knots."""
-        return np.zeros((0, 0))
 
 
 def examples() -> list[Basis]:

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
 
 # 2 pi in three parts; the first two have 8 and 11 bits, so that their products with a
 # number of turns up to 2^13 are exact in float32 (W. J. Cody and W. Waite, 1980).
@@ -34,14 +32,12 @@ SINGLE_PRODUCT_HARMONICS = 16  # up to so many, one product keeps enough digits:
 
 
 @dataclass(frozen=True, slots=True)
-class Fourier:
+class Fourier(Basis):
     """Fourier basis of K cosines and then K sines; `harmonics` is K."""
 
     harmonics: int
 
     kind = "fourier"
-    compact = False
-    sources = None
 
     def __post_init__(self) -> None:
         if self.harmonics < 1:
@@ -71,12 +67,14 @@ class Fourier:
             near, rest = _reduced(g, x)
             angles = g.mul(g.sub(near, rest), order)
         else:
-            angles = _exact_angles(g, x, order)
+            # order * x modulo 2 pi to 2e-7, for any order below 4096.
+            near, rest = _reduced(g, x)
+            cells = g.op("Round", g.mul(near, g.const(1 / CELL)))  # up to 2049: exact products below
+            fine = g.sub(g.sub(near, g.mul(cells, g.const(CELL_FIRST))), g.mul(cells, g.const(CELL - CELL_FIRST)))
+            whole = g.mul(cells, order)
+            whole = g.sub(whole, g.mul(g.op("Round", g.mul(whole, g.const(1 / CELLS))), g.const(CELLS)))
+            angles = g.add(g.mul(whole, g.const(CELL)), g.mul(g.sub(fine, rest), order))
         return g.op("Concat", g.op("Cos", angles), g.op("Sin", angles), axis=1)
-
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
 
     def support(self, sources: int) -> Support:
         """One period around zero, and two."""
@@ -87,10 +85,6 @@ class Fourier:
         """The number of harmonics."""
         return {"harmonics": str(self.harmonics)}
 
-    def knots(self) -> Array:
-        """[0, 0]: no knots."""
-        return np.zeros((0, 0))
-
 
 def _reduced(g: Graph, x: Value) -> tuple[Value, Value]:
     """x modulo 2 pi as near - rest. Without it, the rounding error of K x is proportional to K |x|. `near` is exact and
@@ -98,16 +92,6 @@ def _reduced(g: Graph, x: Value) -> tuple[Value, Value]:
     turns = g.op("Round", g.mul(x, g.const(1 / TURN)))
     near = g.sub(g.sub(x, g.mul(turns, g.const(FIRST))), g.mul(turns, g.const(SECOND)))
     return near, g.mul(turns, g.const(THIRD))
-
-
-def _exact_angles(g: Graph, x: Value, order: Value) -> Value:
-    """order * x modulo 2 pi to 2e-7, for any order below 4096."""
-    near, rest = _reduced(g, x)
-    cells = g.op("Round", g.mul(near, g.const(1 / CELL)))  # up to 2049: exact products below
-    fine = g.sub(g.sub(near, g.mul(cells, g.const(CELL_FIRST))), g.mul(cells, g.const(CELL - CELL_FIRST)))
-    whole = g.mul(cells, order)
-    whole = g.sub(whole, g.mul(g.op("Round", g.mul(whole, g.const(1 / CELLS))), g.const(CELLS)))
-    return g.add(g.mul(whole, g.const(CELL)), g.mul(g.sub(fine, rest), order))
 
 
 def examples() -> list[Basis]:

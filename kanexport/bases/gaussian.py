@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Gaussian:
+class Gaussian(Basis):
     """Gaussian basis with one function per center.
 
     centres      [K], or [I, K] with centres of its own for each source
@@ -33,7 +30,6 @@ class Gaussian:
     denominator: float | Array
 
     kind = "gaussian"
-    compact = False
 
     def __post_init__(self) -> None:
         shape = self.centres.shape
@@ -91,14 +87,8 @@ class Gaussian:
         """[B, I] -> [B, K, I], or [B, I] if K is 1."""
         distances = g.sub(g.reshape(x, 0, 1, sources), g.const(self._columns[None]))
         distances = g.mul(distances, g.const(1 / self._widths))
-        return g.reshape(g.op("Exp", g.op("Neg", g.mul(distances, distances))), *self._flat(sources))
-
-    def _flat(self, sources: int) -> tuple[int, ...]:
-        return (0, sources) if self.functions == 1 else (0, self.functions, sources)
-
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
+        value = g.op("Exp", g.op("Neg", g.mul(distances, distances)))
+        return g.reshape(value, *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
 
     def support(self, sources: int) -> Support:
         """The range from the first center to the last, and three widths further; every center is a point."""

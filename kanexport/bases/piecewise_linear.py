@@ -15,19 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True)
-class Hats:
+class Hats(Basis):
     """Piecewise linear basis on P equally spaced points; K = P + 2.
 
     points  P >= 2
@@ -38,8 +35,6 @@ class Hats:
     width: float
 
     kind = "piecewise-linear"
-    compact = False
-    sources = None
 
     def __post_init__(self) -> None:
         if self.points < 2:
@@ -82,10 +77,6 @@ class Hats:
         distance = g.op("Abs", g.sub(inside, g.const(np.arange(self.points)[None, :, None])))
         hats = g.op("Relu", g.sub(g.const(1.0), distance))
         return g.op("Concat", hats, below, above, axis=1)
-
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
 
     def support(self, sources: int) -> Support:
         """The range [-w/2, w/2], and twice as much; `points` are the P points."""

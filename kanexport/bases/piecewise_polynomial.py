@@ -22,22 +22,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
 
 DEGREE_LIMIT = 32
 LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LocalPowers:
+class LocalPowers(Basis):
     """Piecewise polynomial basis in powers of the distance from the previous knot; K = 3 + d (N + 1).
 
     The functions are 1, then d powers for each of the N + 1 pieces from the lowest to the highest, then the two that
@@ -48,7 +46,6 @@ class LocalPowers:
     degree: int
 
     kind = "piecewise-polynomial"
-    compact = False
 
     def __post_init__(self) -> None:
         if self.inner.ndim != 2 or 0 in self.inner.shape or not np.isfinite(self.inner).all():
@@ -94,14 +91,20 @@ class LocalPowers:
             at = self.inner[:, k, None, None]
             row = np.zeros((*powers.shape[:2], d))
             for p in range(1, d + 1):
-                row[:, :, p - 1] = _taylor(powers, at, p)
+                exponents = np.arange(p, d + 1)
+                binomials = np.array([math.comb(int(n), p) for n in exponents], dtype=np.float64)
+                row[:, :, p - 1] = (powers[:, :, p:] * binomials * at ** (exponents - p)).sum(axis=2)
                 distances = self.inner[:, k : k + 1] - self.inner[:, :k]  # [I, k]
                 row[:, :, p - 1] += math.comb(d, p) * (truncated[:, :, :k] * (distances ** (d - p))[:, None]).sum(
                     axis=2
                 )
             row[:, :, d - 1] += truncated[:, :, k]
             pieces.append(row * widths[:, k, None, None] ** np.arange(1, d + 1))
-        return np.concatenate([*pieces, _at_infinity(np.concatenate([powers[:, :, 1:], truncated], axis=2))], axis=2)
+        # The two last functions make the sum of infinite terms NaN or infinite, as it is in the library.
+        infinite = np.concatenate([powers[:, :, 1:], truncated], axis=2)
+        up, down = (infinite > 0).all(axis=2), (infinite < 0).all(axis=2)
+        last = np.stack([np.where(down, -1.0, 1.0), np.where(up, 1.0, -1.0)], axis=2)
+        return np.concatenate([*pieces, last], axis=2)
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64."""
@@ -139,10 +142,6 @@ class LocalPowers:
         last = g.op("Max", g.sub(u, g.const(LARGEST)), zero)
         return g.op("Concat", ones, joined, last, last, axis=1)
 
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
-
     def support(self, sources: int) -> Support:
         """The range from the first knot to the last, and half of that further; every knot is a point."""
         low, high = self.inner[:, 0], self.inner[:, -1]
@@ -156,20 +155,6 @@ class LocalPowers:
     def knots(self) -> Array:
         """[I, N], or [1, N] if all sources share them."""
         return self.inner[:1] if (self.inner == self.inner[0]).all() else self.inner
-
-
-def _taylor(powers: Array, at: Array, order: int) -> Array:
-    """[I, O]: the derivative of that order, over its factorial, of sum_p a_p x^p [I, O, d + 1] at [I, 1, 1]."""
-    exponents = np.arange(order, powers.shape[2])
-    binomials = np.array([math.comb(int(p), order) for p in exponents], dtype=np.float64)
-    return np.asarray((powers[:, :, order:] * binomials * at ** (exponents - order)).sum(axis=2))
-
-
-def _at_infinity(coefficients: Array) -> Array:
-    """[I, O, 2] for the two last functions: they make the sum of infinite terms with these coefficients [I, O, J]
-    NaN or infinite, as it is in the library."""
-    up, down = (coefficients > 0).all(axis=2), (coefficients < 0).all(axis=2)
-    return np.stack([np.where(down, -1.0, 1.0), np.where(up, 1.0, -1.0)], axis=2)
 
 
 def examples() -> list[Basis]:

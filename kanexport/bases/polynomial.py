@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 from kanexport.functions import elementwise
 from kanexport.functions.domain_maps import Bounded, Clip, Range, Raw, Squash, Tanh, TanhOf
@@ -25,13 +25,12 @@ from kanexport.functions.elementwise import Unary
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
 
 DEGREE_LIMIT = 1000  # every degree is a few operators of the graph
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Polynomial:
+class Polynomial(Basis):
     """Polynomial basis P_0 .. P_D by a three-term recurrence.
 
     steps      [D, 3]: A_n, B_n and C_n; C_0 is not used
@@ -39,16 +38,13 @@ class Polynomial:
     settings   parameters for the manifest besides the degree
     """
 
-    kind: str
+    kind: str = field()  # not the property of Basis
     steps: Array
     first: float = 1.0
     squash: Squash = field(default_factory=Tanh)
     outer: Unary | None = None
     from_ends: bool = False
     settings: tuple[tuple[str, float], ...] = ()
-
-    compact = False
-    sources = None
 
     def __post_init__(self) -> None:
         if self.steps.shape[1:] != (3,) or not np.isfinite(self.steps).all():
@@ -86,21 +82,18 @@ class Polynomial:
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, D + 1, I], or [B, I] if D is 0."""
         x = g.reshape(x, 0, 1, sources)
-        if self.from_ends:
-            values = self._emit_from_ends(g, x)
-        else:
-            values = self._joined(g, self._emit_chain(g, self.squash.emit(g, x)))
+        values = self._emit_from_ends(g, x) if self.from_ends else self._emit_chain(g, self.squash.emit(g, x))
         values = self.outer.emit(g, values) if self.outer else values
         return values if self.functions > 1 else g.reshape(values, 0, sources)
 
-    def _emit_chain(self, g: Graph, u: Value) -> list[Value]:
+    def _emit_chain(self, g: Graph, u: Value) -> Value:
         zero = constant(g, u, 0.0, whole=self.squash.open)
         chain = [_plus(g, zero, self.first)]
-        scaled = {a: _times(g, u, a) if a else zero for a in self.steps[:, 0].tolist()}
+        scaled = {a: times(g, u, a) if a else zero for a in self.steps[:, 0].tolist()}
         for n, (a, b, c) in enumerate(self.steps.tolist()):
             linear = _plus(g, scaled[a], b)
-            chain.append(g.sub(g.mul(linear, chain[n]), _times(g, chain[n - 1], c)) if n else linear)
-        return chain
+            chain.append(g.sub(g.mul(linear, chain[n]), times(g, chain[n - 1], c)) if n else linear)
+        return self._joined(g, chain)
 
     def _emit_from_ends(self, g: Graph, x: Value) -> Value:
         """Emission from w = 1 - |u|, which is small and exact at the ends, where the polynomials are steepest. u
@@ -120,11 +113,11 @@ class Polynomial:
         ratios = self.end_ratios(end)
         chain = [_plus(g, g.mul(w, g.const(0.0)), self.first)]
         step = chain[0]  # replaced before it is used
-        scaled = {a: _times(g, w, end * a) for a in self.steps[:, 0].tolist()}
+        scaled = {a: times(g, w, end * a) for a in self.steps[:, 0].tolist()}
         for n, (a, _, c) in enumerate(self.steps.tolist()):
             fall = g.mul(scaled[a], chain[n])
-            step = g.sub(_times(g, step, c / ratios[n - 1]), fall) if n else g.op("Neg", fall)
-            chain.append(g.add(_times(g, chain[n], ratios[n]), step))
+            step = g.sub(times(g, step, c / ratios[n - 1]), fall) if n else g.op("Neg", fall)
+            chain.append(g.add(times(g, chain[n], ratios[n]), step))
         return chain
 
     def end_ratios(self, end: float) -> list[float]:
@@ -138,10 +131,6 @@ class Polynomial:
     def _joined(g: Graph, chain: list[Value]) -> Value:
         return g.op("Concat", *chain, axis=1) if len(chain) > 1 else chain[0]
 
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
-
     def support(self, sources: int) -> Support:
         """The support of the domain map; at least two points for each zero of the highest polynomial."""
         core, outer = self.squash.support(sources)
@@ -153,10 +142,6 @@ class Polynomial:
         outer = {"outer": self.outer.name} if self.outer else {}
         return {"degree": str(len(self.steps)), "of": self.squash.name, **outer, **shown}
 
-    def knots(self) -> Array:
-        """[0, 0]: no knots."""
-        return np.zeros((0, 0))
-
 
 def constant(g: Graph, u: Value, value: float, *, whole: bool) -> Value:
     """`value` in the shape of u, and NaN if u is NaN. `whole`: not NaN if u is infinite."""
@@ -165,7 +150,8 @@ def constant(g: Graph, u: Value, value: float, *, whole: bool) -> Value:
     return _plus(g, g.mul(u, g.const(0.0)), value)
 
 
-def _times(g: Graph, x: Value, factor: float) -> Value:
+def times(g: Graph, x: Value, factor: float) -> Value:
+    """x * factor."""
     return x if factor == 1 else g.mul(x, g.const(factor))
 
 

@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.bases.polynomial import DEGREE_LIMIT
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
 
 ROOM = {"float32": 1e36, "float64": 1e300}  # for the values of a polynomial
 BENT = {"float32": 1e-7, "float64": 1e-15}  # how far from a line a function may be beyond the limit, relative
@@ -33,7 +31,7 @@ KINDS = ("abs", "signed", "outer")  # where the denominator takes absolute value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rational:
+class Rational(Basis):
     """Rational basis of one function per source.
 
     numerator    [I, n + 1], a_0 first
@@ -46,7 +44,6 @@ class Rational:
     kind_below: str = "abs"
 
     kind = "rational"
-    compact = False
     functions = 1
 
     def __post_init__(self) -> None:
@@ -109,32 +106,27 @@ class Rational:
         limit = self.limit(g.dtype)
         return self._emit_powers(g, x) if limit is None else self._emit_within(g, x, limit)
 
+    # radon: the conditions of one formula.
     def limit(self, dtype: np.dtype[Any]) -> float | None:
         """The limit of y, from which on each function is a line; None if that is not so."""
-        parts = self._parts()
-        if not self._ends_in_a_line:
+        parts = (above, n), (below, m) = self._parts()
+        even = m % 2 == 0 or self.kind_below == "signed"
+        if not (n == m + 1 and even and above[:, n].all() and below[:, m].all()):  # far away, it is nearly a line
             return None
         sizes = [(np.abs(powers).sum(axis=1).max() + 1, degree) for powers, degree in parts if degree]
         limit = float(2.0 ** np.floor(np.log2(min((ROOM[dtype.name] / size) ** (1 / n) for size, n in sizes))))
-        rest = sum(_lower_powers(powers, degree, limit) for powers, degree in parts)
+        # [I]: the sizes of all powers below the highest one, relative to it, at the limit.
+        rest = sum(
+            np.abs(powers[:, :degree] / powers[:, degree, None]) @ limit ** np.arange(-degree, 0.0)
+            for powers, degree in parts
+        )
         return limit if float(np.max(rest)) ** 2 <= BENT[dtype.name] else None
 
-    @property
-    def _ends_in_a_line(self) -> bool:
-        """Whether each function is nearly a line far away."""
-        (above, n), (below, m) = self._parts()
-        even = m % 2 == 0 or self.kind_below == "signed"
-        return n == m + 1 and even and bool(above[:, n].all() and below[:, m].all())
-
     def _parts(self) -> tuple[tuple[Array, int], tuple[Array, int]]:
-        """The coefficients above and below, and the highest power of each."""
-        above, below = self.numerator, self._whole
+        """The coefficients above, and below (1, b_1 .. b_m), and the highest power of each."""
+        above = self.numerator
+        below = np.concatenate([np.ones((len(self.denominator), 1)), self._below], axis=1)
         return (above, _degree(above)), (below, _degree(below))
-
-    @property
-    def _whole(self) -> Array:
-        """1, b_1 .. b_m"""
-        return np.concatenate([np.ones((len(self.denominator), 1)), self._below], axis=1)
 
     def _emit_within(self, g: Graph, x: Value, limit: float) -> Value:
         y = g.clip(g.add(x, g.sub(x, x)), -limit, limit)  # NaN for infinities
@@ -157,19 +149,11 @@ class Rational:
         for _ in range(self.degree - 1):
             powers.append(g.mul(powers[-1], small))
         above = _homogeneous(g, self.numerator, z, powers)
-        return g.op("Div", above, self._emit_below(g, z, powers))
-
-    def _emit_below(self, g: Graph, z: Value, powers: list[Value]) -> Value:
-        """The denominator, times s^degree."""
         outer = self.kind_below == "outer"
         first = np.zeros if outer else np.ones
-        below = np.concatenate([first((len(self.denominator), 1)), self._below], axis=1)
-        value = _homogeneous(g, below, g.op("Abs", z) if self.kind_below == "abs" else z, powers)
-        return g.add(powers[-1], g.op("Abs", value)) if outer else value
-
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
+        coefficients = np.concatenate([first((len(self.denominator), 1)), self._below], axis=1)
+        below = _homogeneous(g, coefficients, g.op("Abs", z) if self.kind_below == "abs" else z, powers)
+        return g.op("Div", above, g.add(powers[-1], g.op("Abs", below)) if outer else below)
 
     def support(self, sources: int) -> Support:
         """The library fits its initial functions on [-3, 3]; |x| has a kink at zero."""
@@ -185,20 +169,10 @@ class Rational:
             "groups": str(len(np.unique(pairs, axis=0))),
         }
 
-    def knots(self) -> Array:
-        """[0, 0]: no knots."""
-        return np.zeros((0, 0))
-
 
 def _degree(coefficients: Array) -> int:
     """The highest power that a function [I, n + 1] has; 0 if there is none."""
     return int(np.flatnonzero(coefficients.any(axis=0)).max(initial=0))
-
-
-def _lower_powers(coefficients: Array, degree: int, x: float) -> Array:
-    """[I]: the sizes of all powers below the highest one, relative to it, at a large x."""
-    ratios = np.abs(coefficients[:, :degree] / coefficients[:, degree, None])
-    return np.asarray(ratios @ x ** np.arange(-degree, 0.0))
 
 
 def _horner(g: Graph, coefficients: Array, y: Value) -> Value:

@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
-from kanexport.bases.polynomial import DEGREE_LIMIT, constant
+from kanexport.bases import Array, Basis, Support
+from kanexport.bases.polynomial import DEGREE_LIMIT, constant, times
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 from kanexport.functions.domain_maps import Raw, Sigmoid, Squash, Tanh
 from kanexport.functions.elementwise import Unary
@@ -29,27 +28,23 @@ from kanexport.functions.elementwise import Unary
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
 Row = Sequence[tuple[float, float]]  # A_nk and B_nk for k = 1, 2, ... of one n
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recurrence:
+class Recurrence(Basis):
     """Polynomial basis P_0 .. P_D by a recurrence over r earlier polynomials.
 
     steps     [D, r, 2]: A_nk and B_nk for n = 1 .. D and k = 1 .. r; in the first row only k = 1 is used, without P_0
     settings  parameters for the manifest besides the degree
     """
 
-    kind: str
+    kind: str = field()  # not the property of Basis
     steps: Array
     first: float = 1.0
     squash: Squash = field(default_factory=Sigmoid)
     weight: Unary | None = None
     settings: tuple[tuple[str, float], ...] = ()
-
-    compact = False
-    sources = None
 
     def __post_init__(self) -> None:
         if self.steps.ndim != 3 or self.steps.shape[2] != 2 or not np.isfinite(self.steps).all():
@@ -81,26 +76,18 @@ class Recurrence:
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, D + 1, I], or [B, I] if D is 0."""
         u = self.squash.emit(g, g.reshape(x, 0, 1, sources))
-        chain = self._emit_chain(g, u)
-        values = g.op("Concat", *chain, axis=1) if len(chain) > 1 else chain[0]
-        if self.weight:
-            values = g.mul(values, self.weight.emit(g, u))
-        return values if self.functions > 1 else g.reshape(values, 0, sources)
-
-    def _emit_chain(self, g: Graph, u: Value) -> list[Value]:
         ones = constant(g, u, 1.0, whole=self.squash.open)
-        chain = [ones if self.first == 1 else g.mul(ones, g.const(self.first))]
+        chain = [times(g, ones, self.first)]
         slopes = sorted(set(self.steps[..., 0].flat) - {0.0})
-        scaled = {float(a): u if a == 1 else g.mul(u, g.const(a)) for a in slopes}
+        scaled = {float(a): times(g, u, a) for a in slopes}
         for n, row in enumerate(self.steps, start=1):
             earlier = chain if n > 1 else [ones]
             parts = [_product(g, scaled.get(a), b, earlier[-k]) for k, a, b in _used(n, row)]
             chain.append(functools.reduce(g.add, parts) if parts else g.mul(ones, g.const(0.0)))
-        return chain
-
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
+        values = g.op("Concat", *chain, axis=1) if len(chain) > 1 else chain[0]
+        if self.weight:
+            values = g.mul(values, self.weight.emit(g, u))
+        return values if self.functions > 1 else g.reshape(values, 0, sources)
 
     def support(self, sources: int) -> Support:
         """The support of the domain map; at least two points for each zero of the highest polynomial."""
@@ -113,10 +100,6 @@ class Recurrence:
         weight = {"weight": self.weight.name} if self.weight else {}
         return {"degree": str(len(self.steps)), "of": self.squash.name, **weight, **shown}
 
-    def knots(self) -> Array:
-        """[0, 0]: no knots."""
-        return np.zeros((0, 0))
-
 
 def _used(n: int, row: Array) -> list[tuple[int, float, float]]:
     """k, A and B of the nonzero terms: 0 * inf would be NaN."""
@@ -127,7 +110,7 @@ def _used(n: int, row: Array) -> list[tuple[int, float, float]]:
 def _product(g: Graph, scaled: Value | None, b: float, earlier: Value) -> Value:
     """(a u + b) P with a u given; None for zero."""
     if scaled is None:
-        return earlier if b == 1 else g.mul(earlier, g.const(b))
+        return times(g, earlier, b)
     return g.mul(scaled if b == 0 else g.add(scaled, g.const(b)), earlier)
 
 

@@ -10,21 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
 
 POWER_LIMIT = 16  # every power is a multiplication of the graph
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReluBumps:
+class ReluBumps(Basis):
     """ReLU basis of K bumps per source. A function whose ends have crossed is zero.
 
     low, high  [I, K]: the ends of each bump
@@ -101,10 +99,6 @@ class ReluBumps:
         for _ in range(self.power - 1):
             value = g.mul(value, bump)
         return g.reshape(value, *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
-
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
 
     def support(self, sources: int) -> Support:
         """The outermost ends, and the middle half of the range between them."""

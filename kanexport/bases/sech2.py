@@ -9,27 +9,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.errors import REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sech2:
+class Sech2(Basis):
     """Squared hyperbolic secant basis: one function per center [K]; `rate` is r."""
 
     centres: Array
     rate: float = 1.0
 
     kind = "sech2"
-    compact = False
-    sources = None
 
     def __post_init__(self) -> None:
         if self.centres.ndim != 1 or not len(self.centres) or not np.isfinite(self.centres).all():

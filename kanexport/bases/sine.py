@@ -10,26 +10,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sine:
+class Sine(Basis):
     """Sine basis with frequencies [K] and phases [K, I]."""
 
     frequencies: Array
     phases: Array
 
     kind = "sine"
-    compact = False
 
     def __post_init__(self) -> None:
         if self.phases.ndim != 2 or self.frequencies.shape != self.phases.shape[:1] or not self.phases.size:
@@ -66,10 +62,6 @@ class Sine:
         sines = g.op("Sin", angles)
         return sines if self.functions > 1 else g.reshape(sines, 0, sources)
 
-    def emitted_scale(self, g: Graph) -> float:
-        """1: `emit` gives the functions as they are."""
-        return 1.0
-
     def support(self, sources: int) -> Support:
         """One period of sin(x) around zero, and two."""
         half = np.full(sources, math.pi)
@@ -78,10 +70,6 @@ class Sine:
     def parameters(self) -> dict[str, str]:
         """The first eight frequencies."""
         return {"frequencies": ", ".join(f"{w:.6g}" for w in self.frequencies[:8].tolist())}
-
-    def knots(self) -> Array:
-        """[0, 0]: no knots."""
-        return np.zeros((0, 0))
 
 
 def _exact_product(g: Graph, x: Value, frequencies: Array) -> Value:

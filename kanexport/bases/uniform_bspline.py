@@ -20,16 +20,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import REPORT, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
 
 DEGREES = range(1, 7)  # of 7 on, a term of the closed form exceeds 1, where HardSigmoid ends
 NEAR = 2e-5  # of a cell, that a knot may be off its place to be worth a trial; outputs are proved to 1e-5
@@ -75,7 +73,7 @@ def _shared(spline: BSpline) -> tuple[Array, float]:
 
 
 @dataclass(frozen=True, eq=False)
-class UniformSpline:
+class UniformSpline(Basis):
     """Closed form of `spline`, which has nearly uniform knots. Its float64 values are those of the spline; the emitted
     operators are close to them."""
 
@@ -114,10 +112,10 @@ class UniformSpline:
         knots = self.spline.extended[0]
         x = (knots[:-1, None] + np.diff(knots)[:, None] * (np.arange(POINTS) + 0.5) / POINTS).reshape(-1, 1)
         shared_spline = BSpline(knots[None], self.spline.degree)
-        solution, *_ = np.linalg.lstsq(self._closed(x), shared_spline.evaluate(x)[:, :, 0], rcond=None)
+        solution, *_ = np.linalg.lstsq(self.closed(x), shared_spline.evaluate(x)[:, :, 0], rcond=None)
         return np.asarray(solution)
 
-    def _closed(self, x: Array) -> Array:
+    def closed(self, x: Array) -> Array:
         """[n, 1] -> [n, K]: the values of the graph on shared knots, without rounding."""
         places, step = _shared(self.spline)
         distance = np.abs(x - places) / step

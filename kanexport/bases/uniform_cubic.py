@@ -12,22 +12,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, Support
+from kanexport.bases import Array, Basis, Support
 from kanexport.bases.bspline import CUBIC_SCALE, MAX_KNOT_MAGNITUDE, UNIFORM_TOLERANCE, emit_uniform_cubic
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
-Array = npt.NDArray[np.float64]
 
 DEGREE = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cubic:
+class Cubic(Basis):
     """Uniform cubic basis with one spline per start [K], K >= 4; `step` is h."""
 
     starts: Array
@@ -35,7 +33,6 @@ class Cubic:
 
     kind = "bspline"
     compact = True
-    sources = None
 
     def __post_init__(self) -> None:
         if self.starts.ndim != 1 or len(self.starts) <= DEGREE:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,17 +59,12 @@ def find(root: Path, repository: Path) -> tuple[Item, ...]:
             code="folder-without-checkpoints",
             hint="name a folder with pykan PREFIX_state and PREFIX_config.yml, torch.save, safetensors or .keras files",
         )
-    items = [Item(path, path.relative_to(root).as_posix()) for path in checkpoints]
-    items += [_unlisted(root, error) for error in faults]
-    return tuple(sorted(items, key=lambda item: item.path))
+    paths = [(path, "") for path in checkpoints]
+    paths += [(Path(str(error.filename)), f"cannot be listed: {error.strerror}") for error in faults]
+    return tuple(Item(path, path.relative_to(root).as_posix(), fault) for path, fault in sorted(paths))
 
 
-def _unlisted(root: Path, error: OSError) -> Item:
-    """A folder whose entries cannot be listed."""
-    path = Path(str(error.filename))
-    return Item(path, path.relative_to(root).as_posix(), f"cannot be listed: {error.strerror}")
-
-
+# radon: one form of a name after the other.
 def names(items: Sequence[Item], prefix: str = "") -> list[str]:
     """A model name for each item, from its place. The name has no suffix if the names in the whole folder still
     differ. Otherwise it keeps the suffix, or has a digest of the place if that is not enough. Names do not end in a
@@ -80,25 +75,15 @@ def names(items: Sequence[Item], prefix: str = "") -> list[str]:
     whole = [_usable(front + item.place) for item in items]
     chosen: dict[int, str] = {}
     for form in (short, whole):
-        chosen |= _different(form, chosen)
-    return [chosen.get(at) or _with_digest(short[at], item.place) for at, item in enumerate(items)]
-
-
-def _different(form: Sequence[str], chosen: Mapping[int, str]) -> dict[int, str]:
-    """Items without a name yet, if their name in this form is short enough and unique."""
-    waiting = [at for at in range(len(form)) if at not in chosen]
-    counts = collections.Counter(form[at] for at in waiting)
-    taken = set(chosen.values())
-    return {
-        at: form[at]
-        for at in waiting
-        if counts[form[at]] == 1 and len(form[at]) <= NAME_LENGTH and form[at] not in taken
-    }
-
-
-def _with_digest(name: str, place: str) -> str:
-    digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:8]
-    return f"{name[: NAME_LENGTH - 9]}-{digest}"
+        waiting = [at for at in range(len(form)) if at not in chosen]
+        counts, taken = collections.Counter(form[at] for at in waiting), set(chosen.values())
+        for at in waiting:
+            if counts[form[at]] == 1 and len(form[at]) <= NAME_LENGTH and form[at] not in taken:
+                chosen[at] = form[at]
+    for at in set(range(len(items))) - set(chosen):
+        digest = hashlib.sha256(items[at].place.encode(errors="surrogateescape")).hexdigest()[:8]
+        chosen[at] = f"{short[at][: NAME_LENGTH - 9]}-{digest}"
+    return [chosen[at] for at in range(len(items))]
 
 
 def _usable(text: str) -> str:

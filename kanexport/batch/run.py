@@ -89,10 +89,14 @@ def sweep(
     for at, (item, name) in enumerate(zip(items, names, strict=True)):
         advance(at, len(items), item.place)
         started = time.monotonic()
-        item_request = dataclasses.replace(request, path=item.path, name=name, shared=True)
-        answer = _fault(item) if item.fault else _run(item_request, seconds, memory * 2**20)
+        if item.fault:
+            text, hint = f"{item.path} {item.fault}", "check the permissions of the folder"
+            reply = console.document(CheckpointError(text, code="folder-unreadable", hint=hint))
+        else:
+            item_request = dataclasses.replace(request, path=item.path, name=name, shared=True)
+            reply = _run(item_request, seconds, memory * 2**20)
         rows.append(
-            Row(item.place, name, round(time.monotonic() - started, 3), answer.get("result"), answer.get("error"))
+            Row(item.place, name, round(time.monotonic() - started, 3), reply.get("result"), reply.get("error"))
         )
     advance(len(items), len(items), "")
     return Report(request.path, tuple(rows), _unused(request, rows))
@@ -100,6 +104,15 @@ def sweep(
 
 def document(report: Report) -> dict[str, Any]:
     """The report as a JSON document."""
+    errors = ("outputs_max_rel", "outputs_max_abs", "edges_max_rel", "edges_max_abs")
+    files = []
+    for row in report.rows:
+        entry: dict[str, Any] = {"path": row.place, "name": row.name, "seconds": row.seconds}
+        if row.result is None:
+            files.append({**entry, "status": "refused", "error": row.error})
+        else:
+            largest = {key: row.worst(key) for key in errors}
+            files.append({**entry, "status": "exported", **largest, **row.result})
     return {
         "format": FORMAT,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -108,16 +121,8 @@ def document(report: Report) -> dict[str, Any]:
         "exported": report.exported,
         "tried": len(report.rows),
         "unused": list(report.unused),
-        "files": [_file(row) for row in report.rows],
+        "files": files,
     }
-
-
-def _file(row: Row) -> dict[str, Any]:
-    entry: dict[str, Any] = {"path": row.place, "name": row.name, "seconds": row.seconds}
-    if row.result is None:
-        return {**entry, "status": "refused", "error": row.error}
-    errors = ("outputs_max_rel", "outputs_max_abs", "edges_max_rel", "edges_max_abs")
-    return {**entry, "status": "exported", **{key: row.worst(key) for key in errors}, **row.result}
 
 
 def _check(request: Request, seconds: float, memory: int) -> None:
@@ -147,28 +152,18 @@ def _check(request: Request, seconds: float, memory: int) -> None:
         )
 
 
+# radon: two kinds of options.
 def _unused(request: Request, rows: list[Row]) -> tuple[str, ...]:
     """Options that no exported file used. The report lists them, because a misspelt option has no effect."""
     results = [row.result for row in rows if row.result is not None]
     used = {key for result in results for key in result["options"]["given"]}
-    unused = [_as_given(key) for key in request.facts().explicit if key not in used]
+    unused = [
+        f"--{key}" if " " in key else f"--option {key}" for key in request.facts().explicit if key not in used
+    ]  # as flags: "--option base_fun", "--symbolic 0,1,2"
     reasons = {result["family_reason"] for result in results}
     if request.architecture is not None and ARCHITECTURE not in reasons:
         unused.append("--architecture")
     return tuple(unused)
-
-
-def _as_given(key: str) -> str:
-    """A key of `Options.explicit` as a flag: "--option base_fun", "--symbolic 0,1,2"."""
-    return f"--{key}" if " " in key else f"--option {key}"
-
-
-def _fault(item: discover.Item) -> dict[str, Any]:
-    return console.document(
-        CheckpointError(
-            f"{item.path} {item.fault}", code="folder-unreadable", hint="check the permissions of the folder"
-        )
-    )
 
 
 def _run(request: Request, seconds: float, memory: int) -> dict[str, Any]:
@@ -180,16 +175,12 @@ def _run(request: Request, seconds: float, memory: int) -> dict[str, Any]:
         try:
             out, err = process.communicate(worker.encode(request, memory), timeout=seconds)
         except subprocess.TimeoutExpired:
-            error: ExportError = LimitExceeded(
-                f"the export takes longer than {seconds:g} seconds",
-                code="time-limit-exceeded",
-                hint="raise --time-limit",
-            )
-            return console.document(error)
+            text, hint = f"the export takes longer than {seconds:g} seconds", "raise --time-limit"
+            return console.document(LimitExceeded(text, code="time-limit-exceeded", hint=hint))
     with contextlib.suppress(ValueError):
-        answer = json.loads(out)
-        if isinstance(answer, dict) and process.returncode == 0:
-            return answer
+        reply = json.loads(out)
+        if isinstance(reply, dict) and process.returncode == 0:
+            return reply
     return console.document(_crash(process.returncode, err))
 
 

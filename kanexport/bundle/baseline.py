@@ -3,11 +3,12 @@ the rows."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from kanexport.bundle.description import Signature
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import Lowered
-from kanexport.shared import array_files, csv_columns, csv_text, grids, safe_files
+from kanexport.shared import csv_columns, csv_text, grids, safe_files
 from kanexport.shared.manifest import LayerInfo, TensorSpec
 from kanexport.shared.naming import Names, NamingError
 from kanexport.shared.sections import Baseline, NodeBaseline
@@ -30,7 +31,6 @@ FORMS = "pass rows as .npy [rows, ...], .npz with one array or one named x, or .
 BASELINE = "--baseline"
 FRAME = "a DataFrame"
 ROWS_LIMIT = 1_000_000
-ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +47,15 @@ class Rows:
     name: str
     sha256: str
 
+    def ordered(self, names: Names, flag: str) -> Array:
+        """The rows with their columns in the order of the features, if both have names. `flag`: of the command. Raises
+        OptionError for columns that are not the features."""
+        try:
+            order = names.order(self.columns)
+        except NamingError as error:
+            raise OptionError(f"{flag} {self.name}: {error}", code=error.code, hint=error.hint) from error
+        return self.x if order is None else self.x[:, order]
+
     def features(self) -> tuple[str, ...]:
         """The columns as names of the features of a model; empty if there is no header. Raises NamingError if the
         header has no valid names."""
@@ -59,21 +68,29 @@ class Rows:
 def load(path: Path, flag: str = BASELINE, array: str = "x") -> Rows:
     """The rows in the file of a `flag` of the command. `array`: the one to read, if an .npz file has several. Raises
     OptionError, which names the file."""
-    try:
+    with reading(path, flag, FORMS):
         data = safe_files.read(path, safe_files.ANY, links=True)
         x, columns = _read(path, data, array)
-    except csv_text.CsvError as error:
-        raise OptionError(f"{flag}: {error.args[0]}", code=error.code, hint=FORMS) from error
-    except OSError as error:
-        raise OptionError(
-            f"{flag} {path} cannot be read: {error.strerror or error}", code="rows-unreadable", hint=FORMS
-        ) from error
-    except array_files.DAMAGED as error:
-        raise OptionError(
-            f"{flag} {path.name} cannot be read: {str(error)[:200]}", code="rows-unreadable", hint=FORMS
-        ) from error
     _require_rows(x, path.name, flag)
     return Rows(x.astype(np.float64), columns, path.name, hashlib.sha256(data).hexdigest())
+
+
+@contextlib.contextmanager
+def reading(path: Path, flag: str, forms: str) -> Iterator[None]:
+    """Turns errors of a file of rows into OptionErrors, which name the `flag` of the command and advise the `forms` of
+    such a file."""
+    try:
+        yield
+    except csv_text.CsvError as error:
+        raise OptionError(f"{flag}: {error.args[0]}", code=error.code, hint=forms) from error
+    except OSError as error:
+        raise OptionError(
+            f"{flag} {path} cannot be read: {error.strerror or error}", code="rows-unreadable", hint=forms
+        ) from error
+    except csv_columns.DAMAGED as error:
+        raise OptionError(
+            f"{flag} {path.name} cannot be read: {str(error)[:200]}", code="rows-unreadable", hint=forms
+        ) from error
 
 
 def rows_of(source: str | Path | Any) -> Rows:
@@ -114,25 +131,16 @@ def measure(
     """Run the graph on the rows. Raises OptionError if the rows do not fit the model."""
     inputs, outputs = signature.inputs(), signature.outputs()
     x = fitting(rows, inputs, names)
-    session = graph_runner.session(lowered.model, lowered.weights, optimization=lowered.optimization)
-    input_name = inputs[0].name
-    parts: dict[str, list[Array]] = {}
-    for at in range(0, len(x), ROWS_AT_ONCE):
-        part = x[at : at + ROWS_AT_ONCE].astype(dtype)
-        for name, values in (
-            graph_runner.run(session, {input_name: part}) | {input_name: part.astype(np.float64)}
-        ).items():
-            parts.setdefault(name, []).append(values.reshape(len(part), -1, values.shape[-1]))
-    values_by_tensor = {name: np.concatenate(chunks).reshape(-1, chunks[0].shape[-1]) for name, chunks in parts.items()}
+    name, feed = inputs[0].name, x.astype(dtype)
+    values_by_tensor = graph_runner.run_graph(lowered, {name: feed}) | {name: feed.astype(np.float64)}
+    nodes = {name: values.reshape(-1, values.shape[-1]) for name, values in values_by_tensor.items()}
     return Baseline(
         name=rows.name,
         sha256=rows.sha256,
         rows=len(x),
         mean=grids.rounded(*_moments(x.reshape(len(x), -1))),
-        layers=tuple(
-            _counted(values_by_tensor[layer.node_tensor], functools.partial(grids.grid, layer)) for layer in layers
-        ),
-        outputs=tuple(_counted(values_by_tensor[tensor.name], lambda node: ()) for tensor in outputs),
+        layers=tuple(_counted(nodes[layer.node_tensor], functools.partial(grids.grid, layer)) for layer in layers),
+        outputs=tuple(_counted(nodes[tensor.name], lambda node: ()) for tensor in outputs),
     )
 
 
@@ -157,16 +165,18 @@ def fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names, flag: str = 
             code="rows-wrong-shape",
             hint=FORMS,
         )
-    try:
-        order = names.order(rows.columns)
-    except NamingError as error:
-        raise OptionError(f"{flag} {rows.name}: {error}", code=error.code, hint=error.hint) from error
-    return np.asarray((x if order is None else x[:, order]).reshape(len(x), *shape))
+    return np.asarray(rows.ordered(names, flag).reshape(len(x), *shape))
 
 
 def _counted(nodes: Array, grid: Callable[[int], tuple[float, ...]]) -> NodeBaseline:
     """`nodes` [N, n]; `grid`: the bounds of the intervals of a node, if it has a grid."""
-    bounds = [_cells(grid(at), nodes[:, at]) for at in range(nodes.shape[1])]
+    bounds = []
+    for at in range(nodes.shape[1]):
+        own = grid(at)
+        if len(own) <= 1:  # equal parts of the range of the values
+            finite = nodes[np.isfinite(nodes[:, at]), at]
+            own = grids.equal(*((finite.min(), finite.max()) if len(finite) else (0.0, 0.0)))
+        bounds.append(own)
     counts, nonfinite = zip(
         *(grids.count(node_bounds, nodes[:, at]) for at, node_bounds in enumerate(bounds)), strict=True
     )
@@ -178,14 +188,6 @@ def _counted(nodes: Array, grid: Callable[[int], tuple[float, ...]]) -> NodeBase
         mean=grids.rounded(mean, std),
         std=grids.rounded(std),
     )
-
-
-def _cells(grid: tuple[float, ...], values: Array) -> tuple[float, ...]:
-    """The bounds of the intervals of a node: those of its grid, or equal parts of the range of its values."""
-    if len(grid) > 1:
-        return grid
-    finite = values[np.isfinite(values)]
-    return grids.equal(*((finite.min(), finite.max()) if len(finite) else (0.0, 0.0)))
 
 
 def _moments(values: Array) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ import numpy.typing as npt
 
 from kanexport.bundle import baseline
 from kanexport.bundle.description import Signature
-from kanexport.errors import OptionError
+from kanexport.errors import OptionError, needs
 from kanexport.lowering.lower import Lowered
-from kanexport.shared import array_files, conformal, csv_columns, csv_text, safe_files
+from kanexport.shared import conformal, csv_columns, safe_files
 from kanexport.shared.naming import Names
 from kanexport.shared.sections import (
     ABSOLUTE,
@@ -49,7 +50,6 @@ METHODS = (ABSOLUTE, NORMALIZED)  # values of --interval-method
 FORMS = "pass an .npz with the arrays x and y, or a .csv with a header whose target columns are named y, or y0, y1, ..."
 Y = "y"
 TARGET = re.compile(r"y\d*", re.IGNORECASE)
-ROWS_AT_ONCE = 1024
 LABELS = 2**31  # larger numbers are not labels
 NUMBERS = 4096  # of a row of the output; each has its quantile in the manifest
 PER_POINT, MOST_POINTS = 50, 16  # rows for each point of the table of spreads, and its size
@@ -101,10 +101,10 @@ def options(
     """The options, with the rows of the file. `classes`: names of the outputs. Raises OptionError."""
     if coverage is None:
         if method:
-            raise _needs("--interval-method", "--coverage", "such as --coverage 0.9")
+            raise needs("--interval-method", "--coverage", "add --coverage, such as --coverage 0.9")
         return NO_OPTIONS
     if path is None:
-        raise _needs("--coverage", CALIBRATION, "rows with targets that the model was not trained on")
+        raise needs("--coverage", CALIBRATION, "add --calibration, rows with targets that the model was not trained on")
     if not 0 < coverage < 1:
         raise OptionError(
             f"--coverage is {coverage:g}, expected a number between 0 and 1",
@@ -120,38 +120,19 @@ def options(
     return IntervalOptions(float(coverage), method or ABSOLUTE, load(Path(path), classes))
 
 
-def _needs(flag: str, other: str, what: str) -> OptionError:
-    return OptionError(f"{flag} needs {other}", code="option-needs-other", hint=f"add {other}, {what}")
-
-
 def load(path: Path, classes: Sequence[str] = ()) -> Rows:
     """The rows in a file. `classes`: names of the outputs. Raises OptionError, which names the file."""
-    try:
+    with baseline.reading(path, CALIBRATION, FORMS):
         data = safe_files.read(path, safe_files.ANY, links=True)
         inputs, targets, columns = _table(path.name, data, classes) if path.suffix == ".csv" else _arrays(data)
-    except csv_text.CsvError as error:
-        raise OptionError(f"{CALIBRATION}: {error.args[0]}", code=error.code, hint=FORMS) from error
-    except OSError as error:
-        text = error.strerror or str(error)
-        raise OptionError(f"{CALIBRATION} {path} cannot be read: {text}", code="rows-unreadable", hint=FORMS) from error
-    except array_files.DAMAGED as error:
-        text = str(error)[:200]
-        raise OptionError(
-            f"{CALIBRATION} {path.name} cannot be read: {text}", code="rows-unreadable", hint=FORMS
-        ) from error
-    _require_rows_of_numbers(path.name, inputs, targets)
-    return Rows(inputs, targets, columns, path.name, hashlib.sha256(data).hexdigest())
-
-
-def _require_rows_of_numbers(name: str, inputs: dict[str, npt.NDArray[Any]], targets: npt.NDArray[Any]) -> None:
-    """Raises OptionError."""
     count = len(targets) if targets.ndim else 0
     for key, values in (*inputs.items(), (Y, targets)):
         if values.dtype.kind not in "fiub" or values.ndim < 1 or len(values) != count:
             shown = f"{values.dtype} {list(values.shape)} for {key}"
-            raise wrong_shape(name, shown, f"{count or 'several'} rows of real numbers")
+            raise wrong_shape(path.name, shown, f"{count or 'several'} rows of real numbers")
     if not 1 <= count <= baseline.ROWS_LIMIT:
-        raise wrong_shape(name, f"{count} rows", f"1 to {baseline.ROWS_LIMIT}")
+        raise wrong_shape(path.name, f"{count} rows", f"1 to {baseline.ROWS_LIMIT}")
+    return Rows(inputs, targets, columns, path.name, hashlib.sha256(data).hexdigest())
 
 
 def _arrays(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any], tuple[str, ...]]:
@@ -174,15 +155,12 @@ def _table(
     if not is_target.any() or is_target.all():
         shown = ", ".join(names)[:200] or "no header"
         raise ValueError(f"found the columns {shown}, expected inputs, and targets named y, or y0, y1, ...")
-    targets = values[:, is_target]
-    columns = tuple(column for column, target in zip(names, is_target, strict=True) if not target)
-    return {"x": values[:, ~is_target]}, _maybe_labels(targets[:, 0]) if targets.shape[1] == 1 else targets, columns
-
-
-def _maybe_labels(column: Array) -> npt.NDArray[Any]:
-    """A column of text as integers if all numbers are whole: they may be labels."""
-    whole = np.isfinite(column) & (column == np.rint(column)) & (np.abs(column) < LABELS)
-    return column.astype(np.int64) if whole.all() else column
+    targets: npt.NDArray[Any] = values[:, is_target]
+    if targets.shape[1] == 1:  # integers if all numbers are whole: they may be labels
+        targets = targets[:, 0]
+        whole = np.isfinite(targets) & (targets == np.rint(targets)) & (np.abs(targets) < LABELS)
+        targets = targets.astype(np.int64) if whole.all() else targets
+    return {"x": values[:, ~is_target]}, targets, tuple(itertools.compress(names, ~is_target))
 
 
 def wrong_shape(name: str, had: str, expected: str) -> OptionError:
@@ -231,20 +209,9 @@ def _output(outputs: Sequence[Port]) -> Port:
 
 def predicted_on(rows: Rows, lowered: Lowered, signature: Signature, names: Names, dtype: str) -> Array:
     """The outputs of the serving graph [B, ...] on the rows."""
-    feeds = _feeds(rows, signature, names, dtype)
-    session = graph_runner.session(lowered.model, lowered.weights, optimization=lowered.optimization)
-    output = signature.ports.outputs[0].name
-    parts = []
-    for at in range(0, len(rows.targets), ROWS_AT_ONCE):
-        part = {name: values[at : at + ROWS_AT_ONCE] for name, values in feeds.items()}
-        parts.append(graph_runner.run(session, part)[output])
-    return np.concatenate(parts)
-
-
-def _feeds(rows: Rows, signature: Signature, names: Names, dtype: str) -> dict[str, npt.NDArray[Any]]:
-    """The inputs of the graph by name, in its types. Raises OptionError."""
     values = inputs_of(rows, signature, names)
-    return {port.name: port.cast(values[port.name], dtype) for port in signature.ports.inputs}
+    feeds = {port.name: port.cast(values[port.name], dtype) for port in signature.ports.inputs}
+    return graph_runner.run_graph(lowered, feeds)[signature.ports.outputs[0].name]
 
 
 def inputs_of(rows: Rows, signature: Signature, names: Names) -> dict[str, Array]:

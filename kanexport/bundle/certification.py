@@ -15,9 +15,9 @@ from kanexport.bundle import baseline
 from kanexport.bundle.baseline import Rows
 from kanexport.certify import certificate
 from kanexport.certify.certificate import Certificate
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import InvalidKan, OptionError, needs
 from kanexport.ir.model import Kan
-from kanexport.shared.naming import Names, NamingError
+from kanexport.shared.naming import Names
 from kanexport.shared.sections import (
     DIRECTIONS,
     FLAG,
@@ -65,21 +65,17 @@ def options(certify: bool, box: str | None, budget: str | None, range_from: str,
     if not certify:
         for flag, value in ((BOX, box), (BUDGET, budget)):
             if value is not None:
-                raise _needs(flag, CERTIFY)
+                raise needs(flag, CERTIFY)
         if range_from == CERTIFICATE:
-            raise _needs(f"{RANGE_FROM} {CERTIFICATE}", CERTIFY)
+            raise needs(f"{RANGE_FROM} {CERTIFICATE}", CERTIFY)
         return NO_OPTIONS
     if range_from == CERTIFICATE and policy not in (FLAG, REJECT):
-        raise _needs(f"{RANGE_FROM} {CERTIFICATE}", f"--out-of-range {FLAG} or {REJECT}")
+        raise needs(f"{RANGE_FROM} {CERTIFICATE}", f"--out-of-range {FLAG} or {REJECT}")
     return CertifyOptions(
         budget=SECONDS if budget is None else seconds(budget, BUDGET),
         rows=None if box in (None, GRID_BOX) else baseline.load(Path(str(box)), BOX),
         range_check=range_from == CERTIFICATE,
     )
-
-
-def _needs(flag: str, other: str) -> OptionError:
-    return OptionError(f"{flag} needs {other}", code="option-needs-other", hint=f"add {other}, or remove {flag}")
 
 
 def seconds(text: str, flag: str) -> float:
@@ -100,11 +96,7 @@ def box_of(kan: Kan, names: Names, rows: Rows | None, flag: str) -> tuple[Array,
     `flag`: of the command. Raises InvalidKan without a grid, and OptionError for columns that are not the features."""
     if rows is None:
         return certificate.grid_box(kan)
-    try:
-        order = names.order(rows.columns)
-    except NamingError as error:
-        raise OptionError(f"{flag} {rows.name}: {error}", code=error.code, hint=error.hint) from error
-    x = rows.x if order is None else rows.x[:, order]
+    x = rows.ordered(names, flag)
     return x.min(axis=0), x.max(axis=0)
 
 

@@ -60,22 +60,13 @@ def layer(layer: Layer, at: int, node_tensor: str, terms: Sequence[str]) -> Laye
 
 
 def _basis(term: Term, name: str) -> BasisInfo:
-    if isinstance(term, EdgeTerm):
-        pre_steps = tuple(step.describe() for step in term.pre_steps)
-        return BasisInfo(
-            kind=term.kind,
-            functions=term.functions,
-            parameters={},
-            knots=(),
-            pre_steps=pre_steps,
-            per_edge=True,
-            edges_tensor=name,
-        )
+    basis = None if isinstance(term, EdgeTerm) else term.basis
     return BasisInfo(
         kind=term.kind,
         functions=term.functions,
-        parameters=term.basis.parameters(),
-        knots=tuple(map(tuple, term.basis.knots().tolist())),
+        parameters={} if basis is None else basis.parameters(),
+        knots=() if basis is None else tuple(map(tuple, basis.knots().tolist())),
+        per_edge=basis is None,
         pre_steps=tuple(step.describe() for step in term.pre_steps),
         edges_tensor=name,
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from kanexport.bundle import calibration
 from kanexport.bundle.calibration import CALIBRATION, Rows
 from kanexport.bundle.description import Signature
-from kanexport.errors import OptionError
+from kanexport.errors import OptionError, needs
 from kanexport.lowering.lower import Lowered
 from kanexport.shared import error_bars
 from kanexport.shared.naming import Names
@@ -50,12 +50,12 @@ def options(
     """The options, with the rows of the file. `classes`: names of the outputs. Raises OptionError."""
     if not enabled:
         if factor is not None:
-            raise _needs(FACTOR, ERROR_BARS, f"add {ERROR_BARS}, or remove {FACTOR}")
+            raise needs(FACTOR, ERROR_BARS)
         return NO_OPTIONS
     if not certify:
-        raise _needs(ERROR_BARS, "--certify", "add --certify: the Lipschitz bounds of a certificate make the bars")
+        raise needs(ERROR_BARS, "--certify", "add --certify: the Lipschitz bounds of a certificate make the bars")
     if path is None:
-        raise _needs(ERROR_BARS, CALIBRATION, f"add {CALIBRATION}, rows with targets")
+        raise needs(ERROR_BARS, CALIBRATION, f"add {CALIBRATION}, rows with targets")
     if factor is not None and not 0 < factor < math.inf:
         raise OptionError(
             f"{FACTOR} is {factor:g}, expected a number above 0",
@@ -63,10 +63,6 @@ def options(
             hint=f"pass how much steeper the true function may be, such as {FACTOR} 2",
         )
     return ErrorBarOptions(calibration.load(path, classes), 1.0 if factor is None else factor)
-
-
-def _needs(flag: str, other: str, hint: str) -> OptionError:
-    return OptionError(f"{flag} needs {other}", code="option-needs-other", hint=hint)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +115,21 @@ def measure(
         errors=tuple(tuple(row) for row in few.errors[chosen].tolist()),
     )
     most = min(CHECKED, max(2, math.isqrt(PAIR_NUMBERS // (inputs + outputs))))
-    return _noted(_checked(section, data.some(most), certificate))
+    section = _checked(section, data.some(most), certificate)
+    medians = ", ".join(f"{own:.4g}" for own in section.median[:8]) + (" ..." if len(section.median) > 8 else "")
+    notes = [
+        section.basis + (f"; their median is {medians}" if medians else ""),
+        f"error bars are valid if {section.assumption}",
+        f"the version stores {len(section.x)} of the rows of {section.name} and their errors",
+    ]
+    if section.outside:
+        notes.append(
+            f"{section.outside} of {section.rows} rows of {section.name} are outside of the certified box, so that "
+            "error bars do not use them"
+        )
+    if section.contradicted:
+        notes.append(f"{section.contradiction}; error bars can be too small")
+    return section, tuple(notes)
 
 
 def _data(
@@ -189,7 +199,9 @@ def _checked(section: ErrorBars, data: _Data, certificate: CertificateInfo) -> E
         part = slice(at, at + step)
         apart = error_bars.distances(data.exact[part], data.exact, data.bounds)
         own = np.arange(len(apart)), np.arange(at, at + len(apart))
-        needed = max(needed, _needed(np.abs(data.targets[part, np.newaxis] - data.targets), apart))
+        changes = np.abs(data.targets[part, np.newaxis] - data.targets)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            needed = max(needed, float(np.where(changes > 0, changes / apart, 0.0).max()))
         sums = data.errors + (1 + section.factor) * apart
         sums[own] = np.inf
         bars.append(sums.min(axis=1) + slack)
@@ -201,28 +213,3 @@ def _checked(section: ErrorBars, data: _Data, certificate: CertificateInfo) -> E
         needed=needed if math.isfinite(needed) else -1.0,
         median=tuple(np.median(np.concatenate(bars), axis=0).tolist()),
     )
-
-
-def _needed(changes: Array, apart: Array) -> float:
-    """The smallest factor of the bounds `apart` [B, k, m] that allows these changes of the targets."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.where(changes > 0, changes / apart, 0.0).max())
-
-
-def _noted(section: ErrorBars) -> tuple[ErrorBars, tuple[str, ...]]:
-    """The section, and notes for the manifest."""
-    medians = ", ".join(f"{own:.4g}" for own in section.median[:8]) + (" ..." if len(section.median) > 8 else "")
-    median = f"; their median is {medians}" if medians else ""
-    notes = [
-        f"{section.basis}{median}",
-        f"error bars are valid if {section.assumption}",
-        f"the version stores {len(section.x)} of the rows of {section.name} and their errors",
-    ]
-    if section.outside:
-        notes.append(
-            f"{section.outside} of {section.rows} rows of {section.name} are outside of the certified box, so that "
-            "error bars do not use them"
-        )
-    if section.contradicted:
-        notes.append(f"{section.contradiction}; error bars can be too small")
-    return section, tuple(notes)

@@ -91,7 +91,10 @@ def add(
     if anchor is not None:
         graph = contributions_graph(anchor, [edges_name(at) for at in needed], signature.dtype)
         parts.append(AppendedGraph(graph, CONTRIBUTIONS, CONTRIBUTIONS))
-        tensors.append(_contributions(anchor, signature))
+        shape, datatype = (BATCH, len(anchor.row), len(anchor.base)), precision.DATATYPES[signature.dtype]
+        tensors.append(
+            ExplainedTensor(name=CONTRIBUTIONS, datatype=datatype, shape=shape, holds=CONTRIBUTIONS, layer=-1)
+        )
     about = Explanations(
         file=EXPLAIN_FILE, tensors=tuple(tensors), base=() if anchor is None else tuple(anchor.base.tolist())
     )
@@ -114,12 +117,6 @@ def _within_reason(against: Anchor | str, chosen: Sequence[int], layers: Sequenc
     """The anchor, or a reason: contributions need the edges of all layers."""
     large = [at for at in range(len(layers)) if at not in chosen and _edges(layers[at]) > EDGE_LIMIT]
     return f"layer {large[0]} has {_edges(layers[large[0]])} edges per row" if large and against else against
-
-
-def _contributions(anchor: Anchor, signature: Signature) -> ExplainedTensor:
-    shape = (BATCH, len(anchor.row), len(anchor.base))
-    datatype = precision.DATATYPES[signature.dtype]
-    return ExplainedTensor(name=CONTRIBUTIONS, datatype=datatype, shape=shape, holds=CONTRIBUTIONS, layer=-1)
 
 
 def edges_name(layer: int) -> str:
@@ -163,10 +160,8 @@ def _tensors(
     layers: Sequence[LayerInfo], chosen: Sequence[int], model: bytes, signature: Signature
 ) -> list[ExplainedTensor]:
     """The outputs of the graph, in order: those of the model, and the edges."""
-    datatype, layer_of = (
-        precision.DATATYPES[signature.dtype],
-        {layer.node_tensor: at for at, layer in enumerate(layers)},
-    )
+    datatype = precision.DATATYPES[signature.dtype]
+    layer_of = {layer.node_tensor: at for at, layer in enumerate(layers)}
     tensors = [
         ExplainedTensor(name=output.name, datatype=output.datatype, shape=output.shape, holds=OUTPUT, layer=-1)
         for output in signature.outputs()

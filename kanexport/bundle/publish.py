@@ -27,7 +27,7 @@ from kanexport.lowering.lower import Lowered
 from kanexport.shared import grids, manifest, naming
 from kanexport.shared.custom_ops import KERNEL_FILE
 from kanexport.shared.custom_ops import edges_file as kernel_edges_file
-from kanexport.shared.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, Source, TensorSpec
+from kanexport.shared.manifest import FileEntry, LayerInfo, Manifest, Source, TensorSpec
 from kanexport.shared.naming import UNNAMED, Names, NamingError
 from kanexport.shared.sections import (
     AS_TRAINED,
@@ -56,8 +56,8 @@ MAX_BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Destination of a model in the repository, and the requirements on it. `repository`: None writes no version."""
+class Destination:
+    """Place of a model in a repository, and the requirements on it. `repository`: None writes no version."""
 
     repository: Path | None
     name: str
@@ -67,13 +67,19 @@ class Target:
     tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
     names: Names = UNNAMED
-    baseline: Rows | None = None  # of the user's data
-    explain: ExplainOptions = NO_EXPLANATION
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `shared.sections.OUT_OF_RANGE_POLICIES`
     intervals: IntervalOptions = calibration.NO_OPTIONS
+    error_bars: ErrorBarOptions = error_bars.NO_OPTIONS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target(Destination):
+    """Destination with the rows of the user, as a network is published."""
+
+    baseline: Rows | None = None  # of the user's data
+    explain: ExplainOptions = NO_EXPLANATION
     scalers: Scalers = UNSCALED  # which the graphs apply
     range_of_certificate: bool = False  # FLAG and REJECT check the certified box
-    error_bars: ErrorBarOptions = error_bars.NO_OPTIONS
     edit: Edit = NO_EDIT  # how the network was made from that of another version
 
     def __post_init__(self) -> None:
@@ -82,11 +88,6 @@ class Target:
             if self.baseline is not None and not self.names.features:
                 names = dataclasses.replace(self.names, features=self.baseline.features())
                 object.__setattr__(self, "names", names)
-
-    @property
-    def training_policy(self) -> str:
-        """The policy for rows outside of the range of the training."""
-        return AS_TRAINED if self.range_of_certificate else self.out_of_range
 
     def of_header(self) -> tuple[str, ...]:
         """Notes on the header of the baseline rows."""
@@ -193,7 +194,8 @@ def publish(target: Target, model: VerifiedModel) -> Result:
     target.check_names(model.signature)
     intervals, bars, calibration_notes = _calibrated(target, model)
     files, measured = _files(model), _baseline(target, model)
-    range_notes = check(target.training_policy, model.layers, model.signature.inputs(), measured)
+    policy = AS_TRAINED if target.range_of_certificate else target.out_of_range  # beyond the range of the training
+    range_notes = check(policy, model.layers, model.signature.inputs(), measured)
     root, explained = target.repository, model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
@@ -217,7 +219,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         + model.notes
         + model.proof.notes
         + model.claim.notes
-        + _of_operators(model)
+        + (compose.notes(model.lowered.model) if model.source.family == manifest.HYBRID else ())
         + target.of_header()
         + (*range_notes, *calibration_notes, *_same_rows(target, measured))
         + (() if explained is None else explained.notes),
@@ -282,12 +284,6 @@ def _same_rows(target: Target, measured: Baseline) -> tuple[str, ...]:
     return (f"{rows.name} is the baseline too; calibration rows must not be training rows",)
 
 
-def _of_operators(model: VerifiedModel) -> tuple[str, ...]:
-    """Notes on operators that a server may reject, for a graph of torch.onnx. The graphs of this exporter have only
-    accepted operators."""
-    return compose.notes(model.lowered.model) if model.source.family == manifest.HYBRID else ()
-
-
 def _files(model: VerifiedModel) -> dict[str, bytes | repository.Parts]:
     """The files of a version by name, without its manifest."""
     lowered = model.lowered
@@ -350,10 +346,9 @@ def _without_grid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
 
 def _gridless_sources(layer: LayerInfo) -> list[int]:
     """The sources without a grid."""
-    tables = [_grids(basis, layer.sources) for basis in layer.bases if basis.knots and not basis.per_edge]
+    tables = []
+    for basis in layer.bases:
+        if basis.knots and not basis.per_edge:
+            has_grid = [grids.of_knots(basis.kind, basis.functions, row) is not None for row in basis.knots]
+            tables.append(has_grid * layer.sources if len(has_grid) == 1 else has_grid)
     return [at for at in range(layer.sources) if not any(table[at] for table in tables)]
-
-
-def _grids(basis: BasisInfo, sources: int) -> list[bool]:
-    has_grid = [grids.of_knots(basis.kind, basis.functions, row) is not None for row in basis.knots]
-    return has_grid * sources if len(has_grid) == 1 else has_grid

@@ -80,7 +80,9 @@ def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts
         with _undisturbed(), _hidden(repository, home) as (staging, inside):
             os.mkdir(str(manifest.version), FOLDER, dir_fd=inside)
             with safe_files.directory(str(manifest.version), within=inside) as version:
-                _write_version(version, manifest, files)
+                for name, parts in files.items():
+                    safe_files.create(name, [parts] if isinstance(parts, bytes) else parts, mode=FILE, within=version)
+                safe_files.create(manifests.FILE_NAME, [manifests.dumps(manifest)], mode=FILE, within=version)
                 os.fsync(version)
             safe_files.create(CONFIG_FILE, [triton_config(manifest)], mode=FILE, within=inside)
             os.fsync(inside)
@@ -137,13 +139,6 @@ def _check_config(home: Path, manifest: Manifest, *, force: bool) -> None:
             code="model-has-other-shapes",
             hint="choose another --name, or replace the shared config.pbtxt with --force",
         )
-
-
-def _write_version(folder: int, manifest: Manifest, files: Mapping[str, bytes | Parts]) -> None:
-    """Write the files of a version into an open directory."""
-    for name, parts in files.items():
-        safe_files.create(name, [parts] if isinstance(parts, bytes) else parts, mode=FILE, within=folder)
-    safe_files.create(manifests.FILE_NAME, [manifests.dumps(manifest)], mode=FILE, within=folder)
 
 
 def _appear(staging: Path, inside: int, home: Path, manifest: Manifest, *, force: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kanexport.ccode.nodes import (
@@ -96,8 +96,6 @@ class FunctionWriter:
             return f"{self._read(node)}[{_linear(node.shape, index)}]"
         if isinstance(node, Constant):
             return self.tables.element(node.array, index)
-        if isinstance(node, Given):
-            return f"{node.name}[{_linear(node.shape, index)}]"
         if isinstance(node, Mapped):
             texts = (self._text(value, _broadcast(value.shape, index)) for value in node.values)
             return self._helped(node.template.format(*texts))
@@ -105,19 +103,17 @@ class FunctionWriter:
             own = index[node.axis : node.axis + len(node.indices.shape)]
             at = Index.of(self.tables.element(node.indices.array, own))
             return self._text(node.value, (*index[: node.axis], at, *index[node.axis + len(own) :]))
-        if isinstance(node, Flat):
-            return self._flat(node, index)
-        assert isinstance(node, View)
-        return self._text(node.value, node.place(index))
-
-    def _flat(self, node: Flat, index: Indices) -> str:
-        value: Node = node
+        if isinstance(node, View):
+            return self._text(node.value, node.place(index))
+        value = node
         while isinstance(value, Flat):
             value = value.value
-        place = _linear(node.shape, index)
-        return f"{value.name if isinstance(value, Given) else self._read(value)}[{place}]"
+        return f"{self._read(value)}[{_linear(node.shape, index)}]"
 
     def _read(self, node: Node) -> str:
+        """The array that holds a value."""
+        if isinstance(node, Given):
+            return node.name
         name = self._places[node]
         for mark in MARK.finditer(name):
             self._buffers[int(mark[1])].last = self._step
@@ -132,29 +128,30 @@ class FunctionWriter:
 
     # Which values take memory
 
+    # radon: one condition for each kind of value.
     def _prepare(self, node: Node, repeat: int = 1) -> None:
         """Store what the expression of a node reads, and the node if it is better stored. `repeat`: how often each
         element is computed."""
         if node in self._places or isinstance(node, Constant | Given):
             return
-        if isinstance(node, Flat) and not isinstance(node.value, Flat | Given):
+        if isinstance(node, Flat) and not isinstance(node.value, Flat):
             self._prepare_stored(node.value)
-        elif isinstance(node, Flat | View | Selected):
-            self._prepare(node.operands[0], repeat)
-        elif not isinstance(node, Mapped) or self._worth(node, repeat):
-            self._store(node)
-        else:
-            for value in node.values:
-                self._prepare(value, repeat * max(1, node.size // max(1, value.size)))
-
-    def _prepare_stored(self, node: Node) -> None:
-        if node not in self._places:
-            self._store(node)
-
-    def _worth(self, node: Mapped, repeat: int) -> bool:
+            return
+        if isinstance(node, Flat | View | Selected):
+            self._prepare(node.value, repeat)
+            return
         cost = self._cost(node)
         several = (self._uses.get(node, 1) - 1) * cost
-        return cost > LONGEST or several > CHEAP or (repeat > 1 and cost >= REPEATED)
+        worth = cost > LONGEST or several > CHEAP or (repeat > 1 and cost >= REPEATED)
+        if not isinstance(node, Mapped) or worth:
+            self._store(node)
+            return
+        for value in node.values:
+            self._prepare(value, repeat * max(1, node.size // max(1, value.size)))
+
+    def _prepare_stored(self, node: Node) -> None:
+        if not isinstance(node, Given) and node not in self._places:
+            self._store(node)
 
     def _cost(self, node: Node) -> int:
         """Additions of an element that is not in memory."""
@@ -173,29 +170,21 @@ class FunctionWriter:
         if not name:
             name = f"@{len(self._buffers)}@"
             self._buffers.append(Buffer(TYPES[node.kind], node.size, self._step, self._step))
-        self._write(node, name)
-        self._places[node] = name
-
-    def _write(self, node: Node, name: str) -> None:
         if isinstance(node, Reduced):
             self._reduced(node, name)
         elif isinstance(node, Product):
-            self._product(node, name)
+            self._loop((*node.shape[:-1], 1), lambda index: self._row(node, name, index[:-1]), block=True)
         elif isinstance(node, Joined):
             self._joined(node, name)
         elif isinstance(node, Splines):
             self._splines(node, name)
         else:
             self._elements(node, name)
+        self._places[node] = name
 
     def _prepare_operand(self, node: Node, value: Node) -> None:
-        if isinstance(node, Splines) and value is node.value:
-            if not isinstance(value, Given):
-                self._prepare_stored(value)
-            return
-        if isinstance(node, Flat):
-            if not isinstance(value, Given):
-                self._prepare_stored(value)
+        if isinstance(node, Flat) or (isinstance(node, Splines) and value is node.value):
+            self._prepare_stored(value)
             return
         repeat = 1
         if isinstance(node, Mapped):
@@ -212,9 +201,14 @@ class FunctionWriter:
         self._loop(node.shape, write)
 
     def _computed(self, node: Node, index: Indices) -> str:
-        """The expression of a value that is being stored."""
+        """The expression of a value that is being stored, without a parenthesis around all of it."""
         text = self._text(node, index)
-        return text[1:-1] if _enclosed(text) else text
+        depth = 0
+        for at, sign in enumerate(text):
+            depth += (sign == "(") - (sign == ")")
+            if depth == 0:  # where the first parenthesis closes
+                return text[1:-1] if sign == ")" and at == len(text) - 1 else text
+        return text
 
     def _reduced(self, node: Reduced, name: str) -> None:
         value = node.value
@@ -237,9 +231,6 @@ class FunctionWriter:
             self._line(f"{target} = sum;")
 
         self._loop(node.shape, write, block=True)
-
-    def _product(self, node: Product, name: str) -> None:
-        self._loop((*node.shape[:-1], 1), lambda index: self._row(node, name, index[:-1]), block=True)
 
     def _row(self, node: Product, name: str, index: Indices) -> None:
         """One row of a matrix product: every element of the left row times a row of the right matrix."""
@@ -277,15 +268,13 @@ class FunctionWriter:
     def _joined(self, node: Joined, name: str) -> None:
         first = 0
         for value in node.values:
-            self._part(node, value, first, name)
+
+            def write(index: Indices, value: Node = value, first: int = first) -> None:
+                moved = tuple(at + Index(first) if axis == node.axis else at for axis, at in enumerate(index))
+                self._line(f"{name}[{_linear(node.shape, moved)}] = {self._computed(value, index)};")
+
+            self._loop(value.shape, write)
             first += value.shape[node.axis]
-
-    def _part(self, node: Joined, value: Node, first: int, name: str) -> None:
-        def write(index: Indices) -> None:
-            moved = tuple(at + Index(first) if axis == node.axis else at for axis, at in enumerate(index))
-            self._line(f"{name}[{_linear(node.shape, moved)}] = {self._computed(value, index)};")
-
-        self._loop(value.shape, write)
 
     def _splines(self, node: Splines, name: str) -> None:
         start = node.start
@@ -296,8 +285,7 @@ class FunctionWriter:
                     f"{name}[{_linear(node.shape, at)}] = {self._text(start, _broadcast(start.shape, at))};"
                 ),
             )
-        value = node.value.name if isinstance(node.value, Given) else self._read(node.value)
-        self._line(f"{self.routine(node)}({value}, {name});")
+        self._line(f"{self.routine(node)}({self._read(node.value)}, {name});")
 
     # Lines
 
@@ -327,26 +315,23 @@ class FunctionWriter:
 
 def _uses(result: Node) -> dict[Node, int]:
     """How many expressions read each value."""
-    uses: dict[Node, int] = {result: 1}
-    for node in reversed(list(_ordered(result))):
-        reads = uses[node] if isinstance(node, View | Flat | Selected) else 1
-        for value in node.operands:
-            uses[value] = uses.get(value, 0) + reads
-    return uses
-
-
-def _ordered(result: Node) -> Iterator[Node]:
-    """All values, each after its operands."""
+    ordered: list[Node] = []  # each after its operands
     done: set[Node] = set()
     pending: list[tuple[Node, bool]] = [(result, False)]
     while pending:
         node, ready = pending.pop()
         if ready:
-            yield node
+            ordered.append(node)
         elif node not in done:
             done.add(node)
             pending.append((node, True))
             pending.extend((value, False) for value in node.operands)
+    uses: dict[Node, int] = {result: 1}
+    for node in reversed(ordered):
+        reads = uses[node] if isinstance(node, View | Flat | Selected) else 1
+        for value in node.operands:
+            uses[value] = uses.get(value, 0) + reads
+    return uses
 
 
 def _slots(buffers: list[Buffer]) -> list[tuple[str, int]]:
@@ -384,13 +369,3 @@ def _batch(shape: Shape, index: Indices) -> Indices:
     """The same for an operand of a matrix product, whose last two axes do not broadcast."""
     own = index[len(index) - len(shape) :]
     return (*_broadcast(shape[:-2], own[:-2]), *own[-2:])
-
-
-def _enclosed(text: str) -> bool:
-    """Whether the first parenthesis closes at the end of the text."""
-    depth = 0
-    for at, sign in enumerate(text):
-        depth += (sign == "(") - (sign == ")")
-        if depth == 0:
-            return sign == ")" and at == len(text) - 1
-    return False

@@ -1,4 +1,9 @@
-"""C code of an exported network: generated, compiled if the machine has a compiler, and verified like the graphs."""
+"""C code of an exported network: generated, compiled if the machine has a compiler, and verified like the graphs.
+
+The code computes graphs that the exporter verifies, with one row: the serving graph in the form with the custom
+operator, the edges of each layer, and the graph of contributions. Constants that several of them have are one table in
+C.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +15,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.ccode import compiled, integer_tables, network, source, wasm
+from kanexport.ccode import compiled, integer_tables, operators, source, wasm
 from kanexport.ccode.compiled import Program
+from kanexport.ccode.nodes import FLOAT, Given, Node, transposed
 from kanexport.ccode.source import Code
 from kanexport.errors import OptionError, RepositoryError
+from kanexport.graph.external_data import Weights
+from kanexport.graph.opened import opened
 from kanexport.ir.model import Kan
-from kanexport.lowering.attribution import Anchor
-from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
-from kanexport.shared import atomic
+from kanexport.lowering import lower
+from kanexport.lowering.attribution import Anchor, contributions_graph
+from kanexport.lowering.lower import EDGES, INPUT, OUTPUT, Lowered
+from kanexport.shared import atomic, custom_ops, grids
 from kanexport.shared.manifest import LayerInfo, SourceFile, Zone
 from kanexport.shared.naming import Names
 from kanexport.shared.sections import CONTRIBUTIONS, UNSCALED, Scalers
@@ -31,6 +40,8 @@ Array = npt.NDArray[np.float64]
 
 LISTED = 40  # inputs and outputs that a comment names
 DRAWS = 16  # times the rows of the verification, for rounded coefficients
+DTYPE = "float32"
+MEAN, CENTER, ZEROS = "mean of the baseline rows", "middle of each input's grid", "zeros"
 NOT_COMPILED = "not compiled: no C compiler is installed (CC, cc, gcc, clang)"
 
 
@@ -113,17 +124,15 @@ def generate(
     """C code of a network, verified if there is a compiler. `with_module`: also as a WebAssembly module. Raises
     InvalidKan for an operator without C, OptionError without the compiler of the module, and VerificationFailed if the
     code differs from the float64 evaluation."""
-    chosen, row = network.reference(layers, kan.n_inputs, facts.mean)
+    chosen, row = reference(layers, kan.n_inputs, facts.mean)
     anchor: Anchor | None = None
-    own: Anchor | None = (
-        None  # with the coefficients of the code, so that differences from the reference are consistent
-    )
+    own: Anchor | None = None  # with the coefficients of the code: then differences from the reference are consistent
     try:
         anchor, own = (attribution.anchor(part, row) for part in (kan, integer_tables.rounded(kan, facts.storage)))
         explained = chosen
     except NoContributions as error:
         explained = str(error)
-    predict, explain = network.network(kan, lowered.node_tensors, own)
+    predict, explain = network(kan, lowered.node_tensors, own)
     model = source.Model(
         name=facts.name,
         inputs=kan.n_inputs,
@@ -133,7 +142,7 @@ def generate(
         base=() if own is None else own.base.tolist(),
         about=_about(kan, facts),
         storage=facts.storage,
-        usage=[*_tensors(kan, facts.names), *_usage(facts.name, explained, row, contributes=anchor is not None)],
+        usage=[*_tensors(kan, facts.names), "", *_usage(facts.name, explained, row, contributes=anchor is not None)],
     )
     code = source.write(model)
     command, zones, notes = _verified(kan, lowered, anchor, code, facts)
@@ -149,6 +158,46 @@ def generate(
         contributes=anchor is not None,
         notes=notes,
     )
+
+
+def network(kan: Kan, node_tensors: Sequence[str], anchor: Anchor | None) -> tuple[Node, Node | None]:
+    """The nodes of the outputs [1, m] and, with an anchor, of the contributions [1, m, n]. Raises InvalidKan for an
+    operator without C."""
+    weights = Weights()
+    graph = opened(lower.serving_graph(kan, tuple(node_tensors), DTYPE, weights, custom=(custom_ops.SPLINES,)), weights)
+    row = Given((1, kan.n_inputs), FLOAT, INPUT)
+    values = operators.nodes(graph, {INPUT: row})
+    if anchor is None:
+        return values[OUTPUT], None
+    edges: dict[str, Node] = {}
+    for at, (layer, name, width) in enumerate(zip(kan.layers, node_tensors, kan.widths(), strict=False)):
+        of_edges = opened(lower.edge_graph(layer, name, width, DTYPE, weights, kernel=True), weights)
+        edges[f"{EDGES}{at}"] = operators.nodes(of_edges, {name: values[name]})[EDGES]
+    last = opened(contributions_graph(anchor, list(edges), DTYPE))
+    contributions = operators.nodes(last, edges)[CONTRIBUTIONS]
+    return values[OUTPUT], transposed(contributions, (0, 2, 1))
+
+
+def reference(layers: Sequence[LayerInfo], width: int, mean: Sequence[float]) -> tuple[str, Array]:
+    """The name and the row of the reference that `kanserve explain` has by default: the mean of the baseline rows, the
+    middle of each input's grid, or zeros if an input has no grid."""
+    if mean:
+        return MEAN, np.array(mean)
+    middle, sources = np.zeros(width), grids.sources(layers[0])
+    if sources is None:
+        return ZEROS, middle
+    for at, unit in enumerate(sources):
+        knots = unit.in_node_units(_knots(layers[0], at))
+        if not knots:
+            return ZEROS, np.zeros(width)
+        middle[unit.node] = (min(knots) + max(knots)) / 2
+    return CENTER, middle
+
+
+def _knots(layer: LayerInfo, source: int) -> tuple[float, ...]:
+    """The finite knots of a source."""
+    rows = [basis.knots for basis in layer.bases if basis.knots and not (basis.pre_steps or basis.per_edge)]
+    return tuple(knot for row in rows for knot in row[source if len(row) > 1 else 0] if np.isfinite(knot))
 
 
 def _module_facts(model: source.Model, facts: Facts, explained: str, row: Array) -> ModuleFacts:
@@ -215,27 +264,23 @@ class CodeProver(ExplainedProver):
 
 
 def _about(kan: Kan, facts: Facts) -> list[str]:
+    scalers = " and ".join(scaler.name for scaler in (facts.scalers.inputs, facts.scalers.outputs) if scaler)
     lines = [
         f"{facts.name}, version {facts.version}: {facts.names.description or 'Kolmogorov-Arnold network'}",
         "",
         f"Library  {facts.family}, {' -> '.join(map(str, kan.widths()))}",
         *(f"Source   {file.name}, sha256 {file.sha256}" for file in facts.files),
-        *_units(facts.scalers),
+        *([f"Units    the code applies the scalers {scalers}: values are not scaled"] if scalers else []),
         f"Written  by kanserve {importlib.metadata.version('kanserve')}; do not edit",
         f"Target   error of at most {facts.tolerance:g} of the largest output, against the checkpoint in float64",
     ]
     return [plain(line) for line in lines]
 
 
-def _units(scalers: Scalers) -> list[str]:
-    """The files of the scalers, if there are any."""
-    files = " and ".join(scaler.name for scaler in (scalers.inputs, scalers.outputs) if scaler)
-    return [f"Units    the code applies the scalers {files}: values are not scaled"] if files else []
-
-
 def _tensors(kan: Kan, names: Names) -> list[str]:
     """The names of the inputs, with units, and of the outputs."""
-    inputs = [names.feature(at) + (f" [{unit}]" if (unit := _unit(names, at)) else "") for at in range(kan.n_inputs)]
+    units = (*names.units, *[""] * kan.n_inputs)
+    inputs = [names.feature(at) + (f" [{units[at]}]" if units[at] else "") for at in range(kan.n_inputs)]
     outputs = [names.output(at) for at in range(kan.n_outputs)]
     lines = []
     for what, listed in (("x", inputs), ("y", outputs)):
@@ -245,14 +290,9 @@ def _tensors(kan: Kan, names: Names) -> list[str]:
     return [plain(line) for line in lines]
 
 
-def _unit(names: Names, at: int) -> str:
-    return names.units[at] if at < len(names.units) else ""
-
-
 def _usage(name: str, explained: str, row: Array, *, contributes: bool) -> list[str]:
     upper = name.upper()
     lines = [
-        "",
         "The functions keep no state: threads and interrupts can call them at the same time. They do not allocate",
         "memory. x and the result must not overlap. A compiler option that ignores NaN, such as -ffast-math, changes",
         "the results for values that are not finite.",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kanexport.ccode.nodes import Array
 from kanexport.graph.builder import Graph
-from kanexport.ir.model import Kan, Layer
+from kanexport.ir.model import Kan
 from kanexport.lowering import kernel_forms, passes
 
 STORAGE = {"float32": 0, "int16": 32_767, "int8": 127}  # the largest number of each integer type
@@ -60,24 +60,21 @@ def rounded(kan: Kan, storage: str) -> Kan:
     limit = STORAGE[storage]
     if not limit:
         return kan
-    return dataclasses.replace(kan, layers=tuple(_rounded(layer, limit) for layer in kan.layers))
-
-
-def _rounded(layer: Layer, limit: int) -> Layer:
-    taken = kernel_forms.splines(passes.live(layer), np.float32)
-    if taken is None:
-        return layer
-    scale = taken.spline.basis.emitted_scale(Graph("scale", np.float32))
-    coefficients = passes.coefficients(layer, taken.spline, scale).astype(np.float32).transpose(0, 2, 1)
-    base = None if taken.base is None else passes.coefficients(layer, taken.base).astype(np.float32)[:, :, 0]
-    values = Codes.of(coefficients, base, limit).values().transpose(0, 2, 1)  # [I, O, K]
-    values /= np.where(layer.mask == 0, 1.0, layer.mask)[:, :, None]
-    count = taken.spline.functions
-    new = {id(taken.spline): values[:, :, :count] / scale}
-    if taken.base is not None:
-        new[id(taken.base)] = values[:, :, count:]
-    terms = [dataclasses.replace(term, coef=new[id(term)]) if id(term) in new else term for term in layer.terms]
-    return dataclasses.replace(layer, terms=tuple(terms))
+    layers = list(kan.layers)
+    for at, layer in enumerate(kan.layers):
+        taken = kernel_forms.splines(passes.live(layer), np.float32)
+        if taken is None:
+            continue
+        scale = taken.spline.basis.emitted_scale(Graph("scale", np.float32))
+        coefficients = passes.coefficients(layer, taken.spline, scale).astype(np.float32).transpose(0, 2, 1)
+        base = None if taken.base is None else passes.coefficients(layer, taken.base).astype(np.float32)[:, :, 0]
+        values = Codes.of(coefficients, base, limit).values().transpose(0, 2, 1)  # [I, O, K]
+        values /= np.where(layer.mask == 0, 1.0, layer.mask)[:, :, None]
+        count = taken.spline.functions
+        new = {id(taken.spline): values[:, :, :count] / scale, id(taken.base): values[:, :, count:]}
+        terms = [dataclasses.replace(term, coef=new[id(term)]) if id(term) in new else term for term in layer.terms]
+        layers[at] = dataclasses.replace(layer, terms=tuple(terms))
+    return dataclasses.replace(kan, layers=tuple(layers))
 
 
 def _positive(values: Floats) -> Floats:

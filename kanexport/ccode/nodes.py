@@ -5,6 +5,7 @@ Nothing is computed here. A view has no memory in C: it is an index into the val
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -66,8 +67,10 @@ class Node:
 
     @property
     def operands(self) -> tuple[Node, ...]:
-        """The values from which this one is computed."""
-        return ()
+        """The values from which this one is computed: those among its fields."""
+        parts = (getattr(self, field.name) for field in dataclasses.fields(self))
+        values = (value for part in parts for value in (part if isinstance(part, tuple) else (part,)))
+        return tuple(value for value in values if isinstance(value, Node))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,10 +102,6 @@ class Mapped(Node):
     cost: int
     values: tuple[Node, ...]
 
-    @property
-    def operands(self) -> tuple[Node, ...]:
-        return self.values
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View(Node):
@@ -111,20 +110,12 @@ class View(Node):
     value: Node
     place: Callable[[Indices], Indices]
 
-    @property
-    def operands(self) -> tuple[Node, ...]:
-        return (self.value,)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flat(Node):
     """The same elements in the same order, in another shape."""
 
     value: Node
-
-    @property
-    def operands(self) -> tuple[Node, ...]:
-        return (self.value,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,10 +126,6 @@ class Selected(Node):
     axis: int
     indices: Constant
 
-    @property
-    def operands(self) -> tuple[Node, ...]:
-        return (self.value, self.indices)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reduced(Node):
@@ -147,10 +134,6 @@ class Reduced(Node):
     value: Node
     axes: tuple[int, ...]
     operation: str
-
-    @property
-    def operands(self) -> tuple[Node, ...]:
-        return (self.value,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,10 +144,6 @@ class Product(Node):
     right: Node
     start: Node | None
 
-    @property
-    def operands(self) -> tuple[Node, ...]:
-        return (self.left, self.right) if self.start is None else (self.left, self.right, self.start)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Joined(Node):
@@ -172,10 +151,6 @@ class Joined(Node):
 
     axis: int
     values: tuple[Node, ...]
-
-    @property
-    def operands(self) -> tuple[Node, ...]:
-        return self.values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,10 +175,6 @@ class Splines(Node):
     scale: float
     spreads: bool
 
-    @property
-    def operands(self) -> tuple[Node, ...]:
-        return (self.value,) if self.start is None else (self.value, self.start)
-
 
 def broadcast(*shapes: Shape) -> Shape:
     """The shape of a function of arrays with these shapes."""
@@ -225,6 +196,7 @@ def transposed(value: Node, axes: tuple[int, ...]) -> Node:
     return View(shape, value.kind, value, place)
 
 
+# radon: constants, the same axes, and other ones.
 def reshaped(value: Node, shape: Shape) -> Node:
     """The same elements in another shape."""
     if shape == value.shape:
@@ -234,15 +206,11 @@ def reshaped(value: Node, shape: Shape) -> Node:
     long = [axis for axis, size in enumerate(value.shape) if size > 1]
     if [value.shape[axis] for axis in long] != [size for size in shape if size > 1]:
         return Flat(shape, value.kind, value)
-    return _moved(value, shape, long)
-
-
-def _moved(value: Node, shape: Shape, long: list[int]) -> View:
-    """The same axes in the same order, among axes of one entry. `long`: those of more than one entry in `value`."""
-    rank, kept = len(value.shape), [axis for axis, size in enumerate(shape) if size > 1]
+    # The same axes in the same order, among axes of one entry.
+    kept = [axis for axis, size in enumerate(shape) if size > 1]
 
     def place(index: Indices) -> Indices:
-        result = [ORIGIN] * rank
+        result = [ORIGIN] * len(value.shape)
         for axis, at in zip(long, kept, strict=True):
             result[axis] = index[at]
         return tuple(result)
@@ -275,23 +243,13 @@ def regular(indices: Array) -> tuple[int, ...] | None:
     if not indices.size:
         return None
     origin = indices[(0,) * indices.ndim]
+    units = np.eye(indices.ndim, dtype=int)
     steps = [
-        int(indices[_unit(indices.ndim, axis)] - origin) if indices.shape[axis] > 1 else 0
-        for axis in range(indices.ndim)
+        int(indices[tuple(unit)] - origin) if size > 1 else 0 for unit, size in zip(units, indices.shape, strict=True)
     ]
-    expected = origin + sum(
-        (np.arange(size).reshape(_column(indices.ndim, axis)) * steps[axis] for axis, size in enumerate(indices.shape)),
-        np.zeros(indices.shape, dtype=np.int64),
-    )
+    places = np.indices(indices.shape)
+    expected = origin + np.tensordot(np.array(steps, dtype=np.int64), places, axes=1)
     return tuple(steps) if np.array_equal(expected, indices) else None
-
-
-def _unit(rank: int, axis: int) -> tuple[int, ...]:
-    return tuple(int(at == axis) for at in range(rank))
-
-
-def _column(rank: int, axis: int) -> tuple[int, ...]:
-    return tuple(-1 if at == axis else 1 for at in range(rank))
 
 
 def _taken(array: Array, axis: int, indices: Array) -> Array:

@@ -21,7 +21,6 @@ from kanexport.ccode.nodes import (
     Node,
     Product,
     Reduced,
-    Shape,
     Splines,
     broadcast,
     reshaped,
@@ -74,27 +73,25 @@ Operands = list[Node]
 Make = Callable[[Operator, Operands], Node]
 
 
+# radon: one expression for each kind of operator.
 def nodes(graph: OpenedGraph, inputs: Mapping[str, Node]) -> dict[str, Node]:
     """The values of a graph by name. `inputs`: those of its inputs. Raises InvalidKan for an operator without C."""
     values: dict[str, Node] = {name: Constant.of(array) for name, array in graph.constants.items()}
     values |= inputs
     for operator in graph.operators:
         operands = [values[name] for name in operator.inputs if name]
-        values[operator.outputs[0]] = _node(operator, operands)
+        if operator.domain == custom_ops.DOMAIN and operator.kind in (custom_ops.SPLINES, custom_ops.SPLINE_EDGES):
+            value = _splines(operator, operands)
+        elif operator.domain or len(operator.outputs) != 1:
+            raise _unknown(operator)
+        elif operator.kind in ELEMENTS:
+            value = _element(operator.kind, operands)
+        elif operator.kind in MAKERS:
+            value = MAKERS[operator.kind](operator, operands)
+        else:
+            raise _unknown(operator)
+        values[operator.outputs[0]] = value
     return values
-
-
-def _node(operator: Operator, operands: Operands) -> Node:
-    if operator.domain == custom_ops.DOMAIN and operator.kind in (custom_ops.SPLINES, custom_ops.SPLINE_EDGES):
-        return _splines(operator, operands)
-    if operator.domain or len(operator.outputs) != 1:
-        raise _unknown(operator)
-    if operator.kind in ELEMENTS:
-        return _element(operator.kind, operands)
-    make = MAKERS.get(operator.kind)
-    if make is None:
-        raise _unknown(operator)
-    return make(operator, operands)
 
 
 def _unknown(operator: Operator) -> InvalidKan:
@@ -111,16 +108,11 @@ def _element(kind: str, operands: Operands) -> Node:
     constants = [value.array for value in operands if isinstance(value, Constant) and value.kind == INT]
     if kind in FOLDED and len(constants) == len(operands):
         return Constant.of(FOLDED[kind](*constants))
-    value = mapped(template, cost, *operands, kind=result)
-    return _without_zeros(value) if kind == "Add" else value
-
-
-def _without_zeros(total: Mapped) -> Node:
-    """The other operand of a sum with zeros, such as a bias."""
-    first, second = total.values
-    for value, other in ((first, second), (second, first)):
-        if _all(other, 0) and value.shape == total.shape:
-            return value
+    total = mapped(template, cost, *operands, kind=result)
+    if kind == "Add":  # zeros, such as those of a bias, add nothing
+        for value, other in (operands, operands[::-1]):
+            if _all(other, 0) and value.shape == total.shape:
+                return value
     return total
 
 
@@ -138,10 +130,6 @@ def number(value: float) -> Constant:
     return Constant.of(np.array(value, dtype=np.float32))
 
 
-def _where(operator: Operator, operands: Operands) -> Node:
-    return mapped("({0} ? {1} : {2})", 1, *operands, kind=operands[1].kind)
-
-
 def _several(name: str) -> Make:
     """A function of two elements, applied to any number of operands."""
 
@@ -152,10 +140,6 @@ def _several(name: str) -> Make:
         return result
 
     return make
-
-
-def _clip(operator: Operator, operands: Operands) -> Node:
-    return mapped("@clip({0}, {1}, {2})", 2, *operands)
 
 
 def _hard_sigmoid(operator: Operator, operands: Operands) -> Node:
@@ -200,10 +184,6 @@ def _integers(operator: Operator, value: Node) -> tuple[int, ...]:
     return whole(value.array)
 
 
-def _transpose(operator: Operator, operands: Operands) -> Node:
-    return transposed(operands[0], whole(operator.attributes["perm"]))
-
-
 def _gather(operator: Operator, operands: Operands) -> Node:
     value, indices = operands
     axis = int(operator.attributes.get("axis", 0)) % len(value.shape)
@@ -232,6 +212,7 @@ def _joined(axis: int, *values: Node) -> Node:
     return Joined(shape, first.kind, axis, values)
 
 
+# radon: two sides of each axis.
 def _pad(operator: Operator, operands: Operands) -> Node:
     value, counts = operands[0], _integers(operator, operands[1])
     filler = operands[2] if len(operands) > 2 else number(0.0)
@@ -239,28 +220,18 @@ def _pad(operator: Operator, operands: Operands) -> Node:
         raise _unknown(operator)
     rank = len(value.shape)
     for axis in range(rank):
-        parts = [value]
-        if counts[axis]:
-            parts.insert(0, _block(filler.array, value.shape, axis, counts[axis]))
-        if counts[rank + axis]:
-            parts.append(_block(filler.array, value.shape, axis, counts[rank + axis]))
-        value = parts[0] if len(parts) == 1 else _joined(axis, *parts)
+        shapes = [(*value.shape[:axis], counts[at], *value.shape[axis + 1 :]) for at in (axis, rank + axis)]
+        before, after = (Constant.of(np.broadcast_to(filler.array.reshape(()), shape)) for shape in shapes)
+        parts = [part for part in (before, value, after) if part is value or part.size]
+        value = value if len(parts) == 1 else _joined(axis, *parts)
     return value
-
-
-def _block(filler: Array, shape: Shape, axis: int, count: int) -> Constant:
-    """`count` entries of one axis, all equal."""
-    own = tuple(count if at == axis else size for at, size in enumerate(shape))
-    return Constant.of(np.broadcast_to(filler.reshape(()), own))
 
 
 def _reduce(operation: str) -> Make:
     def make(operator: Operator, operands: Operands) -> Node:
-        value = operands[0]
-        attribute = operator.attributes.get("axes")
-        axes = (
-            whole(attribute) if attribute is not None else _integers(operator, operands[1]) if len(operands) > 1 else ()
-        )
+        value, axes = operands[0], whole(operator.attributes.get("axes", ()))
+        if len(operands) > 1 and "axes" not in operator.attributes:
+            axes = _integers(operator, operands[1])
         axes = tuple(axis % len(value.shape) for axis in axes) or tuple(range(len(value.shape)))
         return reduced(value, axes, operation, keep=bool(operator.attributes.get("keepdims", 1)))
 
@@ -332,18 +303,14 @@ def _splines(operator: Operator, operands: Operands) -> Node:
     )
 
 
-def _same(operator: Operator, operands: Operands) -> Node:
-    return operands[0]
-
-
 MAKERS: dict[str, Make] = {
     "Cast": _cast,
-    "Clip": _clip,
+    "Clip": lambda operator, operands: mapped("@clip({0}, {1}, {2})", 2, *operands),
     "Concat": _concat,
     "Gather": _gather,
     "Gemm": _gemm,
     "HardSigmoid": _hard_sigmoid,
-    "Identity": _same,
+    "Identity": lambda operator, operands: operands[0],
     "MatMul": _matmul,
     "MatMulInteger": _integer_product,
     "Max": _several("max"),
@@ -355,6 +322,6 @@ MAKERS: dict[str, Make] = {
     "ReduceSum": _reduce("sum"),
     "Reshape": _reshape,
     "Slice": _slice,
-    "Transpose": _transpose,
-    "Where": _where,
+    "Transpose": lambda operator, operands: transposed(operands[0], whole(operator.attributes["perm"])),
+    "Where": lambda operator, operands: mapped("({0} ? {1} : {2})", 1, *operands, kind=operands[1].kind),
 }

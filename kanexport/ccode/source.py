@@ -147,10 +147,10 @@ class _File:
         yield ""
         yield "#include <math.h>"
         yield ""
-        for only in (False, True):
-            yield from (
-                self._guarded(self._definitions(explain_only=only)) if only else self._definitions(explain_only=only)
-            )
+        yield from self._definitions(explain_only=False)
+        further = list(self._definitions(explain_only=True))
+        if further:
+            yield from (f"#ifndef {name.upper()}_NO_EXPLAIN", *further, "#endif", "")
         yield f"void {name}_predict(const float *restrict x, float *restrict y)"
         yield from _block(self.bodies[PREDICT])
         if EXPLAIN in self.bodies:
@@ -161,14 +161,6 @@ class _File:
             yield f"void {name}_explain(const float *restrict x, float *restrict contributions)"
             yield from _block(self.bodies[EXPLAIN])
             yield "#endif"
-
-    def _guarded(self, lines: Iterable[str]) -> Iterator[str]:
-        written = list(lines)
-        if written:
-            yield f"#ifndef {self.model.name.upper()}_NO_EXPLAIN"
-            yield from written
-            yield "#endif"
-            yield ""
 
     def _definitions(self, *, explain_only: bool) -> Iterator[str]:
         """Tables, helpers and functions of splines: those that only the contributions need, or the others."""

@@ -49,11 +49,6 @@ class Basis:
         """Cells between the first knot and the last one."""
         return int(self.knots.shape[1]) - 1
 
-    @property
-    def polynomial_size(self) -> int:
-        """Floats of all polynomials."""
-        return len(self.knots) * self.cells * self.live**2
-
     def uniform(self) -> bool:
         """Whether equal cells give a first guess that is at most one off."""
         knots = self.knots.astype(np.float64)
@@ -63,19 +58,17 @@ class Basis:
 
     def polynomials(self) -> Array:
         """[rows, cells, live powers, live functions]: of the functions that are stored from `first` on."""
-        return np.array([[self._cell(row, cell) for cell in range(self.cells)] for row in self.knots], dtype=np.float32)
+        table = np.zeros((len(self.knots), self.cells, self.live, self.live))
+        for row, knots in enumerate(self.knots.astype(np.float64)):
+            for cell in range(self.cells):
+                for function in range(max(0, cell - self.degree), min(cell, self.functions - 1) + 1):
+                    polynomial = _piece(knots, function, self.degree, cell)
+                    table[row, cell, : len(polynomial), function - self.first(cell)] = polynomial * self.scale
+        return table.astype(np.float32)
 
     def first(self, cell: int) -> int:
         """The number of the first function whose coefficients a cell reads."""
         return min(max(cell - self.degree, 0), self.functions - self.live)
-
-    def _cell(self, knots: Array, cell: int) -> Floats:
-        """[powers, functions]: polynomials of x - knots[cell], by the recursion on polynomials."""
-        table = np.zeros((self.live, self.live))
-        for function in range(max(0, cell - self.degree), min(cell, self.functions - 1) + 1):
-            polynomial = _piece(knots.astype(np.float64), function, self.degree, cell)
-            table[: len(polynomial), function - self.first(cell)] = polynomial * self.scale
-        return table
 
 
 def _piece(knots: Floats, function: int, degree: int, cell: int) -> Floats:
@@ -160,7 +153,7 @@ class SplineRoutines:
 
     def _basis(self, basis: Basis, coefficients: int) -> str:
         """The function that finds the cell of a value and the values of its live functions."""
-        stored = basis.polynomial_size <= coefficients // SHARE + FEW
+        stored = len(basis.knots) * basis.cells * basis.live**2 <= coefficients // SHARE + FEW  # floats of polynomials
         name = self._named(("basis", basis.knots.tobytes(), len(basis.knots), basis.degree, basis.scale, stored))
         self.users[name].add(self._tables.user)
         if stored:
@@ -256,61 +249,44 @@ def _by_recursion(name: str, basis: Basis, knots: str) -> Iterator[str]:
     yield "}"
 
 
+# radon: one expression for each part of the C function.
 def _layer(name: str, own: str, node: Splines, basis: Basis, tables: LayerTables, prefix: str) -> Iterator[str]:
     """The function of a layer: sums of all sources, or every edge."""
     functions, sources, outputs = node.coef.shape
     by_output, at = (f" * {outputs}", "o") if outputs > 1 else ("", "")
     yield f"static void {name}(const float *restrict x, float *restrict y)"
     yield "{"
-    yield from _sums(node, tables)
+    if node.spreads:
+        yield "    float spread = 0.0f;"
+    if tables.rows and node.start is not None:
+        yield f"    float s[{outputs}] = {{0.0f}};"
     yield f"    for (int i = 0; i < {sources}; i++) {{"
     yield f"        float w[{basis.live}];"
     row = f"i * {functions} + {own}(x[i], {'i, ' if len(basis.knots) > 1 else ''}w)"
     yield f"        const {tables.type} *c = {tables.coef} + {f'({row}){by_output}' if by_output else row};"
     terms = [f"w[{r}] * c[{_sum(r * outputs, at)}]" for r in range(basis.live)]
-    yield from _scaled(basis, tables)
+    if tables.rows:
+        yield f"        for (int r = 0; r < {basis.live}; r++) w[r] *= {tables.rows}[i];"
     if tables.base:
         yield f"        const {tables.type} *v = {tables.base} + i{by_output};"
         yield f"        const float b = {prefix}_silu(x[i]){f' * {tables.rows}[i]' if tables.rows else ''};"
         terms.append(f"b * v[{_sum(0, at)}]")
-    write = _edges if node.start is None else _summed
-    yield from write(node, " + ".join(terms), tables, at)
-
-
-def _sums(node: Splines, tables: LayerTables) -> Iterator[str]:
-    if node.spreads:
-        yield "    float spread = 0.0f;"
-    if tables.rows and node.start is not None:
-        yield f"    float s[{node.coef.shape[2]}] = {{0.0f}};"
-
-
-def _scaled(basis: Basis, tables: LayerTables) -> Iterator[str]:
-    if tables.rows:
-        yield f"        for (int r = 0; r < {basis.live}; r++) w[r] *= {tables.rows}[i];"
-
-
-def _edges(node: Splines, terms: str, tables: LayerTables, at: str) -> Iterator[str]:
-    """The rest of a function that writes every edge. `at`: the variable of an output; "" for a single one."""
-    outputs = node.coef.shape[2]
-    loop, place = (f"for (int o = 0; o < {outputs}; o++) ", f"i * {outputs} + o") if at else ("", "i")
-    scaled = f"{tables.columns}[{_sum(0, at)}] * ({terms})" if tables.rows else terms
-    yield f"        {loop}y[{place}] = {scaled};"
-    yield "    }"
-    yield "}"
-
-
-def _summed(node: Splines, terms: str, tables: LayerTables, at: str) -> Iterator[str]:
-    """The rest of a function that adds up the edges. `at`: as above."""
-    own = f"[{_sum(0, at)}]"
-    loop = f"for (int o = 0; o < {node.coef.shape[2]}; o++) " if at else ""
-    yield f"        {loop}{'s' if tables.rows else 'y'}{own} += {terms};"
+    total, element = " + ".join(terms), f"[{_sum(0, at)}]"
+    loop = f"for (int o = 0; o < {outputs}; o++) " if at else ""
+    if node.start is None:  # every edge
+        place = f"i * {outputs} + o" if at else "i"
+        yield f"        {loop}y[{place}] = {f'{tables.columns}{element} * ({total})' if tables.rows else total};"
+        yield "    }"
+        yield "}"
+        return
+    yield f"        {loop}{'s' if tables.rows else 'y'}{element} += {total};"
     if node.spreads:
         yield "        spread += x[i] - x[i];"
     yield "    }"
-    rest = [f"s{own} * {tables.columns}{own}"] if tables.rows else []
+    rest = [f"s{element} * {tables.columns}{element}"] if tables.rows else []
     rest += ["spread"] if node.spreads else []
     if rest:
-        yield f"    {loop}y{own} += {' + '.join(rest)};"
+        yield f"    {loop}y{element} += {' + '.join(rest)};"
     yield "}"
 
 

@@ -72,28 +72,23 @@ class Tables:
         """C of one element of a constant."""
         first = array.reshape(-1)[:1]
         if array.size == 1 or (array == first).all():
-            return _scalar(array.dtype, first[0])
-        table, offset, strides = self._view(array)
-        place = Index(offset)
-        for at, stride in zip(index, strides, strict=True):
-            place += at.times(stride)
-        return f"{table.name}[{place}]"
-
-    def table(self, values: Array) -> str:
-        """The name of the table with these values, in order."""
-        return self._of(np.ascontiguousarray(values).reshape(-1)).name
-
-    def _view(self, array: Array) -> tuple[Table, int, tuple[int, ...]]:
-        """The table of the memory that an array shows, its first element there, and its strides."""
+            return literal(float(first[0])) if array.dtype.kind == "f" else str(int(first[0]))
+        # The table of the memory that the array shows, its first element there, and its strides.
         whole = array
         while isinstance(whole.base, np.ndarray):
             whole = whole.base
         fits = whole.flags.c_contiguous and whole.dtype == array.dtype and min((*array.strides, 0)) >= 0
         if not fits or whole.size > SPARSE * array.size:
             array = whole = np.ascontiguousarray(array)
-        size = array.dtype.itemsize
         start = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-        return self._of(whole), start // size, tuple(stride // size for stride in array.strides)
+        place = Index(start // array.dtype.itemsize)
+        for at, stride in zip(index, array.strides, strict=True):
+            place += at.times(stride // array.dtype.itemsize)
+        return f"{self._of(whole).name}[{place}]"
+
+    def table(self, values: Array) -> str:
+        """The name of the table with these values, in order."""
+        return self._of(np.ascontiguousarray(values).reshape(-1)).name
 
     def _of(self, whole: Array) -> Table:
         table = self._names.get(id(whole))
@@ -106,10 +101,6 @@ class Tables:
             self._kept.append(whole)
         table.users.add(self.user)
         return table
-
-
-def _scalar(dtype: np.dtype[np.generic], value: float) -> str:
-    return literal(float(value)) if dtype.kind == "f" else str(int(value))
 
 
 def _type(flat: Array) -> str:

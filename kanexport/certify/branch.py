@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.certify.enclosure import Network
+from kanexport.certify.propagation import Network
 from kanexport.certify.search import Found, Witnesses
 
 Array = npt.NDArray[np.float64]
 
 BATCH = 24  # boxes that are split at a time
 CLOSE = 1e-3  # of the found range: bounds so near are close enough
-ROUNDED = 0.02  # of the found range: a float32 error that is small
 NUMBERS = 4e7  # of the frontier
 WORK = 4e6  # numbers of one layer at a time
 
@@ -39,13 +38,10 @@ class Frontier:
     def __len__(self) -> int:
         return len(self.low)
 
-    def without(self, taken: npt.NDArray[np.bool_]) -> Frontier:
-        """The boxes that are not taken."""
-        return Frontier(*(part[~taken] for part in self.parts()))
-
-    def joined(self, other: Frontier) -> Frontier:
-        """The boxes of both."""
-        return Frontier(*(np.concatenate(pair) for pair in zip(self.parts(), other.parts(), strict=True)))
+    def replaced(self, at: npt.NDArray[np.intp], others: Frontier) -> Frontier:
+        """The boxes without those at some places, and other boxes after them."""
+        pairs = zip(self.parts(), others.parts(), strict=True)
+        return Frontier(*(np.concatenate([np.delete(own, at, axis=0), other]) for own, other in pairs))
 
     def parts(self) -> tuple[Array, ...]:
         """All arrays, one entry per box."""
@@ -79,10 +75,8 @@ def refine(network: Network, best: Found, seen: Witnesses, until: float) -> tupl
             break
         worst = goal.argsort()[-batch:]
         worst = worst[goal[worst] > 0]
-        taken = np.zeros(len(frontier), dtype=bool)
-        taken[worst] = True
         children = _children(network, frontier, worst, best)
-        frontier = frontier.without(taken).joined(children)
+        frontier = frontier.replaced(worst, children)
         evaluated += len(children)
     return frontier, evaluated
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from kanexport.certify import branch, directions, search
 from kanexport.certify.directions import Directions
 from kanexport.certify.edges import refuse
-from kanexport.certify.enclosure import Network
+from kanexport.certify.propagation import Network
 from kanexport.certify.search import Found
 from kanexport.errors import OptionError
 from kanexport.ir.model import Kan
@@ -71,12 +72,6 @@ class Certificate:
     boxes: int
     seconds: float
 
-    @property
-    def tightness(self) -> Array:
-        """[m]: the certified range over the found range; infinite if one value was best."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray((self.y_high - self.y_low) / (self.found_high - self.found_low))
-
 
 def certify(kan: Kan, low: Array, high: Array, budget: float, seed: int = 0) -> Certificate:
     """The certificate for inputs from low to high [n], within about `budget` seconds. Raises InvalidKan for a network
@@ -89,6 +84,9 @@ def certify(kan: Kan, low: Array, high: Array, budget: float, seed: int = 0) -> 
     seen = search.witnesses(network, best, time.monotonic() + WITNESSES * budget, rng)
     frontier, _ = branch.refine(network, best, seen, start + budget)
     y_low, y_high, down, up = frontier.bounds()
+    words = np.where(seen.rises & seen.falls, NEITHER, UNDECIDED).astype(object)
+    words[up <= 0] = DECREASING
+    words[down >= 0] = INCREASING
     return Certificate(
         low=low,
         high=high,
@@ -98,7 +96,7 @@ def certify(kan: Kan, low: Array, high: Array, budget: float, seed: int = 0) -> 
         found_high=best.high,
         at_low=best.at_low,
         at_high=best.at_high,
-        direction=_directions(down, up, seen),
+        direction=tuple(tuple(map(str, row)) for row in words),
         witnesses=seen,
         lipschitz=np.maximum(np.abs(down), np.abs(up)),
         slack=np.minimum(network.slack, y_high - y_low),  # both outputs are in the range
@@ -131,17 +129,15 @@ def _check(kan: Kan, low: Array, high: Array, budget: float) -> None:
         )
 
 
-def _directions(down: Array, up: Array, seen: search.Witnesses) -> tuple[tuple[str, ...], ...]:
-    """[n][m]: the direction of each output in each input."""
-    words = np.where(seen.rises & seen.falls, NEITHER, UNDECIDED).astype(object)
-    words[up <= 0] = DECREASING
-    words[down >= 0] = INCREASING
-    return tuple(tuple(map(str, row)) for row in words)
-
-
 def document(certificate: Certificate, features: tuple[str, ...], classes: tuple[str, ...]) -> dict[str, Any]:
     """The certificate as JSON. `features`, `classes`: names of the inputs and outputs."""
     c = certificate
+    monotone = []
+    for (i, feature), (o, name) in itertools.product(enumerate(features), enumerate(classes)):
+        entry: dict[str, Any] = {"input": feature, "output": name, "direction": c.direction[i][o]}
+        if c.direction[i][o] == NEITHER:  # two pairs of points that differ in the input
+            entry["rises"], entry["falls"] = c.witnesses.up[i, o].tolist(), c.witnesses.down[i, o].tolist()
+        monotone.append(entry)
     return {
         "box": {"low": c.low.tolist(), "high": c.high.tolist()},
         "outputs": [
@@ -157,7 +153,7 @@ def document(certificate: Certificate, features: tuple[str, ...], classes: tuple
             }
             for o, name in enumerate(classes)
         ],
-        "monotone": [_pair(c, i, o, features, classes) for i in range(len(features)) for o in range(len(classes))],
+        "monotone": monotone,
         "lipschitz": [
             {"input": feature, "output": name, "bound": float(c.lipschitz[i, o])}
             for i, feature in enumerate(features)
@@ -168,14 +164,6 @@ def document(certificate: Certificate, features: tuple[str, ...], classes: tuple
         "boxes": c.boxes,
         "seconds": c.seconds,
     }
-
-
-def _pair(c: Certificate, i: int, o: int, features: tuple[str, ...], classes: tuple[str, ...]) -> dict[str, Any]:
-    """One entry of `monotone`; with NEITHER, two pairs of points that differ in the input."""
-    entry: dict[str, Any] = {"input": features[i], "output": classes[o], "direction": c.direction[i][o]}
-    if c.direction[i][o] == NEITHER:
-        entry["rises"], entry["falls"] = c.witnesses.up[i, o].tolist(), c.witnesses.down[i, o].tolist()
-    return entry
 
 
 def grid_box(kan: Kan) -> tuple[Array, Array]:

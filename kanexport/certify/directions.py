@@ -91,6 +91,7 @@ def _pair(x: Array, value: Array, noise: float) -> Array | None:
     return np.array([x[int(value[: at + 1].argmin())], x[at]])
 
 
+# radon: conditions on cells.
 def _divided(table: Table, i: int, o: int, whole: _Edge, room: float) -> _Edge:
     """The facts of an edge with smaller cells where both directions are possible."""
     low, high, x = table.low[:, i, o], table.high[:, i, o], table.x[:, i]
@@ -114,19 +115,15 @@ def _divided(table: Table, i: int, o: int, whole: _Edge, room: float) -> _Edge:
         if small or depth == DEPTH or count == TABLES - 1:
             total.rise, total.fall = total.rise + facts.rise, total.fall + facts.fall
             continue
-        cells += _open(part, i, o, depth, total)
+        # The cells in which both directions are possible are divided; the others count at once.
+        part_low, part_high, points = part.low[:, i, o], part.high[:, i, o], part.x[:, i]
+        width = np.diff(points)
+        mixed = (part_low < 0) & (part_high > 0) & (width > 0)
+        total.rise += float((np.maximum(part_high, 0) * width)[~mixed].sum())
+        total.fall += float((np.maximum(-part_low, 0) * width)[~mixed].sum())
+        cells += [(float(points[at]), float(points[at + 1]), depth + 1) for at in np.flatnonzero(mixed)]
     for first, last, _ in cells:  # not divided any more
         at = np.searchsorted(x, first, side="right") - 1
         total.rise += max(float(high[at]), 0.0) * (last - first)
         total.fall += max(float(-low[at]), 0.0) * (last - first)
     return total
-
-
-def _open(part: Table, i: int, o: int, depth: int, total: _Edge) -> list[tuple[float, float, int]]:
-    """The cells of a part in which both directions are possible; the others count at once."""
-    low, high, x = part.low[:, i, o], part.high[:, i, o], part.x[:, i]
-    h = np.diff(x)
-    both = (low < 0) & (high > 0) & (h > 0)
-    total.rise += float((np.maximum(high, 0) * h)[~both].sum())
-    total.fall += float((np.maximum(-low, 0) * h)[~both].sum())
-    return [(float(x[at]), float(x[at + 1]), depth + 1) for at in np.flatnonzero(both)]

@@ -20,12 +20,12 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.certify import curves, families
 from kanexport.certify.curves import Curve
-from kanexport.certify.enclosed import KINK, Enclosed, Errors, OnCells, Separate, Shared, symbolic
+from kanexport.certify.interval_terms import KINK, Errors, IntervalTerm, OnCells, Separate, Shared, symbolic
 from kanexport.certify.taylor import UnboundedError
 from kanexport.errors import InvalidKan
 from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC
 from kanexport.graph import precision
-from kanexport.ir.model import EdgeTerm, Layer, SymbolicEdge, Term
+from kanexport.ir.model import EdgeTerm, Layer, Term
 
 Array = npt.NDArray[np.float64]
 
@@ -79,7 +79,7 @@ class Spline:
         size = (2 * self.basis.degree / self.narrowest[:, None]) ** order
         return np.asarray(ULP * operations * size * self.largest)
 
-    def values(self, x: Array, order: int) -> Array:
+    def values(self, x: Array, order: int = 0) -> Array:
         """[B, I] -> [B, I, O]: the derivative of order 0 or 1. Splines of degree 1 have no slope at a knot."""
         q = self.basis.degree - order
         if q < 1:
@@ -120,7 +120,7 @@ class Smooth:
         """[B, I] -> [B, I, O]"""
         return np.asarray(x[:, :, None] * self.rate + self.shift)
 
-    def value(self, x: Array) -> Array:
+    def values(self, x: Array) -> Array:
         """[B, I] -> [B, I, O]"""
         return np.where(self.weight == 0, 0.0, self.weight * self.curve.value(self.inner(x)))
 
@@ -143,12 +143,12 @@ class Smooth:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edges:
-    """Edge functions of a layer: sum of splines, smooth functions and enclosed terms, plus a constant per destination
+    """Edge functions of a layer: sum of splines, smooth functions and interval terms, plus a constant per destination
     [O]."""
 
     splines: tuple[Spline, ...]
     smooth: tuple[Smooth, ...]
-    enclosed: tuple[Enclosed, ...]
+    interval_terms: tuple[IntervalTerm, ...]
     constant: Array
     sources: int
 
@@ -162,7 +162,7 @@ class Edges:
         return cls(
             tuple(part for part in parts if isinstance(part, Spline)),
             tuple(part for part in parts if isinstance(part, Smooth)),
-            tuple(part for part in parts if isinstance(part, Enclosed)),
+            tuple(part for part in parts if isinstance(part, IntervalTerm)),
             constant,
             layer.sources,
         )
@@ -174,13 +174,10 @@ class Edges:
 
     def values(self, x: Array) -> Array:
         """[B, I] -> [B, I, O]: the edge functions, without the constant."""
+        parts: tuple[Spline | Smooth | IntervalTerm, ...] = (*self.splines, *self.smooth, *self.interval_terms)
         total = np.zeros((*x.shape, self.destinations))
-        for spline in self.splines:
-            total += spline.values(x, 0)
-        for part in self.smooth:
-            total += part.value(x)
-        for term in self.enclosed:
-            total += term.values(x)
+        for part in parts:
+            total += part.values(x)
         return total
 
     def slopes(self, x: Array) -> Array:
@@ -193,9 +190,10 @@ class Edges:
         return total
 
     def on_cells(self, low: Array, high: Array) -> tuple[list[OnCells], list[Errors]]:
-        """The facts and errors of the enclosed terms on cells from low to high [n, I]. Raises InvalidKan."""
+        """The facts and errors of the interval terms on cells from low to high [n, I]. Raises InvalidKan."""
+        terms = self.interval_terms
         try:
-            return [t.on_cells(low, high) for t in self.enclosed], [t.errors(low, high) for t in self.enclosed]
+            return [term.on_cells(low, high) for term in terms], [term.errors(low, high) for term in terms]
         except UnboundedError as error:
             raise refuse(f"a function of the layer has no known bound in a certificate: {error}") from error
 
@@ -214,45 +212,40 @@ class Edges:
         return np.asarray(value), np.asarray(slope)
 
 
-def _of_term(layer: Layer, term: Term) -> Spline | Smooth | Enclosed:
+def _of_term(layer: Layer, term: Term) -> Spline | Smooth | IntervalTerm:
     if term.pre_steps:
         raise refuse(f"the term {term.kind} has separate steps")
     coef = term.coef * layer.mask[:, :, None]
     if isinstance(term, EdgeTerm):
-        return Separate(term, coef)
+        return Separate(coef, term)
     if term.stored != precision.FULL:
         raise refuse(f"the coefficients of {term.kind} are stored as {term.stored}")
     if isinstance(term.basis, BSpline):
         if not term.basis.increasing:
             raise refuse("the spline has repeated or decreasing knots, where it is not continuous")
         return Spline.of(term.basis, coef)
-    if (
-        isinstance(term.basis, Activation)
-        and term.basis.function is ACTIVATIONS.get(term.kind)
-        and term.kind in curves.BASE
-    ):
+    known = isinstance(term.basis, Activation) and term.basis.function is ACTIVATIONS.get(term.kind)
+    if known and term.kind in curves.BASE:
         ones = np.ones(layer.mask.shape)
         return Smooth(curves.BASE[term.kind], coef[:, :, 0], ones, 0 * ones)
     if not families.known(term.basis):
         raise refuse(f"the basis {term.kind} has no known bounds in a certificate")
-    return Shared(term, coef)
+    return Shared(coef, term)
 
 
-def _of_symbolic_edges(layer: Layer) -> list[Smooth | Enclosed]:
+def _of_symbolic_edges(layer: Layer) -> list[Smooth | IntervalTerm]:
     """The functions of symbolic edges, without their constants."""
     known = [SYMBOLIC.get(edge.function.name) is edge.function for edge in layer.symbolic]
     plain = [e for e, same in zip(layer.symbolic, known, strict=True) if same and e.function.name in curves.EDGE]
     # Also those with a weight of zero: the graph multiplies, and zero times infinity is NaN.
     others = [edge for edge in layer.symbolic if edge not in plain]
-    return [*(_of_symbolic(layer, edge) for edge in plain), *symbolic(others, (layer.sources, layer.destinations))]
-
-
-def _of_symbolic(layer: Layer, edge: SymbolicEdge) -> Smooth:
-    """The function of a symbolic edge, without its constant."""
-    weight, rate, shift = (np.zeros(layer.mask.shape) for _ in range(3))
-    at = edge.source, edge.destination
-    weight[at], rate[at], shift[at] = edge.mask * edge.c, edge.a, edge.b
-    return Smooth(curves.EDGE[edge.function.name], weight, rate, shift)
+    parts: list[Smooth | IntervalTerm] = []
+    for edge in plain:
+        weight, rate, shift = (np.zeros(layer.mask.shape) for _ in range(3))
+        at = edge.source, edge.destination
+        weight[at], rate[at], shift[at] = edge.mask * edge.c, edge.a, edge.b
+        parts.append(Smooth(curves.EDGE[edge.function.name], weight, rate, shift))
+    return [*parts, *symbolic(others, (layer.sources, layer.destinations))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,7 +257,7 @@ class Table:
     bend       [n - 1, I, O]: max |f''| / 8 between two points
     low, high  [n - 1, I, O]: enclosure of the slope between two points
     rounding   [I, O]: of the values in float64
-    errors     of the enclosed terms
+    errors     of the interval terms
     """
 
     edges: Edges
@@ -276,7 +269,7 @@ class Table:
     rounding: Array
     errors: tuple[Errors, ...] = ()
 
-    # radon: the sums over splines, smooth functions and enclosed terms.
+    # radon: the sums over splines, smooth functions and interval terms.
     @classmethod
     def of(cls, edges: Edges, low: Array, high: Array) -> Table:
         """The table for sources from low to high [I]. Raises InvalidKan for a layer that is too large."""
@@ -284,21 +277,27 @@ class Table:
         middles, h = (x[:-1] + x[1:]) / 2, np.diff(x, axis=0)[:, :, None]
         shape = (len(middles), *x.shape[1:], edges.destinations)
         second, third, flat_low, flat_high = (np.zeros(shape) for _ in range(4))
+        value_rounding, slope_rounding = edges.rounding(low, high)
+        # The slope of a spline is between the coefficients of its derivative, which all have the sign of a monotone
+        # spline. So the hull of slopes holds beside their enclosure from the points.
+        hull_low, hull_high = (np.repeat(side * slope_rounding[None], len(middles), axis=0) for side in (-1.0, 1.0))
         for spline in edges.splines:
             for order, target in ((2, second), (3, third)):
                 a, b = spline.in_cells(order, middles)
                 extra = spline.rounding(order) if order <= spline.basis.degree else 0.0
                 target += np.maximum(np.abs(a), np.abs(b)) * MARGIN + extra
+            a, b = spline.in_cells(1, middles)
+            hull_low, hull_high = hull_low + a, hull_high + b
             if spline.basis.degree == 1:
-                a, b = spline.in_cells(1, middles)
                 flat_low, flat_high = flat_low + a, flat_high + b
         for part in edges.smooth:
             more_second, more_third = part.bounds(x[:-1], x[1:])
             second, third = second + more_second, third + more_third
-        value_rounding, slope_rounding = edges.rounding(low, high)
+            own, reach = part.slope(x), more_third * h**2 / 8 * MARGIN
+            hull_low = hull_low + np.minimum(own[:-1], own[1:]) - reach
+            hull_high = hull_high + np.maximum(own[:-1], own[1:]) + reach
         slope = edges.slopes(x)
         reach = third * h**2 / 8 * MARGIN + slope_rounding
-        hull_low, hull_high = _slope_hull(edges, x, slope_rounding)
         lower = np.maximum(np.minimum(slope[:-1], slope[1:]) - reach + flat_low, hull_low)
         upper = np.minimum(np.maximum(slope[:-1], slope[1:]) + reach + flat_high, hull_high)
         facts, errors = edges.on_cells(x[:-1], x[1:])
@@ -324,22 +323,6 @@ class Table:
         return low, high, self.low.min(axis=0), self.high.max(axis=0)
 
 
-def _slope_hull(edges: Edges, x: Array, rounding: Array) -> tuple[Array, Array]:
-    """[n - 1, I, O] twice: bounds of the slopes of splines and smooth functions between points x [n, I]. The slope of a
-    spline is between the coefficients of its derivative, which all have the sign of a monotone spline. `rounding`
-    [I, O]: of slopes."""
-    middles, h = (x[:-1] + x[1:]) / 2, np.diff(x, axis=0)[:, :, None]
-    low, high = (np.repeat(side * rounding[None], len(middles), axis=0) for side in (-1.0, 1.0))
-    for spline in edges.splines:
-        a, b = spline.in_cells(1, middles)
-        low, high = low + a, high + b
-    for part in edges.smooth:
-        slope, reach = part.slope(x), part.bounds(x[:-1], x[1:])[1] * h**2 / 8 * MARGIN
-        low = low + np.minimum(slope[:-1], slope[1:]) - reach
-        high = high + np.maximum(slope[:-1], slope[1:]) + reach
-    return low, high
-
-
 def _points(edges: Edges, low: Array, high: Array) -> Array:
     """[n, I]: the ends, all knots between them, and points between those."""
     for parts in PARTS:
@@ -355,7 +338,7 @@ def _points(edges: Edges, low: Array, high: Array) -> Array:
 # radon: where points are, and how many between two.
 def _column(edges: Edges, source: int, low: float, high: float, parts: int) -> Array:
     knots = [spline.basis.extended[source] for spline in edges.splines]
-    others = [term.points(source, low, high) for term in edges.enclosed]
+    others = [term.points(source, low, high) for term in edges.interval_terms]
     every = np.unique(np.concatenate([*knots, *others, [low, high, 0.0]]))
     ends = every[(every >= low) & (every <= high)]
     if len(ends) == 1:
@@ -364,7 +347,7 @@ def _column(edges: Edges, source: int, low: float, high: float, parts: int) -> A
     last = max((row[-1] for row in knots), default=-np.inf)
     pieces = []
     for a, b in itertools.pairwise(ends):
-        count = parts if edges.enclosed or (first <= a and b <= last) else OUTSIDE * parts
+        count = parts if edges.interval_terms or (first <= a and b <= last) else OUTSIDE * parts
         count = 1 if b - a < 4 * KINK * (1 + abs(a)) else count
         pieces.append(a + (b - a) * np.arange(count) / count)
     return np.unique(np.concatenate([*pieces, ends]))

@@ -104,7 +104,7 @@ def emitted(function: Unary, x: Taylor) -> Taylor:
         return Taylor(result.coefs, 1.2 * x.error + 3 * LOGISTIC * (1 + x.size), SINGLE)
     results = []
     for small in (False, True):
-        g: Any = Bounds(small_values=small)
+        g = Bounds(small_values=small)
         results.append(_run(functools.partial(function.emit, g, cast(Any, x))))
     return Taylor(results[0].coefs, np.maximum(results[0].error, results[1].error), SINGLE)
 
@@ -241,8 +241,8 @@ def served(basis: Basis, low: Array, high: Array) -> Taylor:
         raise UnboundedError("a rational function beyond the limit of its graph")
     results = []
     for small in (False, True):
-        value = _number(basis.emit(cast(Any, Bounds(small_values=small)), cast(Any, x), low.shape[1]))
-        scale = basis.emitted_scale(cast(Any, Bounds(small_values=small)))
+        value = _number(basis.emit(Bounds(small_values=small), cast(Any, x), low.shape[1]))
+        scale = basis.emitted_scale(Bounds(small_values=small))
         shaped = value if value.ndim == 3 else value[:, None, :]
         results.append(Taylor([intervals.scaled(shaped.coefs[0], scale)], shaped.error * scale, SINGLE))
     return Taylor(results[0].coefs, np.maximum(results[0].error, results[1].error), SINGLE)
@@ -279,9 +279,7 @@ def _served_polynomial(basis: Polynomial | Recurrence, low: Array, high: Array) 
     rest = Taylor([(1 - size, 1 - least)], np.zeros(first.shape), SINGLE)
     value = Taylor([(first, last)], np.zeros(first.shape), SINGLE)
     fixed = cast(Any, dataclasses.replace(basis, squash=cast(Any, _Given(value, sign, rest, squash.open))))
-    results = [
-        _number(fixed.emit(cast(Any, Bounds(small_values=small)), value[:, 0], low.shape[1])) for small in (False, True)
-    ]
+    results = [_number(fixed.emit(Bounds(small_values=small), value[:, 0], low.shape[1])) for small in (False, True)]
     shaped = [part if part.ndim == 3 else part[:, None, :] for part in results]
     wide = Taylor.source(first[:, 0], last[:, 0], order=1, unit=DOUBLE)
     exact = _polynomial(basis, wide)

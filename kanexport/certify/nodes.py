@@ -59,14 +59,18 @@ class Nodes:
 
     def beside(self, other: Nodes) -> Nodes:
         """These nodes and others with the same first symbols."""
-        added = other.form.shape[1] - self.form.shape[1]
-        own = dataclasses.replace(self, form=np.pad(self.form, ((0, 0), (0, added), (0, 0))))
+        own = self.with_symbols(other.form.shape[1])
         return Nodes(
             **{
                 f.name: np.concatenate([getattr(own, f.name), getattr(other, f.name)], axis=-1)
                 for f in dataclasses.fields(self)
             }
         )
+
+    def with_symbols(self, count: int) -> Nodes:
+        """The same nodes with `count` symbols. The further ones are zero."""
+        added = count - self.form.shape[1]
+        return dataclasses.replace(self, form=np.pad(self.form, ((0, 0), (0, added), (0, 0))))
 
     def summed(self) -> tuple[Array, Array]:
         """The range of the form, [N, w] twice."""

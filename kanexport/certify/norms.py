@@ -38,12 +38,18 @@ class Beside(LayerNorm):
     """Step that appends the nodes of a normalization to the nodes that it reads."""
 
 
+# radon: four conditions on all terms.
 def separated(layer: Layer) -> Layer:
     """A layer without a normalization inside of its terms: its sources are the nodes, and the normalized nodes after
     them. Raises InvalidKan for other steps inside of terms."""
-    if not any(term.pre_steps for term in layer.terms):
+    steps = [step for term in layer.terms for step in term.pre_steps]
+    if not steps:
         return layer
-    norm, terms = _common_norm(layer), []
+    norm, terms = steps[0], []
+    single = all(len(term.pre_steps) <= 1 for term in layer.terms)
+    shared = all(isinstance(term, BasisTerm) and term.basis.sources is None for term in layer.terms)
+    if not (single and shared and type(norm) is LayerNorm and all(_equal(step, norm) for step in steps)):
+        raise refuse("a term of a layer has steps that no certificate supports")
     for term in layer.terms:
         empty = np.zeros_like(term.coef)
         halves = (empty, term.coef) if term.pre_steps else (term.coef, empty)
@@ -57,26 +63,16 @@ def separated(layer: Layer) -> Layer:
     )
 
 
-# radon: three conditions on all terms.
-def _common_norm(layer: Layer) -> LayerNorm:
-    """The only step inside of the terms of a layer. Raises InvalidKan for other steps, or bases with sources."""
-    steps = [step for term in layer.terms for step in term.pre_steps]
-    single = all(len(term.pre_steps) <= 1 for term in layer.terms) and all(_equal(step, steps[0]) for step in steps)
-    shared = all(isinstance(term, BasisTerm) and term.basis.sources is None for term in layer.terms)
-    if not (single and shared and type(steps[0]) is LayerNorm):
-        raise refuse("a term of a layer has steps that no certificate supports")
-    return steps[0]
-
-
-def _equal(a: object, b: object) -> bool:
-    pair = isinstance(a, LayerNorm) and isinstance(b, LayerNorm)
-    return pair and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("scale", "bias", "epsilon"))
+def _equal(a: object, b: LayerNorm) -> bool:
+    return isinstance(a, LayerNorm) and all(
+        np.array_equal(getattr(a, name), getattr(b, name)) for name in ("scale", "bias", "epsilon")
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Parts:
-    """Ranges of a normalization, [N, w] each: c, its square, r and y, before scale and bias. `mean` [w, w]: the matrix
-    of the mean of each group, and `count` its nodes."""
+class Parts:
+    """Ranges of a normalization, [N, w] each: c, r and y, before scale and bias. `mean` [w, w]: the matrix of the mean
+    of each group, and `count` its nodes."""
 
     centred: Nodes
     rate: tuple[Array, Array]
@@ -84,11 +80,44 @@ class _Parts:
     mean: Array
     count: int
 
+    @classmethod
+    def of(cls, step: LayerNorm | GroupNorm, nodes: Nodes) -> Parts:
+        """The ranges for some nodes. Raises InvalidKan."""
+        width = nodes.center.shape[1]
+        groups = step.groups if isinstance(step, GroupNorm) else 1
+        count = width // groups
+        mean = np.kron(np.eye(groups), np.full((count, count), 1 / count))
+        centred = _linear(nodes, np.eye(width) - mean)
+        low, high = centred.low, centred.high
+        least = np.where(low > 0, low, np.where(high < 0, -high, 0.0)) ** 2
+        most = centred.largest**2
+        variance = (least @ mean) * (1 - 1e-12), (most @ mean) * MARGIN
+        if not (variance[0] + step.epsilon > 0).all():
+            raise refuse("a normalization without an epsilon may divide by zero on this box")
+        rate = (
+            1 / np.sqrt(variance[1] + step.epsilon) * (1 - 1e-12),
+            1 / np.sqrt(variance[0] + step.epsilon) * (1 + 1e-12),
+        )
+        others = np.maximum((least @ mean) * count * (1 - 1e-12) - least, 0.0), (most @ mean) * count * MARGIN - most
+        ends = [
+            c / np.sqrt((c * c + rest) / count + step.epsilon)
+            for c, rest in (
+                (low, np.where(low >= 0, others[1], others[0])),
+                (high, np.where(high >= 0, others[0], others[1])),
+            )
+        ]
+        room = 1e-12 * (1 + np.abs(ends[0]) + np.abs(ends[1]))
+        return cls(centred, rate, (ends[0] - room, ends[1] + room), np.asarray(mean, dtype=np.float64), count)
 
-def normalized(step: LayerNorm | GroupNorm, nodes: Nodes) -> Nodes:
-    """The nodes after a normalization without its scale and bias, with the float64 error of this function. Raises
-    InvalidKan."""
-    parts = _parts(step, nodes)
+    def passed(self, error: Array) -> Array:
+        """[..., w]: what the `error` [..., w] of the nodes becomes, without scale and bias."""
+        fast, y = self.rate[1][0], np.maximum(np.abs(self.value[0]), np.abs(self.value[1]))[0]
+        before = error @ np.abs(np.eye(len(fast)) - self.mean)
+        return np.asarray(fast * (before + y * ((y * before) @ self.mean)))
+
+
+def normalized(parts: Parts) -> Nodes:
+    """The nodes after a normalization without its scale and bias, with the float64 error of this function."""
     centred, (slow, fast), (low, high) = parts.centred, parts.rate, parts.value
     middle, reach = (slow + fast) / 2, (fast - slow) / 2 * MARGIN
     rest = reach * centred.largest
@@ -98,37 +127,16 @@ def normalized(step: LayerNorm | GroupNorm, nodes: Nodes) -> Nodes:
     center = np.where(plain, (low + high) / 2, centred.center * middle)
     form = np.where(plain[:, None], 0.0, centred.form * middle[:, None])
     rest = np.where(plain, (high - low) / 2, rest)
-    down, up = _slopes(parts)
+    # The derivatives of y.
+    down, up, y, rate = centred.down, centred.up, (low[:, None], high[:, None]), (slow[:, None], fast[:, None])
+    shares = product(*y, down, up)
+    turned = product(*y, shares[0] @ parts.mean, shares[1] @ parts.mean)
+    down, up = product(down - turned[1], up - turned[0], *rate)
+    room = 1e-12 * (np.abs(down) + np.abs(up))
     noise = 16 * ULP * (np.abs(center) + np.abs(form).sum(axis=1) + rest)
-    result = Nodes(center, form, low, high, down, up).widened(rest + noise)
+    result = Nodes(center, form, low, high, down - room, up + room).widened(rest + noise)
     result = dataclasses.replace(result, low=low, high=high)
     return result.within(*result.summed())
-
-
-def _parts(step: LayerNorm | GroupNorm, nodes: Nodes) -> _Parts:
-    width = nodes.center.shape[1]
-    groups = step.groups if isinstance(step, GroupNorm) else 1
-    count = width // groups
-    mean = np.kron(np.eye(groups), np.full((count, count), 1 / count))
-    centred = _linear(nodes, np.eye(width) - mean)
-    low, high = centred.low, centred.high
-    least = np.where(low > 0, low, np.where(high < 0, -high, 0.0)) ** 2
-    most = centred.largest**2
-    variance = (least @ mean) * (1 - 1e-12), (most @ mean) * MARGIN
-    if not (variance[0] + step.epsilon > 0).all():
-        raise refuse("a normalization without an epsilon may divide by zero on this box")
-    rate = (
-        1 / np.sqrt(variance[1] + step.epsilon) * (1 - 1e-12),
-        1 / np.sqrt(variance[0] + step.epsilon) * (1 + 1e-12),
-    )
-    others = np.maximum((least @ mean) * count * (1 - 1e-12) - least, 0.0), (most @ mean) * count * MARGIN - most
-
-    def value(c: Array, rest: Array) -> Array:
-        return np.asarray(c / np.sqrt((c * c + rest) / count + step.epsilon))
-
-    ends = value(low, np.where(low >= 0, others[1], others[0])), value(high, np.where(high >= 0, others[0], others[1]))
-    room = 1e-12 * (1 + np.abs(ends[0]) + np.abs(ends[1]))
-    return _Parts(centred, rate, (ends[0] - room, ends[1] + room), np.asarray(mean, dtype=np.float64), count)
 
 
 def _linear(nodes: Nodes, matrix: Array) -> Nodes:
@@ -143,35 +151,8 @@ def _linear(nodes: Nodes, matrix: Array) -> Nodes:
     return dataclasses.replace(moved, low=low, high=high).within(*moved.summed())
 
 
-def _slopes(parts: _Parts) -> tuple[Array, Array]:
-    """The derivatives of y, [N, n, w] twice."""
-    down, up = parts.centred.down, parts.centred.up
-    y = parts.value[0][:, None], parts.value[1][:, None]
-    shares = product(*y, down, up)
-    common = shares[0] @ parts.mean, shares[1] @ parts.mean
-    turned = product(*y, *common)
-    rate = parts.rate[0][:, None], parts.rate[1][:, None]
-    low, high = product(down - turned[1], up - turned[0], *rate)
-    room = 1e-12 * (np.abs(low) + np.abs(high))
-    return low - room, high + room
-
-
-def error_of_norm(step: LayerNorm | GroupNorm, nodes: Nodes, error: Array) -> Array:
-    """[..., w]: the error after a normalization without its scale and bias, from the `error` [..., w] before it."""
-    parts = _parts(step, nodes)
-    fast, y = parts.rate[1][0], np.maximum(np.abs(parts.value[0]), np.abs(parts.value[1]))[0]
-    before = error @ np.abs(np.eye(len(fast)) - parts.mean)
-    passed = fast * (before + y * ((y * before) @ parts.mean))
-    return np.asarray(passed + rounding_of_norm(parts, nodes)[0])
-
-
-def served_norm(step: LayerNorm | GroupNorm, nodes: Nodes) -> Array:
-    """[N, w]: the float32 error of a normalization without its scale and bias."""
-    return rounding_of_norm(_parts(step, nodes), nodes)
-
-
-def rounding_of_norm(parts: _Parts, nodes: Nodes) -> Array:
-    """[N, w]: see the text of the module."""
+def rounding_of_norm(parts: Parts, nodes: Nodes) -> Array:
+    """[N, w]: the float32 error of a normalization without its scale and bias; see the text of the module."""
     largest = nodes.largest @ (parts.mean > 0)  # no less than the largest of the group
     largest = np.minimum(largest, nodes.largest.max(axis=1, keepdims=True))
     y = np.maximum(np.abs(parts.value[0]), np.abs(parts.value[1]))

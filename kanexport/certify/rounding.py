@@ -4,7 +4,7 @@ The bound covers every form in which `lowering/` writes splines, since it takes 
 
 * Stored knots are rounded, and closed forms move them to equal distances. With every knot moved by d, a spline moves
   by at most 4 max |S'| d (the derivative with respect to a knot, Jupp 1978), and a single function by its part.
-* The distance to a knot or a center, in cells, has an error of `_argument`. The pieces of a spline are polynomials
+* The distance to a knot or a center, in cells, has an error of `argument`. The pieces of a spline are polynomials
   with Bernstein coefficients of at most C, its largest coefficient. So the coefficient of u^q is at most
   binomial(p, q) 2^q C, and all are at most 3^p C in sum, in at most p + 2 functions and three neighboring cells.
 * A sum of n terms in any order has an error of at most n u / (1 - n u) times the sum of their magnitudes (Higham
@@ -80,11 +80,15 @@ def _spline(spline: Spline) -> tuple[Array, float, Array]:
     closed = basis.closed_form(np.float32)
     away = departure(basis) if p in DEGREES else np.inf
     near = closed or away <= NEAR
+    centred = near and not basis.shared
     if near:
         moved = moved + 2 * away
-    error, magnitude, terms = _of_form(basis, largest, moved, _argument(basis, knot / narrowest, near))
-    if near and not closed:
-        error = error + _refitted(spline)
+    # The error of a distance in cells, [I, 1].
+    argument = np.asarray(UNIT * (16 + 4 * (knot / narrowest) + (4 * basis.extended.shape[1] if centred else 0)))
+    error, magnitude, terms = _of_form(basis, largest, moved, argument)
+    fit = UniformSpline(basis).fit if near and not closed else None
+    if fit is not None:  # twice the largest change of a coefficient by the fit of a closed form
+        error = error + np.asarray(2 * np.abs(spline.coefs[0] @ (fit - np.eye(len(fit))).T).max(axis=2))
     variation = np.abs(np.diff(np.pad(spline.coefs[0], ((0, 0), (0, 0), (1, 1))), axis=2)).sum(axis=2)
     return error, terms, magnitude + variation
 
@@ -104,20 +108,6 @@ def _of_form(basis: BSpline, largest: Array, moved: Array, argument: Array) -> t
         return shifts + (32 * argument + FEW * UNIT) * largest, 9 * largest, float(basis.extended.shape[1] + 12)
     powers = (p + 2) * 3.0**p * largest
     return shifts + 3 * powers * argument, powers, float(p * basis.extended.shape[1])
-
-
-def _argument(basis: BSpline, cells: Array, near: bool) -> Array:
-    """[I, 1]: the error of a distance in cells. `cells`: the largest knot of a source in cells."""
-    away = 4 * basis.extended.shape[1] if near and not basis.shared else 0
-    return np.asarray(UNIT * (16 + 4 * cells + away))
-
-
-def _refitted(spline: Spline) -> Array:
-    """[I, O]: twice the largest change of a coefficient by the fit of a closed form."""
-    fit = UniformSpline(spline.basis).fit
-    if fit is None:
-        return np.zeros(spline.largest.shape)
-    return np.asarray(2 * np.abs(spline.coefs[0] @ (fit - np.eye(len(fit))).T).max(axis=2))
 
 
 def _smooth(part: Smooth, low: Array, high: Array) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.certify.enclosure import Network
+from kanexport.certify.propagation import Network
 from kanexport.ir.model import Kan
 from kanexport.verify import float64_reference
 
@@ -142,17 +142,11 @@ def witnesses(network: Network, best: Found, until: float, rng: np.random.Genera
         lines[:, :, at] = np.linspace(low[at], high[at], VALUES)
         y = best.add(lines.reshape(-1, inputs)).reshape(LINES, VALUES, outputs)
         change = np.diff(y, axis=1).reshape(-1, outputs)
-        _verify(at, lines, change, 2 * network.noise, flags, pairs)
+        # The largest rise and fall of each output, if it exceeds the float64 errors of both outputs.
+        noise = 2 * network.noise
+        flags[:, at] = change.max(axis=0) > noise, change.min(axis=0) < -noise
+        line, step = np.divmod(np.stack([change.argmax(axis=0), change.argmin(axis=0)]), VALUES - 1)  # [2, m]
+        pairs[:, at] = np.stack([lines[line, step], lines[line, step + 1]], axis=2)
         if time.monotonic() > until:
             break
     return Witnesses(flags[0], flags[1], pairs[0], pairs[1])
-
-
-def _verify(at: int, lines: Array, change: Array, noise: Array, flags: npt.NDArray[np.bool_], pairs: Array) -> None:
-    """Keep the largest rise and fall of each output in the input `at`, among changes [LINES * (VALUES - 1), m], if it
-    exceeds the float64 errors `noise` [m] of both outputs."""
-    steps = np.stack([change.argmax(axis=0), change.argmin(axis=0)])  # [2, m]
-    line, step = np.divmod(steps, VALUES - 1)
-    a, b = lines[line, step], lines[line, step + 1]  # [2, m, n]
-    flags[:, at] = change.max(axis=0) > noise, change.min(axis=0) < -noise
-    pairs[:, at] = np.stack([a, b], axis=2)

@@ -276,34 +276,18 @@ def _waves(a: Taylor) -> tuple[list[Pair], list[Pair]]:
     return s, c
 
 
-def _sin(a: Taylor) -> Taylor:
-    return _library(_waves(a)[0], a.error, a.unit)
-
-
-def _cos(a: Taylor) -> Taylor:
-    return _library(_waves(a)[1], a.error, a.unit)
-
-
-def _one_less_square(f: list[Pair], sign: float) -> list[Pair]:
-    """Coefficients of 1 + sign f^2."""
-    result = []
-    for k in range(len(f)):
-        square = _squared(f[0]) if k == 0 else _series(f, f, k)
-        part = square if sign > 0 else negative(square)
-        result.append(add(part, point(1.0)) if k == 0 else part)
-    return result
-
-
 def tanh(a: Taylor) -> Taylor:
     """The hyperbolic tangent."""
     low, high = rising(np.tanh, a.coefs[0])
     first = np.maximum(low, -1.0), np.minimum(high, 1.0)
-    return _composed(a, first, lambda t: _positive(_one_less_square(t, -1.0)), np.array(1.0))
 
+    def slope(t: list[Pair]) -> list[Pair]:
+        """Coefficients of 1 - t^2. The first one is not negative."""
+        rest = [negative(_squared(t[0]) if k == 0 else _series(t, t, k)) for k in range(len(t))]
+        least, most = add(rest[0], point(1.0))
+        return [(np.maximum(least, 0.0), most), *rest[1:]]
 
-def _positive(coefs: list[Pair]) -> list[Pair]:
-    """Coefficients whose first one is not negative."""
-    return [(np.maximum(coefs[0][0], 0.0), coefs[0][1]), *coefs[1:]]
+    return _composed(a, first, slope, np.array(1.0))
 
 
 def _tan(a: Taylor) -> Taylor:
@@ -312,32 +296,25 @@ def _tan(a: Taylor) -> Taylor:
     return _library(quotient.coefs, quotient.error, a.unit)
 
 
-def _of_slope(a: Taylor, first: Pair, slope: Taylor) -> Taylor:
-    return _composed(a, first, lambda _: slope.coefs, largest(slope.coefs[0]))
-
-
-def _wide(a: Taylor) -> Taylor:
-    """The argument with its error, as an interval."""
-    return Taylor([_around(a), *a.coefs[1:]], np.zeros_like(a.error), a.unit)
+def _of_slope(a: Taylor, first: Pair, slope: Callable[[Taylor], Taylor]) -> Taylor:
+    """f(a) from its range `first` and its slope, which is evaluated on the interval of the floating argument."""
+    wide = slope(Taylor([_around(a), *a.coefs[1:]], np.zeros_like(a.error), a.unit))
+    return _composed(a, first, lambda _: wide.coefs, largest(wide.coefs[0]))
 
 
 def _arctan(a: Taylor) -> Taylor:
-    wide = _wide(a)
-    return _of_slope(a, rising(np.arctan, a.coefs[0]), _divided(a.constant(1.0), multiplied(wide, wide) + 1.0))
+    first = rising(np.arctan, a.coefs[0])
+    return _of_slope(a, first, lambda x: _divided(x.constant(1.0), multiplied(x, x) + 1.0))
 
 
 def _arcsin(a: Taylor) -> Taylor:
-    wide = _wide(a)
-    return _of_slope(a, rising(np.arcsin, a.coefs[0]), a.constant(1.0) / _sqrt(1.0 - multiplied(wide, wide)))
-
-
-def _arccos(a: Taylor) -> Taylor:
-    return _added(a.constant(np.pi / 2), _negated(_arcsin(a)))
+    first = rising(np.arcsin, a.coefs[0])
+    return _of_slope(a, first, lambda x: _divided(x.constant(1.0), _sqrt(1.0 - multiplied(x, x))))
 
 
 def _arctanh(a: Taylor) -> Taylor:
-    wide = _wide(a)
-    return _of_slope(a, rising(np.arctanh, a.coefs[0]), a.constant(1.0) / (1.0 - multiplied(wide, wide)))
+    first = rising(np.arctanh, a.coefs[0])
+    return _of_slope(a, first, lambda x: _divided(x.constant(1.0), 1.0 - multiplied(x, x)))
 
 
 def _cosh(a: Taylor) -> Taylor:
@@ -361,21 +338,15 @@ def sigmoid(a: Taylor) -> Taylor:
 
 def softplus(a: Taylor) -> Taylor:
     """log(1 + e^x), whose slope is the logistic function."""
-    wide = sigmoid(_wide(a))
-    return _of_slope(a, rising(lambda x: np.logaddexp(0, x), a.coefs[0]), wide)
+    return _of_slope(a, rising(lambda x: np.logaddexp(0, x), a.coefs[0]), sigmoid)
 
 
 def normal(a: Taylor) -> Taylor:
     """The normal distribution function."""
-    wide = _wide(a)
-    slope = exp(multiplied(wide, wide) * -0.5) * (1 / np.sqrt(2 * np.pi))
     erf = np.vectorize(math.erf, otypes=[np.float64])
     low, high = rising(lambda x: 0.5 * (1 + erf(x * np.sqrt(0.5))), a.coefs[0])
-    return _of_slope(a, (np.maximum(low - 1e-15, 0.0), np.minimum(high + 1e-15, 1.0)), slope)
-
-
-def _absolute(a: Taylor) -> Taylor:
-    return larger(a, _negated(a))
+    first = np.maximum(low - 1e-15, 0.0), np.minimum(high + 1e-15, 1.0)
+    return _of_slope(a, first, lambda x: exp(multiplied(x, x) * -0.5) * (1 / np.sqrt(2 * np.pi)))
 
 
 def larger(a: Taylor, b: Taylor) -> Taylor:
@@ -546,16 +517,16 @@ OPERATIONS: dict[Any, Callable[..., Any]] = {
     np.exp: exp,
     np.log: _log,
     np.sqrt: _sqrt,
-    np.sin: _sin,
-    np.cos: _cos,
+    np.sin: lambda a: _library(_waves(a)[0], a.error, a.unit),
+    np.cos: lambda a: _library(_waves(a)[1], a.error, a.unit),
     np.tan: _tan,
     np.tanh: tanh,
     np.arcsin: _arcsin,
-    np.arccos: _arccos,
+    np.arccos: lambda a: _added(a.constant(np.pi / 2), _negated(_arcsin(a))),
     np.arctan: _arctan,
     np.arctanh: _arctanh,
     np.cosh: _cosh,
-    np.absolute: _absolute,
+    np.absolute: lambda a: larger(a, _negated(a)),
     np.maximum: larger,
     np.minimum: smaller,
     np.sign: _sign,

@@ -1,5 +1,4 @@
-"""Arguments of `kanserve export` for additional graphs, explanations, quantization, intervals, error bars, certificates
-and C code, and the requests of commands."""
+"""Arguments of `kanserve export`, one group for each task, and the options and requests that commands make of them."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kanexport import export_request
+from kanexport.batch import run as sweep
 from kanexport.bundle import baseline, calibration, certification, error_bars, explain_graph
 from kanexport.bundle.calibration import IntervalOptions
 from kanexport.bundle.certification import CertifyOptions
@@ -26,9 +26,9 @@ from kanexport.shared.naming import Names
 from kanexport.shared.sections import ANCHORS, EXPLAIN_FILE, FP16_WEIGHTS, INT8
 
 
-def form_options(parser: argparse.ArgumentParser) -> None:
-    """Arguments for additional graphs of the same network."""
-    add = parser.add_argument
+def graph_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments for graphs next to the one for inference."""
+    add = parser.add_argument_group("other graphs of the network").add_argument
     add(
         "--optimize-for-batch",
         type=int,
@@ -44,11 +44,6 @@ def form_options(parser: argparse.ArgumentParser) -> None:
         help=f"also write {KERNEL_FILE}, which computes layers with the custom operators of kanserve-kernel (default: "
         "if it is installed and supports a layer)",
     )
-
-
-def explaining_options(parser: argparse.ArgumentParser) -> None:
-    """Arguments for the graph that explains outputs."""
-    add = parser.add_argument_group("portable explanations").add_argument
     add(
         "--explain",
         action="store_true",
@@ -181,6 +176,44 @@ def code_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def folder_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments for the checkpoints of a folder, and the limits of each export."""
+    add = parser.add_argument_group("folders of checkpoints").add_argument
+    add("--recursive", action="store_true", help="export all checkpoints in a folder and its subfolders")
+    add("--report", type=Path, metavar="FILE", help="with --recursive: write the result of each checkpoint as JSON")
+    add(
+        "--time-limit",
+        type=float,
+        default=sweep.SECONDS,
+        metavar="SECONDS",
+        help=f"with --recursive: time limit per file (default: {sweep.SECONDS:g})",
+    )
+    add(
+        "--memory-limit",
+        type=int,
+        default=sweep.MEMORY,
+        metavar="MIB",
+        help=f"with --recursive: memory limit per file in MiB (default: {sweep.MEMORY})",
+    )
+
+
+def module_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments for a PyTorch module."""
+    add = parser.add_argument_group("PyTorch modules (need torch)").add_argument
+    add("--module", metavar="PKG.MOD:FACTORY", help="Python function that returns the PyTorch module")
+    add("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: those of the factory)")
+    add("--example", type=Path, metavar="FILE", help="with --module: input rows of the module, .npy or .csv")
+    add("--input-shape", metavar="1,8,8", help="with --module: shape of one row, for random example rows")
+
+
+def new_version_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments for a changed network, which becomes another version of its model."""
+    add = parser.add_argument
+    add("--new-version", type=int, metavar="N", help="version number of the result (default: the next free one)")
+    add("--repository", type=Path, metavar="FOLDER", help="model repository of the result (default: that of MODEL)")
+    add("--author", help="name in the manifest of the result (default: the name of the user)")
+
+
 def quantization(args: argparse.Namespace) -> QuantizationOptions:
     """Options of the quantization. It does not use rows of prediction intervals or error bars, because rows that select
     branches would not be exchangeable with new rows. Raises OptionError."""
@@ -218,21 +251,22 @@ def explanations(args: argparse.Namespace) -> ExplainOptions:
     return ExplainOptions(args.explain or bool(layers), layers)
 
 
+def checkpoint_facts(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a `Request` from the arguments of `kanexport.shared.cli.checkpoint_options.facts`."""
+    return {
+        "family": args.family,
+        "options": tuple(args.option),
+        "symbolic": tuple(args.symbolic),
+        "functions": tuple(args.function),
+        "architecture": args.architecture,
+        "expected_outputs": tuple(args.expected_outputs),
+    }
+
+
 def checkpoint_request(args: argparse.Namespace, **more: Any) -> Request:
     """The request that reads the checkpoint `args.path` and writes nothing, from the arguments of
     `kanexport.shared.cli.checkpoint_options`. `more`: further fields. Raises OptionError."""
-    return Request(
-        path=args.path,
-        repository=None,
-        family=args.family,
-        options=tuple(args.option),
-        symbolic=tuple(args.symbolic),
-        functions=tuple(args.function),
-        architecture=args.architecture,
-        expected_outputs=tuple(args.expected_outputs),
-        names=names(args),
-        **more,
-    )
+    return Request(path=args.path, repository=None, names=names(args), **checkpoint_facts(args), **more)
 
 
 def is_exported(path: Path) -> bool:

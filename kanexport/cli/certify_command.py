@@ -34,32 +34,24 @@ def run(args: argparse.Namespace) -> int:
     if version is not None and not checkpoint_options.given_to_certify(args):
         stored = _manifest(version)
         if stored.certificate:
-            return _print_stored(stored, as_json=args.json)
-    options = _options(args)
+            if args.json:
+                print_json(certificates.document(stored.certificate, stored.names))
+            else:
+                certificates.show(stored.certificate, stored.names)
+            return Exit.DONE
+    options = CertifyOptions(
+        budget=certification.seconds(args.budget or DEFAULT_BUDGET, BUDGET),
+        rows=None if args.box in (None, GRID_BOX) else baseline.load(Path(args.box), BOX),
+    )
     kan, names = pipeline.network(_request(args)) if version is None else _of_version(version, args)
     low, high = certification.box_of(kan, names, options.rows, BOX)
     result = certificate.certify(kan, low, high, options.budget)
     if args.json:
-        features = tuple(names.feature(at) for at in range(kan.n_inputs))
-        classes = tuple(names.output(at) for at in range(kan.n_outputs))
+        features = tuple(map(names.feature, range(kan.n_inputs)))
+        classes = tuple(map(names.output, range(kan.n_outputs)))
         print_json(certificate.document(result, features, classes))
     else:
         certificates.show(certification.section(options, result), names)
-    return Exit.DONE
-
-
-def _options(args: argparse.Namespace) -> CertifyOptions:
-    return CertifyOptions(
-        budget=certification.seconds(args.budget or DEFAULT_BUDGET, BUDGET),
-        rows=None if args.box in (None, GRID_BOX) else baseline.load(Path(args.box), BOX),
-    )
-
-
-def _print_stored(stored: Manifest, *, as_json: bool) -> int:
-    if as_json:
-        print_json(certificates.document(stored.certificate, stored.names))
-    else:
-        certificates.show(stored.certificate, stored.names)
     return Exit.DONE
 
 

@@ -72,8 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("path", type=Path, metavar="MODEL", help="folder of a model or of one of its versions, such as models/hello")
     add("--version", type=int, metavar="N", help="version to edit, if MODEL has several (default: the highest)")
     _edge_options(parser)
-    add("--new-version", type=int, metavar="N", help="version number of the result (default: the next free one)")
-    add("--repository", type=Path, metavar="FOLDER", help="model repository of the result (default: that of MODEL)")
+    arguments.new_version_options(parser)
     add(
         republish.ROWS,
         type=Path,
@@ -81,7 +80,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="rows of your data as .npz, .npy or .csv, on which both versions are compared; they become the baseline "
         "of the result (default: rows from the input histograms of the baseline, or from the training grid)",
     )
-    add("--author", help="name in the manifest of the result (default: the name of the user)")
     add(
         "--budget",
         default=f"{republish.BUDGET:g}s",
@@ -188,45 +186,38 @@ def document(done: EditResult, *, dry_run: bool = False) -> dict[str, Any]:
 def show(done: EditResult, *, dry_run: bool = False) -> None:
     """Print the result as tables."""
     manifest, report = done.result.manifest, done.difference
-    parent = manifest.edit.parent_version
-    say(f"{manifest.name} version {manifest.version}: edit of version {parent}")
-    _edges(report).show()
-    _outputs(report).show()
+    say(f"{manifest.name} version {manifest.version}: edit of version {manifest.edit.parent_version}")
+    numbers: tuple[str, ...] = ("lowest before", "highest before", "lowest after", "highest after", "largest error")
+    edges = Table("edited edges, over the grid", ("edge", "operation", "form", *numbers), numbers=numbers)
+    for curve in report.curves:
+        ends = (*curve.range_before, *curve.range_after)
+        error = f"{curve.error_max:.1e}" if curve.form == edits.FITTED else "0"
+        edges.add(curve.edge, curve.operation, curve.form, *(f"{end:.4g}" for end in ends), error)
+    edges.show()
+    numbers = ("largest change", "in row", "mean change")
+    title = f"change of the outputs on {report.rows} rows ({report.rows_from})"
+    outputs = Table(title, ("output", *numbers), numbers=numbers)
+    for output in report.outputs:
+        outputs.add(output.name, f"{output.largest:.4g}", str(output.row), f"{output.mean:.4g}")
+    outputs.show()
     _rows(report)
     _certificates(report)
     for note in manifest.notes:
         say(f"note: {note}")
-    say(manifest.claim)
-    _what_next(done.result, dry_run=dry_run)
-
-
-def _what_next(result: Result, *, dry_run: bool) -> None:
     if dry_run:
-        say("nothing was written (--dry-run)")
+        say(manifest.claim)
+    what_next(done.result, dry_run=dry_run)
+
+
+def what_next(result: Result | None, *, dry_run: bool) -> None:
+    """Print the verification and the folder of a new version, and the commands to serve it. `result`: None for none."""
+    if result is None or dry_run:
+        say("nothing was written" + (" (--dry-run)" if dry_run else ""))
         return
     name, version = result.manifest.name, result.manifest.version
+    say(result.manifest.claim)
     say(f"written to {result.directory}; a server serves it only by its number")
     say(f"next: kanserve shadow {name} {version}, then kanserve promote {name} {version}")
-
-
-def _edges(report: Difference) -> Table:
-    numbers = ("lowest before", "highest before", "lowest after", "highest after", "largest error")
-    table = Table("edited edges, over the grid", ("edge", "operation", "form", *numbers), numbers=numbers)
-    for curve in report.curves:
-        ends = (*curve.range_before, *curve.range_after)
-        error = f"{curve.error_max:.1e}" if curve.form == edits.FITTED else "0"
-        table.add(curve.edge, curve.operation, curve.form, *(f"{end:.4g}" for end in ends), error)
-    return table
-
-
-def _outputs(report: Difference) -> Table:
-    numbers = ("largest change", "in row", "mean change")
-    table = Table(
-        f"change of the outputs on {report.rows} rows ({report.rows_from})", ("output", *numbers), numbers=numbers
-    )
-    for output in report.outputs:
-        table.add(output.name, f"{output.largest:.4g}", str(output.row), f"{output.mean:.4g}")
-    return table
 
 
 def _rows(report: Difference) -> None:

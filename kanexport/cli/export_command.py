@@ -20,9 +20,9 @@ from kanexport.batch import run as sweep
 from kanexport.bundle import baseline
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.cli import arguments, render
-from kanexport.errors import OptionError
+from kanexport.errors import OptionError, needs
 from kanexport.graph import precision
-from kanexport.options import Options
+from kanexport.options import KnownFacts
 from kanexport.pipeline import Request, export
 from kanexport.shared import atomic
 from kanexport.shared.cli import checkpoint_options, program, tables
@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--repository", type=Path, default=REPOSITORY, help="model repository (default: models; none with --c)")
     add("--name", default="", help="model name (default: the name of the checkpoint)")
     add("--version", type=int, default=1, help="version number (default: 1)")
-    checkpoint_options.facts(parser)
+    add("--force", action="store_true", help="replace the version if it exists")
     add(
         "--dtype",
         choices=tuple(precision.DATATYPES),
@@ -72,53 +72,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=OUTPUT_TOLERANCE,
         help=f"largest relative error of the outputs (default: {OUTPUT_TOLERANCE:g})",
     )
-    add("--force", action="store_true", help="replace the version if it exists")
+    add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)
     add("--json", action="store_true", help="print one JSON document")
     add("--verbose", action="store_true", help="list the known alternatives of each assumed option")
-    add("--recursive", action="store_true", help="export all checkpoints in a folder and its subfolders")
-    add("--report", type=Path, metavar="FILE", help="with --recursive: write the result of each checkpoint as JSON")
-    arguments.form_options(parser)
-    add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)
+    checkpoint_options.facts(parser)
     checkpoint_options.names(parser)
     checkpoint_options.scalers(parser)
-    arguments.explaining_options(parser)
+    arguments.graph_options(parser)
     arguments.interval_options(parser)
     arguments.certificate_options(parser)
     arguments.error_bar_options(parser)
     arguments.precision_options(parser)
     arguments.code_options(parser)
-    _module_options(parser)
-    _limit_options(parser)
-
-
-def _limit_options(parser: argparse.ArgumentParser) -> None:
-    """Limits of each export in a recursive export."""
-    add = parser.add_argument
-    add(
-        "--time-limit",
-        type=float,
-        default=sweep.SECONDS,
-        metavar="SECONDS",
-        help=f"with --recursive: time limit per file (default: {sweep.SECONDS:g})",
-    )
-    add(
-        "--memory-limit",
-        type=int,
-        default=sweep.MEMORY,
-        metavar="MIB",
-        help=f"with --recursive: memory limit per file in MiB (default: {sweep.MEMORY})",
-    )
-
-
-def _module_options(parser: argparse.ArgumentParser) -> None:
-    """Options for the export of a PyTorch module."""
-    modules = parser.add_argument_group("PyTorch modules (need torch)").add_argument
-    modules("--module", metavar="PKG.MOD:FACTORY", help="Python function that returns the PyTorch module")
-    modules(
-        "--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: those of the factory)"
-    )
-    modules("--example", type=Path, metavar="FILE", help="with --module: input rows of the module, .npy or .csv")
-    modules("--input-shape", metavar="1,8,8", help="with --module: shape of one row, for random example rows")
+    arguments.module_options(parser)
+    arguments.folder_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -139,18 +106,23 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Reject arguments that contradict each other. Raises OptionError."""
     _check_folder(args)
-    _check_stored(args)
+    for flag, stored, what in (
+        ("--coverage", args.coverage is not None, "intervals"),
+        ("--certify", args.certify, "certificate"),
+    ):
+        if stored and _repository(args) is None:
+            raise OptionError(
+                f"{flag} needs --repository: C code has no {what}",
+                code="option-needs-other",
+                hint=f"name a repository with --repository, or remove {flag}",
+            )
     if args.module:
         _check_module(args)
         return
     for name in ("checkpoint", "example", "input_shape"):
         if getattr(args, name) is not None:
             flag = f"--{name.replace('_', '-')}"
-            raise OptionError(
-                f"{flag} needs --module",
-                code="option-needs-other",
-                hint=f"remove {flag}, or name a factory with --module PKG.MOD:FACTORY",
-            )
+            raise needs(flag, "--module", f"remove {flag}, or name a factory with --module PKG.MOD:FACTORY")
     if args.path is None:
         raise OptionError(
             "missing argument: CHECKPOINT",
@@ -177,17 +149,8 @@ def _check_module(args: argparse.Namespace) -> None:
                 code="argument-not-for-module",
                 hint=f"remove {flag}, and scale the values in the forward of the module",
             )
-    for name in (
-        "optimize_for_batch",
-        "kernel",
-        "quantize",
-        "calibration",
-        "max_error",
-        "c",
-        "certify",
-        "error_bars",
-        "error_bar_factor",
-    ):
+    graph = ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error", "c", "certify")
+    for name in (*graph, "error_bars", "error_bar_factor"):
         if getattr(args, name) and (name != "calibration" or args.coverage is None):
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(
@@ -219,25 +182,9 @@ def _check_folder(args: argparse.Namespace) -> None:
             )
     if args.c is None and (args.wasm or args.c_tables != "float32"):
         flag = "--wasm" if args.wasm else "--c-tables"
-        raise OptionError(f"{flag} needs --c", code="option-needs-other", hint="name a folder with --c DIR")
+        raise needs(flag, "--c", "name a folder with --c DIR")
     if args.report is not None and not args.recursive:
-        raise OptionError(
-            "--report needs --recursive", code="option-needs-other", hint="add --recursive, or remove --report"
-        )
-
-
-def _check_stored(args: argparse.Namespace) -> None:
-    """Raises OptionError for intervals, or a certificate, that no file would have."""
-    for flag, stored, what in (
-        ("--coverage", args.coverage is not None, "intervals"),
-        ("--certify", args.certify, "certificate"),
-    ):
-        if stored and _repository(args) is None:
-            raise OptionError(
-                f"{flag} needs --repository: C code has no {what}",
-                code="option-needs-other",
-                hint=f"name a repository with --repository, or remove {flag}",
-            )
+        raise needs("--report", "--recursive")
 
 
 def _repository(args: argparse.Namespace) -> Path | None:
@@ -246,37 +193,39 @@ def _repository(args: argparse.Namespace) -> Path | None:
     return None if unnamed and args.c is not None else args.repository
 
 
+def _destination(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a `Destination`. Raises OptionError."""
+    return {
+        "repository": _repository(args),
+        "name": args.name,
+        "version": args.version,
+        "dtype": args.dtype,
+        "max_batch_size": args.max_batch_size,
+        "tolerance": args.tolerance,
+        "force": args.force,
+        "names": arguments.names(args),
+        "out_of_range": args.out_of_range,
+        "intervals": arguments.intervals(args),
+        "error_bars": arguments.bars(args),
+    }
+
+
 def _request(args: argparse.Namespace) -> Request:
     explanations = arguments.explanations(args)
     return Request(
+        **_destination(args),
+        **arguments.checkpoint_facts(args),
         path=args.path,
-        repository=_repository(args),
         code=args.c,
         wasm=args.wasm,
         storage=args.c_tables,
-        name=args.name,
-        version=args.version,
-        family=args.family,
-        options=tuple(args.option),
-        symbolic=tuple(args.symbolic),
-        functions=tuple(args.function),
-        architecture=args.architecture,
-        dtype=args.dtype,
-        max_batch_size=args.max_batch_size,
-        tolerance=args.tolerance,
-        force=args.force,
-        expected_outputs=tuple(args.expected_outputs),
-        names=arguments.names(args),
         baseline=args.baseline,
         explain=explanations.enabled,
         explain_layers=explanations.layers,
-        out_of_range=args.out_of_range,
         optimize_for_batch=args.optimize_for_batch,
         kernel=args.kernel,
         quantization=arguments.quantization(args),
-        intervals=arguments.intervals(args),
         certification=arguments.certificate(args),
-        error_bars=arguments.bars(args),
         input_scaler=args.input_scaler,
         output_scaler=args.output_scaler,
     )
@@ -293,27 +242,18 @@ def _module(args: argparse.Namespace, advance: tables.Report) -> Result:
             hint=how_to_install("torch"),
         ) from error
     target = Target(
-        repository=_repository(args),
-        name=args.name or args.module.rpartition(":")[2],
-        version=args.version,
-        dtype=args.dtype,
-        max_batch_size=args.max_batch_size,
-        tolerance=args.tolerance,
-        force=args.force,
-        names=arguments.names(args),
+        **_destination(args) | {"name": args.name or args.module.rpartition(":")[2]},
         baseline=None if args.baseline is None else baseline.load(args.baseline),
         explain=arguments.explanations(args),
-        out_of_range=args.out_of_range,
-        intervals=arguments.intervals(args),
     )
-    options = Options.parse(tuple(args.option), functions=tuple(args.function))
+    facts = KnownFacts.parse(tuple(args.option), functions=tuple(args.function))
     return module_command.run(
         args.module,
         args.checkpoint,
         args.example,
         args.input_shape,
         target,
-        options,
+        facts,
         advance,
         args.expected_outputs,
         tables.phases("exporting", advance),
@@ -333,23 +273,19 @@ def _folder(request: Request, args: argparse.Namespace) -> int:
         outcome = sweep.sweep(request, seconds=args.time_limit, memory=args.memory_limit, advance=advance)
     document = sweep.document(outcome)
     if args.report is not None:
-        _write_report(args.report, document)
+        try:
+            atomic.write(args.report, (json_text(document, indent=1) + "\n").encode())
+        except OSError as error:
+            raise OptionError(
+                f"--report {args.report} cannot be written: {error.strerror}",
+                code="report-not-writable",
+                hint="run `kanserve models REPOSITORY` to list the exported versions",
+            ) from error
     if args.json:
         print_json(document)
     else:
         render.folder(document)
     return outcome.exit_code
-
-
-def _write_report(path: Path, document: dict[str, Any]) -> None:
-    try:
-        atomic.write(path, (json_text(document, indent=1) + "\n").encode())
-    except OSError as error:
-        raise OptionError(
-            f"--report {path} cannot be written: {error.strerror}",
-            code="report-not-writable",
-            hint="run `kanserve models REPOSITORY` to list the exported versions",
-        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:

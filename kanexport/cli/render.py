@@ -64,20 +64,10 @@ def result(result: Result, *, verbose: bool = False) -> None:
         _branches(manifest.approximation).show()
     for note in manifest.notes[len(manifest.approximation.notes()) :]:
         say(f"note: {note}")
-    _zones(manifest).show()
-    _other_graphs(manifest)
+    _graphs(manifest)
     if result.code is not None:
         _code(result.code)
     say(f"written to {result.directory}")
-
-
-def _other_graphs(manifest: Manifest) -> None:
-    """Print the graphs next to the one for inference."""
-    for variant in manifest.variants:
-        worst = max(zone.outputs_max_rel for zone in variant.zones)
-        say(f"{variant.file}: large-batch variant; largest relative difference of outputs and nodes {worst:.1e}")
-    if manifest.explanations.file:
-        say(f"{manifest.explanations.file}: {', '.join(tensor.name for tensor in manifest.explanations.tensors)}")
 
 
 def _code(code: CodeFiles) -> None:
@@ -124,8 +114,8 @@ def _facts(what: str, facts: Mapping[str, str], words: Mapping[str, str]) -> Non
             say(other, indent=4)
 
 
-def _zones(manifest: Manifest) -> Table:
-    """The largest errors of each region."""
+def _graphs(manifest: Manifest) -> None:
+    """Print the largest errors of each region, and the graphs next to the one for inference."""
     words = REGIONS | (EXAMPLE if manifest.source.family == HYBRID else {})
     numbers = ("rows", "outputs, relative", "outputs, absolute", "edges, relative", "edges, absolute")
     table = Table("largest errors against float64", ("region", *numbers, "worst edge"), numbers=numbers)
@@ -133,7 +123,12 @@ def _zones(manifest: Manifest) -> Table:
         outputs = _errors(zone.worst_output, zone.outputs_max_rel, zone.outputs_max_abs)
         edges = _errors(zone.worst_edge, zone.edges_max_rel, zone.edges_max_abs)
         table.add(words.get(zone.name, zone.name), str(zone.rows), *outputs, *edges, zone.worst_edge or NOTHING)
-    return table
+    table.show()
+    for variant in manifest.variants:
+        worst = max(zone.outputs_max_rel for zone in variant.zones)
+        say(f"{variant.file}: large-batch variant; largest relative difference of outputs and nodes {worst:.1e}")
+    if manifest.explanations.file:
+        say(f"{manifest.explanations.file}: {', '.join(tensor.name for tensor in manifest.explanations.tensors)}")
 
 
 def _errors(where: str, *errors: float) -> tuple[str, ...]:
@@ -152,47 +147,30 @@ def _branches(approximation: Approximation) -> Table:
 
 def folder(report: dict[str, Any]) -> None:
     """Print the report of a folder (`batch.run.document`): the exported models with their errors, and the reasons
-    for rejected files."""
-    _files(report["files"]).show()
-    for entry in report["files"]:
-        if entry["status"] == "refused":
-            _refusal(report["root"], entry["path"], entry["error"])
-    for option in report["unused"]:
-        say(f"{option} was not used by an exported file")
-    say(f"{report['exported']} of {report['tried']} exported")
-
-
-def _files(entries: list[dict[str, Any]]) -> Table:
-    """One row per file. A star marks an error above the tolerance."""
+    for rejected files. A star marks an error above the tolerance."""
     numbers = ("outputs", "edges")
     table = Table(
         "largest relative errors against float64", ("file", "family", "widths", "class", *numbers), numbers=numbers
     )
-    starred = False
-    for entry in entries:
+    rejected = []
+    for entry in report["files"]:
         if entry["status"] == "refused":
             table.add(entry["path"], "rejected", *[""] * 4, style="red")
+            rejected.append((entry["path"], entry["error"]))
             continue
-        errors = [_marked(entry, kind) for kind in numbers]
-        starred |= any(error.endswith("*") for error in errors)
-        table.add(entry["path"], entry["family"], widths(entry["widths"]), entry["edge_class"], *errors)
-    table.caption = (STAR,) if starred else ()
-    return table
-
-
-def _refusal(root: str, place: str, error: dict[str, Any]) -> None:
-    _, _, message = error["message"].rpartition(f"{root}/{place}: ")
-    say(f"{place}: {error['kind']}: {message}")
-    if error["hint"]:
-        say(f"help: {error['hint']}", indent=2)
-
-
-def _marked(entry: dict[str, Any], kind: str) -> str:
-    """The largest error of "outputs" or "edges", with a star if it is above the tolerance."""
-    error = entry[f"{kind}_max_rel"]
-    return f"{error:.1e}" + ("*" if error > entry["verification"][f"{kind}_tolerance"] else "")
-
-
-def widths(numbers: list[int]) -> str:
-    """Widths of the layers, such as 2 → 5 → 1."""
-    return " → ".join(map(str, numbers))
+        errors = []
+        for kind in numbers:
+            error = entry[f"{kind}_max_rel"]
+            relaxed = error > entry["verification"][f"{kind}_tolerance"]
+            errors.append(f"{error:.1e}" + "*" * relaxed)
+            table.caption = (STAR,) if relaxed else table.caption
+        table.add(entry["path"], entry["family"], " → ".join(map(str, entry["widths"])), entry["edge_class"], *errors)
+    table.show()
+    for place, error in rejected:
+        message = error["message"].rpartition(f"{report['root']}/{place}: ")[2]
+        say(f"{place}: {error['kind']}: {message}")
+        if error["hint"]:
+            say(f"help: {error['hint']}", indent=2)
+    for option in report["unused"]:
+        say(f"{option} was not used by an exported file")
+    say(f"{report['exported']} of {report['tried']} exported")

@@ -22,7 +22,7 @@ from kanexport.bundle.baseline import Rows
 from kanexport.bundle.publish import Result
 from kanexport.certify import certificate
 from kanexport.cli import arguments
-from kanexport.cli.edit_command import Page, user
+from kanexport.cli.edit_command import Page, user, what_next
 from kanexport.cli.edit_command import document as edit_document
 from kanexport.edit import circuit, difference, library, operations, symbolify
 from kanexport.edit.apply import EXACT as EXACT_FORM
@@ -41,7 +41,7 @@ from kanexport.shared.cli.console import EXIT_CODES, Exit, print_json, say
 from kanexport.shared.cli.tables import Table
 from kanexport.shared.formula import Formula
 from kanexport.shared.formula_printer import FormulaError
-from kanexport.shared.naming import Names, NamingError
+from kanexport.shared.naming import Names
 
 Array = npt.NDArray[np.float64]
 
@@ -96,9 +96,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"functions, separated by commas, out of {', '.join(library.ALL)} (default: all but cos, arccos and "
         "sigmoid, which are shifts or scales of others)",
     )
-    add("--new-version", type=int, metavar="N", help="version number of the result (default: the next free one)")
-    add("--repository", type=Path, metavar="FOLDER", help="model repository of the result (default: that of MODEL)")
-    add("--author", help="name in the manifest of the result (default: the name of the user)")
+    arguments.new_version_options(parser)
     add("--dry-run", action="store_true", help="search, verify and report, but write nothing")
     add("--json", action="store_true", help="print one JSON document")
     checkpoint_options.facts(parser)
@@ -140,7 +138,7 @@ def run(args: argparse.Namespace, page: Page | None = None) -> int:
         print_json(about)
     else:
         _show(outcome, formulas, len(x), rows_from)
-        _what_next(result, dry_run=args.dry_run)
+        what_next(result, dry_run=args.dry_run)
     return Exit.DONE
 
 
@@ -181,11 +179,7 @@ def _rows(source: _Source, rows: Rows | None) -> tuple[Array, str]:
         return republish.comparison_rows(source.opened, rows)
     if rows is None:
         return difference.in_box(*certificate.grid_box(source.kan)), "sampled from the training grid"
-    try:
-        order = source.names.order(rows.columns)
-    except NamingError as error:
-        raise OptionError(f"{republish.ROWS} {rows.name}: {error}", code=error.code, hint=error.hint) from error
-    return (rows.x if order is None else rows.x[:, order]), rows.name
+    return rows.ordered(source.names, republish.ROWS), rows.name
 
 
 def _targets(args: argparse.Namespace) -> Array | None:
@@ -207,7 +201,12 @@ def _publish(source: _Source, outcome: Symbolified, rows: Rows | None, args: arg
     if opened is None or not outcome.replaced:
         return None
     kan, outcome = circuit.network(opened.kan, outcome.forms()), _in_units(source.kan, outcome)
-    changes = tuple(map(_change, outcome.replaced))
+    texts = [(entry.at, entry.form.text()) for entry in outcome.replaced]
+    changes = [Change(operations.parse(at, operations.TO, text), EXACT_FORM) for at, text in texts]
+    note = (
+        f"{len(changes)} edges were replaced by functions; the error of the outputs is {outcome.error:.2e} of their "
+        "spread"
+    )
     report = republish.compare(opened, kan, changes, rows=rows, budget=0.0)
     author = user() if args.author is None else args.author
     with tables.bar("exporting") as advance:
@@ -218,7 +217,7 @@ def _publish(source: _Source, outcome: Symbolified, rows: Rows | None, args: arg
             rows=rows,
             version=args.new_version,
             repository=args.repository,
-            notes=_notes(outcome),
+            notes=(note, *_warnings(outcome)),
             dry_run=args.dry_run,
             advance=advance,
         )
@@ -238,17 +237,6 @@ def _in_units(kan: Kan, outcome: Symbolified) -> Symbolified:
 
     undefined = tuple((at, edge(at).x_of(low), edge(at).x_of(high)) for at, low, high in outcome.undefined)
     return dataclasses.replace(outcome, replaced=tuple(map(replaced, outcome.replaced)), undefined=undefined)
-
-
-def _change(entry: Replacement) -> Change:
-    """The replacement in the words of the section `edit`."""
-    return Change(operations.parse(entry.at, operations.TO, entry.form.text()), EXACT_FORM)
-
-
-def _notes(outcome: Symbolified) -> tuple[str, ...]:
-    count = len(outcome.replaced)
-    first = f"{count} edges were replaced by functions; the error of the outputs is {outcome.error:.2e} of their spread"
-    return (first, *_warnings(outcome))
 
 
 def _warnings(outcome: Symbolified) -> tuple[str, ...]:
@@ -306,16 +294,10 @@ def _document(
         ],
         "left": [_name(at) for at in outcome.left],
         "warnings": list(_warnings(outcome)),
-        **_version(result, dry_run=dry_run),
+        "name": None if result is None else result.manifest.name,
+        "version": None if result is None else result.manifest.version,
+        "directory": None if result is None or dry_run else str(result.directory),
     }
-
-
-def _version(result: Result | None, *, dry_run: bool) -> dict[str, Any]:
-    """Name, version and folder of the result, if there is one."""
-    if result is None:
-        return {"name": None, "version": None, "directory": None}
-    about, folder = result.manifest, None if dry_run else str(result.directory)
-    return {"name": about.name, "version": about.version, "directory": folder}
 
 
 def _show(outcome: Symbolified, formulas: tuple[Formula, ...], rows: int, rows_from: str) -> None:
@@ -334,13 +316,3 @@ def _show(outcome: Symbolified, formulas: tuple[Formula, ...], rows: int, rows_f
         say(f"error of the original network against the targets: {outcome.base:.2e}")
     for warning in _warnings(outcome):
         say(f"warning: {warning}")
-
-
-def _what_next(result: Result | None, *, dry_run: bool) -> None:
-    if result is None or dry_run:
-        say("nothing was written" + (" (--dry-run)" if dry_run else ""))
-        return
-    name, version = result.manifest.name, result.manifest.version
-    say(result.manifest.claim)
-    say(f"written to {result.directory}; a server serves it only by its number")
-    say(f"next: kanserve shadow {name} {version}, then kanserve promote {name} {version}")

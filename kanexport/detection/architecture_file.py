@@ -34,8 +34,8 @@ from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import Kan, Layer
 from kanexport.ir.steps import Affine, Select, Step
-from kanexport.options import Options
-from kanexport.readers.common import chain, dataflow, module_kinds
+from kanexport.options import KnownFacts, Options
+from kanexport.readers.common import chain, module_kinds
 from kanexport.readers.common.layer_tensors import Part, Tensors, linear_layer, storage_dtype
 from kanexport.shared.cli.suggest import advice
 
@@ -119,48 +119,6 @@ def _text(path: Path) -> str:
     return text
 
 
-def _step(at: int, step: Any) -> StepSpec:
-    """Step number `at` of the document, checked. Raises OptionError, which names the step."""
-    kind = _kind(at, step)
-    settings = {key: value for key, value in step.items() if key != kind}
-    unknown = sorted(set(settings) - KINDS[kind])
-    if unknown:
-        raise OptionError(f"step {at} ({kind}): unknown setting {unknown[0]!r}", code="step-malformed", hint=SEE)
-    value = step[kind]
-    if kind in UNNAMED:
-        _check_lists(at, kind, settings)
-    elif not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS:
-        raise OptionError(
-            f"step {at}: {kind} is {value!r:.80}, expected a text of at most {MAX_TEXT_CHARACTERS} characters",
-            code="step-malformed",
-            hint=SEE,
-        )
-    _check_settings(at, kind, settings)
-    return StepSpec(kind, value, settings)
-
-
-def _check_settings(at: int, kind: str, settings: dict[str, Any]) -> None:
-    """Check the settings of a step, except its lists. Raises OptionError."""
-    if not isinstance(settings.get("family", ""), str):
-        raise OptionError(f"step {at}: family is not a text", code="step-malformed", hint=SEE)
-    groups = settings.get("groups", 1)
-    if (
-        not _is_number(groups, int)
-        or not 0 < groups <= NUMBER_LIMIT
-        or (kind == "groupnorm" and "groups" not in settings)
-    ):
-        raise OptionError(
-            f"step {at} ({kind}): groups is {settings.get('groups')!r:.80}, expected an integer",
-            code="step-malformed",
-            hint=SEE,
-        )
-    epsilon = settings.get("epsilon", 1e-5)
-    if not _is_number(epsilon, int | float) or not 0 <= epsilon < 1:
-        raise OptionError(
-            f"step {at}: epsilon is {epsilon!r:.80}, expected a number from 0 to 1", code="step-malformed", hint=SEE
-        )
-
-
 def _kind(at: int, step: Any) -> str:
     """The key that gives the kind of the step. Raises OptionError if there is not exactly one."""
     kinds = [kind for kind in KINDS if isinstance(step, dict) and kind in step]
@@ -172,21 +130,53 @@ def _kind(at: int, step: Any) -> str:
     return kinds[0]
 
 
-def _check_lists(at: int, kind: str, settings: dict[str, Any]) -> None:
-    """Check the lists of an affine or select step. A dropout step has none."""
-    number = int if kind == "select" else int | float
-    for name in sorted(KINDS[kind] - {"of"}):
-        if not _is_list(settings.get(name), number):
+# radon: the faults of a step.
+def _step(at: int, step: Any) -> StepSpec:
+    """Step number `at` of the document, checked. Raises OptionError, which names the step."""
+    kind = _kind(at, step)
+    value = step[kind]
+    settings = {key: item for key, item in step.items() if key != kind}
+    unknown = sorted(set(settings) - KINDS[kind])
+    if unknown:
+        raise OptionError(f"step {at} ({kind}): unknown setting {unknown[0]!r}", code="step-malformed", hint=SEE)
+    if kind not in UNNAMED and (not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS):
+        raise OptionError(
+            f"step {at}: {kind} is {value!r:.80}, expected a text of at most {MAX_TEXT_CHARACTERS} characters",
+            code="step-malformed",
+            hint=SEE,
+        )
+    for name in sorted(KINDS[kind] - {"of"}) if kind in UNNAMED else ():
+        numbers, number = settings.get(name), int if kind == "select" else int | float
+        known = numbers if isinstance(numbers, list) and len(numbers) <= NUMBER_LIMIT else []
+        if not known or not all(_is_number(item, number) and abs(item) < MAX_NUMBER_MAGNITUDE for item in known):
             raise OptionError(f"step {at} ({kind}): {name} is not a list of numbers", code="step-malformed", hint=SEE)
     if kind == "select":
-        _check_columns(at, settings["inputs"], settings.get("of", max(1, max(settings["inputs"]) + 1)))
-
-
-def _is_list(value: Any, kind: Any) -> bool:
-    """Whether it is a list of numbers of that kind, within the limits of size and length, and not empty."""
-    if not isinstance(value, list) or not 0 < len(value) <= NUMBER_LIMIT:
-        return False
-    return all(_is_number(item, kind) and abs(item) < MAX_NUMBER_MAGNITUDE for item in value)
+        count = settings.get("of", max(1, max(settings["inputs"]) + 1))
+        if not _is_number(count, int) or not 0 < count <= NUMBER_LIMIT:
+            raise OptionError(
+                f"step {at} (select): of is {count!r:.80}, expected 1 to {NUMBER_LIMIT}",
+                code="step-malformed",
+                hint=SEE,
+            )
+        if not all(0 <= column < count for column in settings["inputs"]):
+            raise OptionError(
+                f"step {at} (select): expected columns from 0 to {count - 1}", code="step-malformed", hint=SEE
+            )
+    if not isinstance(settings.get("family", ""), str):
+        raise OptionError(f"step {at}: family is not a text", code="step-malformed", hint=SEE)
+    groups = settings.get("groups", 0 if kind == "groupnorm" else 1)
+    if not _is_number(groups, int) or not 0 < groups <= NUMBER_LIMIT:
+        raise OptionError(
+            f"step {at} ({kind}): groups is {settings.get('groups')!r:.80}, expected an integer",
+            code="step-malformed",
+            hint=SEE,
+        )
+    epsilon = settings.get("epsilon", 1e-5)
+    if not _is_number(epsilon, int | float) or not 0 <= epsilon < 1:
+        raise OptionError(
+            f"step {at}: epsilon is {epsilon!r:.80}, expected a number from 0 to 1", code="step-malformed", hint=SEE
+        )
+    return StepSpec(kind, value, settings)
 
 
 def _is_number(value: Any, kind: Any) -> bool:
@@ -194,42 +184,36 @@ def _is_number(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def _check_columns(at: int, inputs: list[int], count: Any) -> None:
-    """Check that the columns of a select step are below `count`. Raises OptionError."""
-    if not _is_number(count, int) or not 0 < count <= NUMBER_LIMIT:
-        raise OptionError(
-            f"step {at} (select): of is {count!r:.80}, expected 1 to {NUMBER_LIMIT}", code="step-malformed", hint=SEE
-        )
-    if not all(0 <= column < count for column in inputs):
-        raise OptionError(
-            f"step {at} (select): expected columns from 0 to {count - 1}", code="step-malformed", hint=SEE
-        )
-
-
 # The kinds of a step that name tensors.
-NAMED = ("layer", "linear", "layernorm", "groupnorm", "rmsnorm", "batchnorm", "prelu", "swish", "scaling")
+NAMED = KINDS.keys() - {"function", *UNNAMED}
 # The tensors that a Linear may have.
 LINEAR_KEYS = ("weight", "bias")
 
 
+# radon: the steps, then the tensors that none of them names.
 def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options) -> tuple[Kan, str]:
     """A network from the steps of an architecture file, and its families, such as "chebykan+fastkan". A note lists
     tensors that no step names. Raises ExportError, which names the step."""
-    options.beside = checkpoint.beside
     options.mixed |= sum(spec.kind == "layer" for spec in steps) > 1
     checkpoint = chosen(checkpoint, options)
     built: list[_Built] = []
     for at, spec in enumerate(steps, start=1):
-        built.append(_build_numbered(at, checkpoint, spec, _width(built), options))
+        try:
+            with without_warnings():
+                built.append(_build(checkpoint, spec, _width(built), options))
+        except ExportError as error:
+            raise error.at(f"step {at} ({spec.kind})") from error
     tensors = checkpoint.tensors
     used = {key for item in built for key in item.keys}
+    unused = [f"{key} {value.shape}" for key, value in tensors.items() if key not in used]
+    note = f"{len(unused)} tensors are not in the architecture file and not exported, such as {', '.join(unused[:3])}"
     kan = chain.chain(
         [item.link for item in built if item.link is not None],
         storage_dtype([tensors[key] for key in used]),
-        _notes(tensors, used),
+        (note,) if unused else (),
         n_inputs=next((item.width for item in built if item.width is not None), None),
     )
-    return kan, _families(built)
+    return kan, "+".join(dict.fromkeys(item.family for item in built if item.family)) or "linear"
 
 
 def _width(built: Sequence[_Built]) -> int:
@@ -242,21 +226,6 @@ def _width(built: Sequence[_Built]) -> int:
         if item.width is not None:
             return item.width
     return 0
-
-
-def _families(built: Sequence[_Built]) -> str:
-    """Each family once, in the order of the steps; "linear" if no step is a KAN layer."""
-    return "+".join(dict.fromkeys(item.family for item in built if item.family)) or "linear"
-
-
-def _notes(tensors: Tensors, used: set[str]) -> tuple[str, ...]:
-    """Notes about the tensors that no step names."""
-    unused = [f"{key} {value.shape}" for key, value in tensors.items() if key not in used]
-    if not unused:
-        return ()
-    return (
-        f"{len(unused)} tensors are not in the architecture file and not exported, such as {', '.join(unused[:3])}",
-    )
 
 
 def matches(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
@@ -281,21 +250,19 @@ class _Built:
     family: str = ""
 
 
-def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options) -> _Built:
-    """Step number `at`, with `width` nodes as its input. Each error names the step."""
-    try:
-        with without_warnings():
-            return _build(checkpoint, spec, width, options)
-    except ExportError as error:
-        raise error.at(f"step {at} ({spec.kind})") from error
-
-
 def _build(checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options) -> _Built:
+    """One step, with `width` nodes as its input."""
     settings = spec.settings
     if spec.kind in NAMED:
-        return _weighted(Part(checkpoint.tensors, _prefix(spec)), spec, width, options)
+        return _weighted(Part(checkpoint.tensors, _prefix(spec), checkpoint.beside), spec, width, options)
     if spec.kind == "function":
-        return _function(spec.value, width, options)
+        if spec.value == "layernorm" and not width:
+            raise OptionError(
+                "a LayerNorm without weights follows no step that gives the number of nodes",
+                code="step-width-unknown",
+                hint="put a layer before it",
+            )
+        return _Built(chain.without_tensors(spec.value, width, options))
     if spec.kind == "affine":
         scale, bias = (np.array(settings[name], dtype=np.float64) for name in ("scale", "bias"))
         return _Built(Affine(scale, bias), len(scale))
@@ -304,17 +271,7 @@ def _build(checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options)
     return _Built(None)  # dropout
 
 
-def _function(name: str, width: int, options: Options) -> _Built:
-    """A function without tensors. Raises OptionError for a LayerNorm with an unknown number of nodes."""
-    if name == "layernorm" and not width:
-        raise OptionError(
-            "a LayerNorm without weights follows no step that gives the number of nodes",
-            code="step-width-unknown",
-            hint="put a layer before it",
-        )
-    return _Built(dataflow.without_tensors(name, width, options))
-
-
+# radon: one case for each kind of step.
 def _weighted(part: Part, spec: StepSpec, width: int, options: Options) -> _Built:
     """A step with tensors under a prefix. Raises InvalidKan if there are none."""
     keys = list(part.tensors)
@@ -329,35 +286,22 @@ def _weighted(part: Part, spec: StepSpec, width: int, options: Options) -> _Buil
         return _layer(part, reader.layer(part, options), reader.keys.names(), reader.FAMILY)
     if spec.kind == "linear":
         return _layer(part, linear_layer(part), LINEAR_KEYS)
-    return _module(part, spec, width, options)
+    # A module that is not a KAN layer. A single value applies to any number of nodes.
+    if "epsilon" in spec.settings:
+        options = Options(KnownFacts({f"{spec.kind}_eps": repr(spec.settings["epsilon"])}))
+    shapes = {key: value.shape for key, value in part.tensors.items() if key.startswith(part.prefix)}
+    nodes = next((shape[0] for shape in shapes.values() if len(shape) == 1), 1)
+    lone = nodes == 1 and len(shapes) == 1
+    kind = f"{module_kinds.GROUPS}{spec.settings['groups']}" if spec.kind == "groupnorm" else spec.kind
+    if kind == "scaling":
+        kind = "affine" if len(shapes) > 1 else "scale"
+    step = module_kinds.step(part, options, kind, (width or 1) if lone else nodes)
+    return _Built(step, None if lone else nodes, tuple(shapes))
 
 
 def _layer(part: Part, layer: Layer, names: Sequence[str], family: str = "") -> _Built:
     named = dataclasses.replace(layer, name=part.prefix.removesuffix("."))
-    return _Built(named, layer.sources, _keys(part, names), family)
-
-
-def _module(part: Part, spec: StepSpec, width: int, options: Options) -> _Built:
-    """A module that is not a KAN layer, with `width` nodes as its input. A single value applies to any number of
-    nodes."""
-    if "epsilon" in spec.settings:
-        options = Options({f"{spec.kind}_eps": repr(spec.settings["epsilon"])})
-    shapes = {key: value.shape for key, value in part.tensors.items() if key.startswith(part.prefix)}
-    nodes = next((shape[0] for shape in shapes.values() if len(shape) == 1), 1)
-    lone = nodes == 1 and len(shapes) == 1
-    step = chain.norm(part, options, _norm_kind(spec, len(shapes)), (width or 1) if lone else nodes)
-    return _Built(step, None if lone else nodes, tuple(shapes))
-
-
-def _norm_kind(spec: StepSpec, tensors: int) -> str:
-    """The kind of a step in the names of `module_kinds.STEPS`."""
-    if spec.kind == "groupnorm":
-        return f"{module_kinds.GROUPS}{spec.settings['groups']}"
-    return spec.kind if spec.kind != "scaling" else "affine" if tensors > 1 else "scale"
-
-
-def _keys(part: Part, names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(part.prefix + name for name in names if part.has(name))
+    return _Built(named, layer.sources, tuple(part.prefix + name for name in names if part.has(name)), family)
 
 
 def _prefix(spec: StepSpec) -> str:

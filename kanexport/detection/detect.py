@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from kanexport.detection import registry
 from kanexport.detection.registry import LayerReader, Reader, layer_readers, readers, without_warnings
@@ -15,7 +14,7 @@ from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.readers.common import chain
-from kanexport.readers.common.layer_tensors import Part, Tensors
+from kanexport.readers.common.layer_tensors import Part, Tensors, modules_of
 from kanexport.shared.cli.suggest import advice
 
 WEIGHTS = "weights"  # the option: under which keys of the file the tensors lie
@@ -31,6 +30,7 @@ def detect_single(checkpoint: Checkpoint, family: str | None) -> list[tuple[Read
     return [detect(checkpoint, family)]
 
 
+# radon: the readers that fit, else the error for an unknown checkpoint.
 def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
     """Every reader that accepts a checkpoint, and the reason; at least one. If names do not identify a library, or
     are ambiguous, the reader by shapes is the last. Raises FamilyError."""
@@ -46,7 +46,23 @@ def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader,
         fitting += _by_shape(checkpoint)
     if fitting:
         return fitting
-    raise _unknown(checkpoint)
+    tensors = checkpoint.tensors
+    if classes := dict.fromkeys(map(keras.class_name, keras.layers(checkpoint.beside))):
+        raise FamilyError(
+            f"{checkpoint.path}: the Keras model has no layer of class KANLinear (keras-efficient-kan), found "
+            f"{', '.join([name[:80] for name in classes][:CLASSES])}",
+            code="library-not-identified",
+            hint=keras.OTHER_WAYS,
+        )
+    fact = reason(tensors) or "unknown library: the tensors do not fit a supported KAN library"
+    near = nearest(tensors)
+    families = f"nearest libraries: {near}" if near else f"supported libraries: {', '.join(readers())}"
+    raise FamilyError(
+        f"{checkpoint.path}: {fact}. Found: {described(tensors)}",
+        code="library-not-identified",
+        hint="export the PyTorch module instead: kanserve export --module yourpackage.yourfile:make_model "
+        f"--checkpoint {checkpoint.path} --example rows.npy --repository models; {families}",
+    )
 
 
 def readings(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
@@ -76,28 +92,6 @@ def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
         f"the tensors fit several libraries: {why}",
         code="library-ambiguous",
         hint=f"pass --family {names}, or recorded outputs with --expected-outputs FILE",
-    )
-
-
-def _unknown(checkpoint: Checkpoint) -> FamilyError:
-    """The error for an unknown checkpoint: its tensors, the nearest libraries, and a hint."""
-    tensors = checkpoint.tensors
-    if classes := dict.fromkeys(map(keras.class_name, keras.layers(checkpoint.beside))):
-        return FamilyError(
-            f"{checkpoint.path}: the Keras model has no layer of class KANLinear (keras-efficient-kan), found "
-            f"{', '.join([name[:80] for name in classes][:CLASSES])}",
-            code="library-not-identified",
-            hint=keras.OTHER_WAYS,
-        )
-    named = reason(tensors)
-    fact = named or "unknown library: the tensors do not fit a supported KAN library"
-    near = nearest(tensors)
-    families = f"nearest libraries: {near}" if near else f"supported libraries: {', '.join(readers())}"
-    return FamilyError(
-        f"{checkpoint.path}: {fact}. Found: {described(tensors)}",
-        code="library-not-identified",
-        hint="export the PyTorch module instead: kanserve export --module yourpackage.yourfile:make_model "
-        f"--checkpoint {checkpoint.path} --example rows.npy --repository models; {families}",
     )
 
 
@@ -139,7 +133,6 @@ def chosen(checkpoint: Checkpoint, options: Options) -> Checkpoint:
 
 def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
     """Call `reader.read`. Each error names the file."""
-    options.beside = checkpoint.beside
     try:
         with without_warnings():
             return reader.read(chosen(checkpoint, options), options)
@@ -149,41 +142,24 @@ def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
         raise error.at(str(checkpoint.path)) from error
 
 
-PADE = frozenset({"alpha_p", "beta_p", "zeta_p", "w_p", "alpha_q", "beta_q", "zeta_q", "w_q"})
-JACOBI = frozenset({"alpha", "beta", "iota"})
-FRACTIONAL = frozenset({"alpha", "beta", "gamma"})
 SHARED = "one trained activation function that all nodes share, between Linear layers; its edges have no functions"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The tensors that identify one unsupported module, and a description of it.
-
-    All tensors lie under one prefix, and each has a single axis."""
-
-    names: frozenset[str]
-    what: str
-
-
-REFUSALS = (
-    Refusal(PADE, f"rKAN's PadeRKAN is {SHARED}"),
-    Refusal(JACOBI, f"rKAN's JacobiRKAN is {SHARED}"),
-    Refusal(FRACTIONAL, f"fKAN's FractionalJacobiNeuralBlock is {SHARED}"),
-)
+# The tensors that identify one unsupported module: all of one axis, under one prefix.
+REFUSALS = {
+    frozenset(
+        f"{name}_{side}" for side in "pq" for name in ("alpha", "beta", "zeta", "w")
+    ): f"rKAN's PadeRKAN is {SHARED}",
+    frozenset({"alpha", "beta", "iota"}): f"rKAN's JacobiRKAN is {SHARED}",
+    frozenset({"alpha", "beta", "gamma"}): f"fKAN's FractionalJacobiNeuralBlock is {SHARED}",
+}
 
 
 def reason(tensors: Tensors) -> str:
     """The reason why a checkpoint does not belong to a supported library; empty if it is not known."""
-    groups: dict[str, set[str]] = {}
-    for key, value in tensors.items():
-        prefix, dot, name = key.rpartition(".")
-        if value.ndim == 1:
-            groups.setdefault(prefix + dot, set()).add(name)
-    for prefix, names in groups.items():
-        for refusal in REFUSALS:
-            if refusal.names == names:
-                keys = ", ".join(prefix + name for name in sorted(names)[:3])
-                return f"unsupported module ({keys}): {refusal.what}"
+    for prefix, shapes in modules_of({key: value for key, value in tensors.items() if value.ndim == 1}).items():
+        what = REFUSALS.get(frozenset(shapes))
+        if what is not None:
+            keys = ", ".join(prefix + name for name in sorted(shapes)[:3])
+            return f"unsupported module ({keys}): {what}"
     return ""
 
 
@@ -203,7 +179,7 @@ def described(tensors: Tensors) -> str:
     """A summary of the modules of a state dict by names and shapes, such as "2 convolutions
     (conv.weight (8, 1, 3, 3), ...)"."""
     kinds: dict[str, list[str]] = {}
-    for prefix, shapes in _modules(tensors).items():
+    for prefix, shapes in modules_of(tensors).items():
         kind, name = _kind(shapes)
         kinds.setdefault(kind, []).append(f"{prefix}{name} {shapes[name]}")
     listed = [f"{_counted(len(places), kind)} ({_some(places)})" for kind, places in kinds.items()]
@@ -214,17 +190,16 @@ def described(tensors: Tensors) -> str:
 
 def nearest(tensors: Tensors) -> str:
     """The libraries with the most similar tensor names, and their tensors; empty if there is none."""
-    scores = {family: _score(reader, tensors) for family, reader in layer_readers().items()}
+    required = {family: reader.keys.required for family, reader in layer_readers().items()}
+    scores = {family: _score(names, tensors) for family, names in required.items()}
     best = sorted((family for family in scores if scores[family] > 0), key=lambda family: -scores[family])[:NEAREST]
-    return "; ".join(f"{family} has {_required(layer_readers()[family])}" for family in best)
-
-
-def _modules(tensors: Tensors) -> dict[str, dict[str, tuple[int, ...]]]:
-    modules: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, value in tensors.items():
-        prefix, dot, name = key.rpartition(".")
-        modules.setdefault(prefix + dot, {})[name] = value.shape
-    return modules
+    texts = {
+        family: ", ".join(
+            f"{name} with {axes} ax{'is' if axes == 1 else 'es'}" for name, axes in required[family].items()
+        )
+        for family in best
+    }
+    return "; ".join(f"{family} has {text}" for family, text in texts.items())
 
 
 def _kind(shapes: Shapes) -> tuple[str, str]:
@@ -238,11 +213,7 @@ def _kind(shapes: Shapes) -> tuple[str, str]:
         return "batch normalization", "running_mean"
     if shapes.get("weight") and shapes.keys() <= {"weight", "bias"}:
         return USUAL.get(len(shapes["weight"]), "convolution"), "weight"
-    return _other(shapes)
-
-
-def _other(shapes: Shapes) -> tuple[str, str]:
-    """A custom module: the tensor with the most axes shows its kind."""
+    # A custom module: the tensor with the most axes shows its kind.
     name = max(shapes, key=lambda name: len(shapes[name]))
     return ("tensor of three axes, as for edges" if len(shapes[name]) == EDGE_AXES else "custom module"), name
 
@@ -259,24 +230,17 @@ def _some(places: list[str]) -> str:
     return ", ".join(places[:LISTED]) + (", ..." if len(places) > LISTED else "")
 
 
-def _score(reader: LayerReader, keys: Iterable[str]) -> float:
+def _score(names: Iterable[str], keys: Iterable[str]) -> float:
     """The share of the required names of a layer that occur; a similar name counts for up to half. Weights that any
     module has do not count."""
-    required = [name for name in reader.keys.required if name not in ("weight", "bias")]
-    scores = [max((_likeness(name, key) for key in keys), default=0.0) for name in required]
-    return sum(scores) / len(required) if required else 0.0
-
-
-def _likeness(name: str, key: str) -> float:
-    """The similarity of a name, which may have dots, to the end of a key."""
-    end = ".".join(key.split(".")[-1 - name.count(".") :])
-    if name == end:
-        return 1.0
-    ratio = difflib.SequenceMatcher(None, name, end).ratio()
-    return ratio / 2 if ratio >= ALIKE else 0.0
-
-
-def _required(reader: LayerReader) -> str:
-    return ", ".join(
-        f"{name} with {axes} ax{'is' if axes == 1 else 'es'}" for name, axes in reader.keys.required.items()
-    )
+    scores = []
+    for name in names:
+        if name in ("weight", "bias"):
+            continue
+        best = 0.0
+        for key in keys:
+            end = ".".join(key.split(".")[-1 - name.count(".") :])  # a name may have dots
+            ratio = difflib.SequenceMatcher(None, name, end).ratio()
+            best = max(best, 1.0 if name == end else ratio / 2 if ratio >= ALIKE else 0.0)
+        scores.append(best)
+    return sum(scores) / len(scores) if scores else 0.0

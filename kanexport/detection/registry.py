@@ -13,10 +13,9 @@ from kanexport.errors import InvalidKan, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import LAYER_LIMIT, Kan, Layer
 from kanexport.options import Options
-from kanexport.readers.common import chain, dataflow, module_kinds, order
-from kanexport.readers.common.dataflow import Link
-from kanexport.readers.common.layer_tensors import Keys, Part, Tensors, storage_dtype
-from kanexport.readers.common.order import OtherModule
+from kanexport.readers.common import chain, module_kinds, order
+from kanexport.readers.common.chain import Link
+from kanexport.readers.common.layer_tensors import Keys, Part, storage_dtype
 
 READERS = "kanexport.readers"
 
@@ -72,29 +71,11 @@ class LayerReader:
             return ""
         return f"{', '.join(self.keys.required)} in {len(prefixes)} layer{'s' * (len(prefixes) > 1)}"
 
+    # radon: the steps of reading, in their order.
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
         """The layers in order, with the modules between them that the file shows. Raises ExportError."""
         options.single = len(self.keys.required) == 1
         tensors, root = checkpoint.tensors, options.optional("prefix") or ""
-        prefixes = self._prefixes(tensors, root)
-        modules = chain.other_modules(tensors, self.keys, prefixes, root)
-        layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in prefixes}
-        others = {other.prefix: other for other in module_kinds.decide_kinds(modules, prefixes, options)}
-        sides = {prefix: (layer.sources, layer.destinations) for prefix, layer in layers.items()}
-        names = chain.arrange(sides, list(others.values()), options)
-        links = [
-            Link(name, "", layers[name]) if name in layers else _step(Part(tensors, name), others[name], width, options)
-            for name, width in zip(names, order.input_widths(names, sides), strict=True)
-        ]
-        return chain.chain(
-            dataflow.compose(links, order.numbering_gaps(names, prefixes), options),
-            self._dtype(tensors, prefixes),
-            _notes(order.starts_late(names, root)),
-        )
-
-    def _prefixes(self, tensors: Tensors, root: str) -> list[str]:
-        """The prefixes of the layers under `root`, in natural order. Raises InvalidKan if there are none, or too
-        many."""
         prefixes = chain.prefixes(tensors, self.keys, root)
         if not prefixes:
             raise InvalidKan(
@@ -109,11 +90,27 @@ class LayerReader:
                 code="network-too-large",
                 hint="export a smaller network",
             )
-        return prefixes
-
-    def _dtype(self, tensors: Tensors, prefixes: list[str]) -> str:
+        modules = module_kinds.other_modules(tensors, self.keys, prefixes, root)
+        layers = {prefix: self.layer(Part(tensors, prefix, checkpoint.beside), options) for prefix in prefixes}
+        others = {other.prefix: other for other in module_kinds.decide_kinds(modules, prefixes, options)}
+        sides = {prefix: (layer.sources, layer.destinations) for prefix, layer in layers.items()}
+        names = order.arrange(sides, list(others.values()), options)
+        links = []
+        for name, width in zip(names, order.input_widths(names, sides), strict=True):
+            if name in layers:
+                links.append(Link(name, "", layers[name]))
+                continue
+            other = others[name]
+            nodes = width if other.single else other.width
+            links.append(Link(name, other.kind, module_kinds.step(Part(tensors, name), options, other.kind, nodes)))
         keys = [prefix + name for prefix in prefixes for name in self.keys.names()]
-        return storage_dtype([tensors[key] for key in keys if key in tensors])
+        first = order.starts_late(names, root)
+        note = f"the numbers of the modules start at {first}: modules before it have no weights and are not exported"
+        return chain.chain(
+            chain.compose(links, order.numbering_gaps(names, prefixes), options),
+            storage_dtype([tensors[key] for key in keys if key in tensors]),
+            (note,) if first else (),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +133,6 @@ class ShapedReader:
         return LayerReader(self.module.kind(checkpoint, options)).read(checkpoint, options)
 
 
-def _notes(first: int) -> tuple[str, ...]:
-    """A note for lists with module numbers that begin at `first`."""
-    note = f"the numbers of the modules start at {first}: modules before it have no weights and are not exported"
-    return (note,) if first else ()
-
-
-def _step(part: Part, other: OtherModule, width: int, options: Options) -> Link:
-    """A module that is not a KAN layer, with `width` nodes as its input."""
-    return Link(part.prefix, other.kind, chain.norm(part, options, other.kind, width if other.single else other.width))
-
-
 def modules() -> list[Any]:
     """The reader modules, one per library."""
     folder = importlib.import_module(READERS).__path__
@@ -156,13 +142,13 @@ def modules() -> list[Any]:
 def readers() -> dict[str, Reader]:
     """All readers by family name."""
     members = [member for module in modules() for member in getattr(module, "FAMILIES", (module,))]
-    return {str(reader.FAMILY): cast(Reader, reader) for reader in map(_wrapped, members)}
-
-
-def _wrapped(member: Any) -> Any:
-    if hasattr(member, "kind"):
-        return ShapedReader(member)
-    return member if hasattr(member, "read") else LayerReader(member)
+    wrapped: list[Reader] = []
+    for member in members:
+        if hasattr(member, "kind"):
+            wrapped.append(ShapedReader(member))
+        else:
+            wrapped.append(member if hasattr(member, "read") else LayerReader(member))
+    return {str(reader.FAMILY): reader for reader in wrapped}
 
 
 def layer_readers() -> dict[str, LayerReader]:

@@ -52,7 +52,15 @@ class Edited:
 
     def notes(self) -> tuple[str, ...]:
         """A sentence for each edit, for the manifest."""
-        return tuple(map(_note, self.changes))
+        lines = []
+        for change in self.changes:
+            text = f"edge {change.edit.name} was edited: {change.edit.summary}"
+            if change.form == FITTED:
+                others = {operations.POINTS: "the points", operations.MONOTONE: "the curve before"}
+                what = others.get(change.edit.operation, "the requested curve")
+                text += f"; the nearest curve of its basis differs from {what} by up to {change.error_max:.2e}"
+            lines.append(text)
+        return tuple(lines)
 
 
 def apply(kan: Kan, edits: Sequence[EdgeEdit], scaler: Standardize | None = None) -> Edited:
@@ -69,16 +77,6 @@ def apply(kan: Kan, edits: Sequence[EdgeEdit], scaler: Standardize | None = None
     return Edited(kan, tuple(changes))
 
 
-def _note(change: Change) -> str:
-    edit = change.edit
-    text = f"edge {edit.name} was edited: {edit.summary}"
-    if change.form == EXACT:
-        return text
-    what = "the points" if edit.operation == operations.POINTS else "the requested curve"
-    what = "the curve before" if edit.operation == operations.MONOTONE else what
-    return f"{text}; the nearest curve of its basis differs from {what} by up to {change.error_max:.2e}"
-
-
 Applied = tuple[Layer, Change]
 
 
@@ -93,10 +91,6 @@ def _to(edge: Edge, edit: EdgeEdit) -> Applied:
     return layer, Change(edit, EXACT)
 
 
-def _zero(edge: Edge, edit: EdgeEdit) -> Applied:
-    return edge.only(None), Change(edit, EXACT)
-
-
 def _raise(edge: Edge, edit: EdgeEdit) -> Applied:
     own, (distance,) = edge.symbolic, edit.numbers
     if own is None:
@@ -104,9 +98,12 @@ def _raise(edge: Edge, edit: EdgeEdit) -> Applied:
     return edge.with_symbolic(dataclasses.replace(own, d=own.d + distance / own.mask)), Change(edit, EXACT)
 
 
+# radon: forms that can be moved, and conditions on the others.
 def _shift(edge: Edge, edit: EdgeEdit) -> Applied:
     own, (distance,) = edge.symbolic, edit.numbers
-    if _without_basis(edge):
+    pair = edge.source, edge.destination
+    used = [term for term in edge.layer.terms if np.any(term.coef[pair])] if edge.numeric else []
+    if all(isinstance(term, EdgeTerm) and not term.pre_steps for term in used):  # functions that can be moved along x
         layer = edge.layer
         if own is not None:
             layer = edge.with_symbolic(dataclasses.replace(own, b=own.b - own.a * distance / edge.scale))
@@ -117,22 +114,6 @@ def _shift(edge: Edge, edit: EdgeEdit) -> Applied:
             layer = dataclasses.replace(layer, terms=moved)
         forms.check(edge.on(layer).values, *edge.grid(), what=_what(edge, edit))
         return layer, Change(edit, EXACT)
-    _require_overlap(edge, distance)
-    x, weights = refit.grid_points(edge)
-    target = edge.values(x - distance)
-    _require_finite(edge, edit, target)
-    return _fitted(edit, refit.nearest(edge, target, x, weights))
-
-
-def _without_basis(edge: Edge) -> bool:
-    """Whether the edge has only functions that can be moved along x: a symbolic one, and terms without steps."""
-    pair = edge.source, edge.destination
-    used = [term for term in edge.layer.terms if np.any(term.coef[pair])] if edge.numeric else []
-    return all(isinstance(term, EdgeTerm) and not term.pre_steps for term in used)
-
-
-def _require_overlap(edge: Edge, distance: float) -> None:
-    """Raises InvalidKan if no part of the curve stays on the grid."""
     low, high = edge.grid()
     if abs(distance) >= high - low:
         raise InvalidKan(
@@ -140,6 +121,10 @@ def _require_overlap(edge: Edge, distance: float) -> None:
             code="shift-too-far",
             hint=f"shift by less than {high - low:g}",
         )
+    x, weights = refit.grid_points(edge)
+    target = edge.values(x - distance)
+    _require_finite(edge, edit, target)
+    return _fitted(edit, refit.nearest(edge, target, x, weights))
 
 
 def _require_finite(edge: Edge, edit: EdgeEdit, target: Array) -> None:
@@ -148,11 +133,6 @@ def _require_finite(edge: Edge, edit: EdgeEdit, target: Array) -> None:
         raise InvalidKan(
             f"{_what(edge, edit)}: the curve is not finite on its grid", code="expression-undefined", hint=WITH_TO
         )
-
-
-def _points(edge: Edge, edit: EdgeEdit) -> Applied:
-    x, y = np.array(edit.points, dtype=np.float64).T
-    return _fitted(edit, refit.points(edge, x, y))
 
 
 def _clamp(edge: Edge, edit: EdgeEdit) -> Applied:
@@ -182,10 +162,10 @@ def _fitted(edit: EdgeEdit, fitted: Fitted) -> Applied:
 
 OPERATORS: dict[str, Callable[[Edge, EdgeEdit], Applied]] = {
     operations.TO: _to,
-    operations.ZERO: _zero,
+    operations.ZERO: lambda edge, edit: (edge.only(None), Change(edit, EXACT)),
     operations.CLAMP: _clamp,
     operations.MONOTONE: _monotone,
     operations.SHIFT: _shift,
     operations.RAISE: _raise,
-    operations.POINTS: _points,
+    operations.POINTS: lambda edge, edit: _fitted(edit, refit.points(edge, *np.array(edit.points, dtype=np.float64).T)),
 }

@@ -125,18 +125,13 @@ class Circuit:
         return cls(kan, x, forms, stages, tuple(sources), tuple(sums), y)
 
     def with_forms(self, forms: Forms) -> Circuit:
-        """The network with other forms. Layers whose forms stay the same are not built again."""
-        if set(forms) == set(self.forms):
-            stages = tuple(
-                dataclasses.replace(stage, forms=tuple((at, forms[at]) for at, _ in stage.forms))
-                for stage in self.stages
-            )
-        else:
-            stages = tuple(
-                stage if _of_layer(forms, at) == stage.forms else _stage(stage.layer, at, forms)
-                for at, stage in enumerate(self.stages)
-            )
-        return Circuit._evaluated(self.kan, self.x, forms, stages)
+        """The network with other forms. Layers with forms on the same edges are not built again."""
+        stages = []
+        for at, stage in enumerate(self.stages):
+            mine = _of_layer(forms, at)
+            same = [edge for edge, _ in mine] == [edge for edge, _ in stage.forms]
+            stages.append(dataclasses.replace(stage, forms=mine) if same else _stage(stage.layer, at, forms))
+        return Circuit._evaluated(self.kan, self.x, forms, tuple(stages))
 
     def on(self, x: Array) -> Circuit:
         """The same network on other rows."""
@@ -261,9 +256,16 @@ def _improved(
     scale = np.sqrt((jacobian**2).sum(axis=0))
     scale = np.where(scale > 0, scale, 1.0)
     for _ in range(PATIENCE):
-        tested = _step(circuit, names, jacobian / scale, residual, damping, scale)
-        if tested is not None and _squares(tested, judge) < error:
-            return tested, damping
+        rows = np.concatenate([jacobian / scale, np.sqrt(damping) * np.eye(len(names))])  # columns of length 1
+        wanted = np.concatenate([-residual, np.zeros(len(names))])
+        change = np.linalg.lstsq(rows, wanted, rcond=None)[0] / scale
+        if np.isfinite(change).all():
+            forms = dict(circuit.forms)
+            for (at, name), delta in zip(names, change, strict=True):
+                forms[at] = forms[at].having(name, getattr(forms[at], name) + float(delta))
+            tested = circuit.with_forms(forms)
+            if _squares(tested, judge) < error:
+                return tested, damping
         damping = min(damping * 6, 1e12)
     return None, damping
 
@@ -276,14 +278,11 @@ def _squares(circuit: Circuit, judge: Judge) -> float:
 
 def _system(circuit: Circuit, judge: Judge, names: list[tuple[At, str]]) -> tuple[Array, Array]:
     """The Jacobian [N * m, P] and the residuals [N * m]."""
-    slopes: dict[tuple[int, int], Array] = {}
+    slopes = {node: circuit.slopes(*node) / judge.spread for node in dict.fromkeys((at[0], at[2]) for at, _ in names)}
     columns = []
     for at, name in names:
-        node = (at[0], at[2])
-        if node not in slopes:
-            slopes[node] = circuit.slopes(*node) / judge.spread
-        form = circuit.forms[at]
-        columns.append((slopes[node] * _derivative(form, name, circuit.sources[at[0]][:, at[1]])[:, None]).ravel())
+        change = _derivative(circuit.forms[at], name, circuit.sources[at[0]][:, at[1]])
+        columns.append((slopes[at[0], at[2]] * change[:, None]).ravel())
     return np.stack(columns, axis=1), ((circuit.y - judge.reference) / judge.spread).ravel()
 
 
@@ -299,21 +298,6 @@ def _derivative(form: Form, name: str, x: Array) -> Array:
         sides = [dataclasses.replace(form, b=form.b + sign * step).values(x) for sign in (1, -1)]
         change = (sides[0] - sides[1]) / (2 * step) * (x if name == "a" else 1.0)
     return np.where(np.isfinite(change), change, 0.0)
-
-
-def _step(
-    circuit: Circuit, names: list[tuple[At, str]], jacobian: Array, residual: Array, damping: float, scale: Array
-) -> Circuit | None:
-    """The circuit after one damped step; None if the equations have no finite solution. Columns have the length 1."""
-    rows = np.concatenate([jacobian, np.sqrt(damping) * np.eye(len(names))])
-    wanted = np.concatenate([-residual, np.zeros(len(names))])
-    change = np.linalg.lstsq(rows, wanted, rcond=None)[0] / scale
-    if not np.isfinite(change).all():
-        return None
-    forms = dict(circuit.forms)
-    for (at, name), delta in zip(names, change, strict=True):
-        forms[at] = forms[at].having(name, getattr(forms[at], name) + float(delta))
-    return circuit.with_forms(forms)
 
 
 def active(kan: Kan) -> Iterator[At]:

@@ -55,14 +55,14 @@ def simplified(
             if error(tested) <= limit:
                 present, fixed = tested, fixed | {(at, name)}
                 break
-    return present.with_forms({at: _tidy(form) for at, form in present.forms.items()})
-
-
-def _tidy(form: Form) -> Form:
-    """The form without negative zeros; a constant if its factor is 0."""
-    if form.c == 0:
-        return Form(library.ALL["0"], 1.0, 0.0, 0.0, form.d + 0.0)
-    return dataclasses.replace(form, b=form.b + 0.0, d=form.d + 0.0)
+    # Without negative zeros. A form whose factor is 0 is a constant.
+    tidy = {
+        at: dataclasses.replace(form, b=form.b + 0.0, d=form.d + 0.0)
+        if form.c
+        else Form(library.ALL["0"], 1.0, 0.0, 0.0, form.d + 0.0)
+        for at, form in present.forms.items()
+    }
+    return present.with_forms(tidy)
 
 
 def _simple(value: float) -> list[float]:
@@ -87,14 +87,16 @@ def _distance(value: float) -> float:
 def normal(present: Circuit, judge: Judge) -> Circuit:
     """The same network with normal constants. The circuit stays if a form does not allow it."""
     forms = {at: canonical(form) for at, form in present.forms.items()}
+
+    def same(forms: Forms) -> bool:
+        tested = present.with_forms(forms)
+        return tested.defined() and bool((np.abs(tested.y - present.y) <= SAME * judge.spread).all())
+
     for layer in range(len(present.kan.layers)):
         changed = _gauged(present.kan, forms, layer)
-        tested = present.with_forms(changed)
-        if tested.defined() and bool((np.abs(tested.y - present.y) <= SAME * judge.spread).all()):
+        if same(changed):
             forms = changed
-    tested = present.with_forms(forms)
-    same = tested.defined() and bool((np.abs(tested.y - present.y) <= SAME * judge.spread).all())
-    return tested if same else present
+    return present.with_forms(forms) if same(forms) else present
 
 
 def canonical(form: Form) -> Form:
@@ -128,6 +130,7 @@ def _sine(form: Form) -> Form:
     return dataclasses.replace(form, candidate=library.ALL["cos"], a=a, b=b - quarter, c=math.copysign(1.0, b) * c)
 
 
+# radon: one expression for each kind of node.
 def _gauged(kan: Kan, forms: Forms, layer: int) -> dict[At, Form]:
     """Forms with normal constants of the nodes after a layer."""
     changed = dict(forms)
@@ -136,8 +139,10 @@ def _gauged(kan: Kan, forms: Forms, layer: int) -> dict[At, Form]:
         readers = _readers(kan, changed, layer + 1, node)
         if readers is None or any(not part for part in inbound):
             continue
-        for part in inbound:
-            _gather(changed, part)
+        for part in inbound:  # the first form of a sum has the constants of all
+            total = sum(changed[at].d for at in part)
+            for at in part:
+                changed[at] = dataclasses.replace(changed[at], d=total if at == part[0] else 0.0)
         if len(factors) > 1:
             _scale_factors(changed, inbound, readers)
         elif len(readers) == 1:
@@ -181,13 +186,6 @@ def _readers(kan: Kan, forms: Forms, layer: int, node: int) -> list[At] | None:
     if not edges or any(at not in forms for at in edges):
         return None
     return [at for at in edges if forms[at].candidate.name != "0"] or None
-
-
-def _gather(forms: dict[At, Form], part: list[At]) -> None:
-    """Add the constants of a sum up in its first form."""
-    total = sum(forms[at].d for at in part)
-    for at in part:
-        forms[at] = dataclasses.replace(forms[at], d=total if at == part[0] else 0.0)
 
 
 def _scale(forms: dict[At, Form], part: list[At], scale: float, shift: float = 0.0) -> None:
@@ -243,15 +241,14 @@ def _homogeneous(forms: dict[At, Form], part: list[At], form: Form) -> Form:
     scales = [abs(value) for value in constants if value]
     if power:
         scales.insert(0, abs(form.c) ** (-1 / power))
-    best = max(scales, key=lambda scale: _count_simple(constants, form, scale, power))
+
+    def simple(scale: float) -> int:
+        """How many constants are near simple numbers after division by the scale."""
+        outer = form.c * scale**power if power else form.d + form.c * math.log(scale)
+        return sum(_distance(value) < NEAR / 4 for value in [*(value / scale for value in constants), outer])
+
+    best = max(scales, key=simple)
     _scale(forms, part, 1 / best)
     if not power:
         return dataclasses.replace(form, d=form.d + form.c * math.log(best))
     return dataclasses.replace(form, c=form.c * best**power)
-
-
-def _count_simple(constants: list[float], form: Form, scale: float, power: float) -> int:
-    """How many constants are near simple numbers after division by a scale."""
-    outer = form.c * scale**power if power else form.d + form.c * math.log(scale)
-    values = [value / scale for value in constants] + [outer]
-    return sum(_distance(value) < NEAR / 4 for value in values)

@@ -69,6 +69,7 @@ class Form:
         return not float(np.abs(f).max()) <= CANCELLATION * float(f.std())
 
 
+# radon: conditions on candidates and pairs.
 def fit(candidate: Candidate, x: Array, y: Array) -> Form | None:
     """The form of one function that is nearest to y [N] at x [N], in the mean square; None if no form is defined on the
     range of x, or if x is constant."""
@@ -78,14 +79,22 @@ def fit(candidate: Candidate, x: Array, y: Array) -> Form | None:
         return None
     middle, half = (x.max() + x.min()) / 2, np.ptp(x) / 2
     z = (x - middle) / half
-    coarse, fine = _evenly(z, COARSE), _evenly(z, POINTS)
+    order = np.argsort(z, kind="stable")
+    coarse, fine = (order[evenly(len(z), most)] for most in (COARSE, POINTS))
     pairs = library.starts(candidate)
     errors = _errors(candidate, pairs, z[coarse], y[coarse])
     order = np.argsort(errors, kind="stable")
     good = np.isfinite(errors[order])
     if candidate.search is not Search.NONE:
         good &= errors[order] <= WORST * len(coarse) * y[coarse].var()
-    refined = [_refined(candidate, pairs[at], z[fine], y[fine]) for at in _apart(pairs, order[good])]
+    apart: list[int] = []  # the best pairs of the grid without their neighbors
+    for at in order[good][:200]:
+        near = [np.abs(pairs[at] - pairs[k]).max() < 0.3 * (0.3 + np.abs(pairs[at]).max()) for k in apart]
+        if not any(near):
+            apart.append(int(at))
+        if len(apart) == BEST:
+            break
+    refined = [_refined(candidate, pairs[at], z[fine], y[fine]) for at in apart]
     best = min((each for each in refined if each is not None), key=lambda each: each.error, default=None)
     if best is None:
         return None
@@ -94,22 +103,9 @@ def fit(candidate: Candidate, x: Array, y: Array) -> Form | None:
     return form if form.defined(float(x.min()), float(x.max())) and not form.cancels(x) else None
 
 
-def _evenly(z: Array, most: int) -> npt.NDArray[np.intp]:
-    """Up to `most` points that are spread evenly over the sorted values, with both ends."""
-    order = np.argsort(z, kind="stable")
-    return order[np.unique(np.linspace(0, len(z) - 1, min(len(z), most)).round().astype(np.intp))]
-
-
-def _apart(pairs: Array, order: npt.NDArray[np.intp]) -> list[int]:
-    """The best pairs of a grid without their neighbors."""
-    kept: list[int] = []
-    for at in order[:200]:
-        near = [np.abs(pairs[at] - pairs[k]).max() < 0.3 * (0.3 + np.abs(pairs[at]).max()) for k in kept]
-        if not any(near):
-            kept.append(int(at))
-        if len(kept) == BEST:
-            break
-    return kept
+def evenly(count: int, most: int) -> npt.NDArray[np.intp]:
+    """Up to `most` of `count` numbers, at equal distances, with both ends."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
 
 
 def _errors(candidate: Candidate, pairs: Array, z: Array, y: Array) -> Array:
@@ -162,7 +158,14 @@ def _refined(candidate: Candidate, pair: Array, z: Array, y: Array) -> _Point | 
     if not np.isfinite(best.error):
         return None
     for _ in range(STEPS if free else 0):
-        jacobian = _slopes(candidate, best, free, z, y)
+        columns = []  # the derivatives of the residuals in a and b, as far as they are free
+        for k in free:
+            moved = best.pair.copy()
+            moved[k] += 1e-6 * max(1e-2, abs(moved[k]))
+            with np.errstate(all="ignore"):
+                change = _Point.of(candidate, moved, z, y).residual - best.residual
+            columns.append(change / (moved[k] - best.pair[k]))
+        jacobian = np.stack(columns, axis=1)
         if not np.isfinite(jacobian).all():
             break
         normal, slope = jacobian.T @ jacobian, jacobian.T @ best.residual
@@ -178,15 +181,3 @@ def _refined(candidate: Candidate, pair: Array, z: Array, y: Array) -> _Point | 
             if damping > 1e8:
                 break
     return best
-
-
-def _slopes(candidate: Candidate, point: _Point, free: list[int], z: Array, y: Array) -> Array:
-    """[N, 1 or 2]: the derivatives of the residuals in a and b, as far as they are free."""
-    columns = []
-    for k in free:
-        moved = point.pair.copy()
-        moved[k] += 1e-6 * max(1e-2, abs(moved[k]))
-        with np.errstate(all="ignore"):
-            change = _Point.of(candidate, moved, z, y).residual - point.residual
-        columns.append(change / (moved[k] - point.pair[k]))
-    return np.stack(columns, axis=1)

@@ -19,7 +19,6 @@ from kanexport.edit.edge import in_units
 from kanexport.ir.model import Kan
 from kanexport.ir.scaling import standardize
 from kanexport.shared.manifest import Manifest
-from kanexport.shared.sections import NodeBaseline
 from kanexport.verify import float64_reference
 
 Array = npt.NDArray[np.float64]
@@ -104,6 +103,7 @@ class Difference:
     certificates_note: str = ""
 
 
+# radon: one expression for each part of the report.
 def compare(
     before: Kan, after: Kan, x: Array, rows_from: str, changes: Sequence[Change], classes: Sequence[str]
 ) -> Difference:
@@ -115,33 +115,24 @@ def compare(
     both = np.asarray(finite_old & finite_new)
     with np.errstate(invalid="ignore"):
         change = np.where(both[:, None], np.abs(new - old), 0.0)
-    flipped = np.flatnonzero(both & (old.argmax(axis=1) != new.argmax(axis=1))) if len(classes) > 1 else None
+    outputs = []
+    for name, own in zip(classes, change.T, strict=True):
+        mean = float(own.sum()) / max(1, int(both.sum()))
+        outputs.append(OutputChange(name, float(own.max(initial=0)), int(own.argmax()) if len(x) else 0, mean))
+    at = int(change.max(axis=1).argmax()) if both.any() else 0
+    labels = zip(old.argmax(axis=1)[both].tolist(), new.argmax(axis=1)[both].tolist(), strict=True)
+    flips = Counter((was, now) for was, now in labels if was != now)
     return Difference(
         rows=len(x),
         rows_from=rows_from,
-        outputs=tuple(_output(name, change[:, at], both) for at, name in enumerate(classes)),
-        worst_row=_worst(x, old, new, change) if both.any() else None,
-        changed=-1 if flipped is None else len(flipped),
-        flips=() if flipped is None else _flips(old[flipped], new[flipped], classes),
+        outputs=tuple(outputs),
+        worst_row=WorstRow(at, *(tuple(map(float, part[at])) for part in (x, old, new))) if both.any() else None,
+        changed=flips.total() if len(classes) > 1 else -1,
+        flips=tuple(Flips(classes[was], classes[now], count) for (was, now), count in flips.most_common(FLIPS)),
         not_finite=(int((~finite_old).sum()), int((~finite_new).sum())),
         curves=tuple(curve(before, after, item) for item in changes),
         seconds=time.monotonic() - start,
     )
-
-
-def _output(name: str, change: Array, both: npt.NDArray[np.bool_]) -> OutputChange:
-    at = int(change.argmax()) if len(change) else 0
-    return OutputChange(name, float(change.max(initial=0)), at, float(change.sum()) / max(1, int(both.sum())))
-
-
-def _worst(x: Array, old: Array, new: Array, change: Array) -> WorstRow:
-    at = int(change.max(axis=1).argmax())
-    return WorstRow(at, *(tuple(map(float, rows[at])) for rows in (x, old, new)))
-
-
-def _flips(old: Array, new: Array, classes: Sequence[str]) -> tuple[Flips, ...]:
-    pairs = Counter(zip(old.argmax(axis=1).tolist(), new.argmax(axis=1).tolist(), strict=True))
-    return tuple(Flips(classes[was], classes[now], count) for (was, now), count in pairs.most_common(FLIPS))
 
 
 def curve(before: Kan, after: Kan, change: Change) -> CurveChange:
@@ -185,18 +176,18 @@ def of_baseline(manifest: Manifest, rows: int = ROWS) -> Array | None:
     if manifest.layers[0].node_tensor != manifest.input.name or len(nodes.counts) != width:
         return None
     rng = np.random.default_rng(0)
-    return np.stack([_drawn(nodes, at, rows, rng) for at in range(width)], axis=1)
-
-
-def _drawn(nodes: NodeBaseline, at: int, rows: int, rng: np.random.Generator) -> Array:
-    """Values of one node. Values beyond the first and the last bound are at that bound."""
-    bounds = np.array(nodes.cells[0] if len(nodes.cells) == 1 else nodes.cells[at])
-    counts = np.array(nodes.counts[at], dtype=np.float64)
-    if not counts.sum():
-        return np.full(rows, nodes.mean[at])
-    low, high = np.concatenate([bounds[:1], bounds]), np.concatenate([bounds, bounds[-1:]])
-    cells = rng.choice(len(counts), size=rows, p=counts / counts.sum())
-    return np.asarray(rng.uniform(low[cells], high[cells]))
+    columns = []
+    for at in range(width):
+        bounds = np.array(nodes.cells[0] if len(nodes.cells) == 1 else nodes.cells[at])
+        counts = np.array(nodes.counts[at], dtype=np.float64)
+        if not counts.sum():
+            columns.append(np.full(rows, nodes.mean[at]))
+            continue
+        # Values beyond the first and the last bound are at that bound.
+        low, high = np.concatenate([bounds[:1], bounds]), np.concatenate([bounds, bounds[-1:]])
+        cells = rng.choice(len(counts), size=rows, p=counts / counts.sum())
+        columns.append(rng.uniform(low[cells], high[cells]))
+    return np.stack(columns, axis=1)
 
 
 def in_box(low: Array, high: Array, rows: int = ROWS) -> Array:

@@ -38,7 +38,20 @@ class Line:
 def symbolic(text: str, source: int, destination: int, *, what: str) -> SymbolicEdge:
     """The edge with the value of the expression. `what`: the option with the text. Raises OptionError."""
     value = expression.constant(text, what=what)
-    edge = constant(value, source, destination) if value is not None else _of_x(text, source, destination, what)
+    function, inner, outer = NOTHING, Line(1.0, 0.0), Line(0.0, value or 0.0)
+    if value is None:
+        body = ast.parse(text.strip(), mode="eval").body
+        line = _line(body)
+        outside, core = _outer(body)
+        called = _call(core)
+        if line is not None:
+            function, outer = elementwise.SYMBOLIC["x"], line
+        elif called is not None:
+            function, inner, outer = elementwise.SYMBOLIC[called[0]], called[1], outside
+        else:
+            name = f"f_{hashlib.sha256(text.strip().encode()).hexdigest()[:8]}"  # the same for the same text
+            function, outer = expression.function(name, text, what=what), Line(1.0, 0.0)
+    edge = SymbolicEdge(source, destination, function, inner.slope, inner.start, outer.slope, outer.start, 1.0)
     if not all(map(math.isfinite, (edge.a, edge.b, edge.c, edge.d))):
         raise OptionError(
             f"{what} has a number that is not finite", code="expression-invalid", hint="use smaller numbers"
@@ -46,45 +59,21 @@ def symbolic(text: str, source: int, destination: int, *, what: str) -> Symbolic
     return edge
 
 
-def _of_x(text: str, source: int, destination: int, what: str) -> SymbolicEdge:
-    body = ast.parse(text.strip(), mode="eval").body
-    line = _line(body)
-    if line is not None:
-        return SymbolicEdge(source, destination, elementwise.SYMBOLIC["x"], 1.0, 0.0, line.slope, line.start, 1.0)
-    outer, core = _outer(body)
-    called = _call(core)
-    if called is None:
-        return SymbolicEdge(source, destination, of_text(text, what=what), 1.0, 0.0, 1.0, 0.0, 1.0)
-    name, inner = called
-    function = elementwise.SYMBOLIC[name]
-    return SymbolicEdge(source, destination, function, inner.slope, inner.start, outer.slope, outer.start, 1.0)
-
-
 def constant(value: float, source: int, destination: int) -> SymbolicEdge:
     """The edge with one value, for each finite source."""
     return SymbolicEdge(source, destination, NOTHING, 1.0, 0.0, 0.0, value, 1.0)
 
 
-def of_text(text: str, *, what: str) -> Unary:
-    """The function of an expression. Its name is the same for the same text. Raises OptionError."""
-    return expression.function(f"f_{hashlib.sha256(text.strip().encode()).hexdigest()[:8]}", text, what=what)
-
-
 def clamped(edge: SymbolicEdge, low: float, high: float) -> SymbolicEdge:
     """The symbolic edge limited to [low, high]."""
     scale, start = edge.mask * edge.c, edge.mask * edge.d
-    text = _clamped_text(edge, low, high)
+    # For people, (|f - low| - |f - high| + low + high) / 2 for its value f; "" if f has no text, or a long one.
+    inner = _text(edge.function, f"({edge.a!r}*x+{edge.b!r})")
+    value = f"({scale!r}*{inner}+{start!r})"
+    text = f"0.5*(abs({value}-({low!r}))-abs({value}-({high!r})))+{(low + high) / 2!r}"
+    text = text if inner and len(text) <= expression.MAX_TEXT_CHARACTERS else ""
     function = elementwise.limited(edge.function, edge.a, edge.b, scale, start, low, high, text)
     return SymbolicEdge(edge.source, edge.destination, function, 1.0, 0.0, 1.0, 0.0, 1.0)
-
-
-def _clamped_text(edge: SymbolicEdge, low: float, high: float) -> str:
-    """The limited edge as an expression for people, (|f - low| - |f - high| + low + high) / 2 for its value f. Empty
-    if the function has no text, or a long one."""
-    inner = _text(edge.function, f"({edge.a!r}*x+{edge.b!r})")
-    value = f"({edge.mask * edge.c!r}*{inner}+{edge.mask * edge.d!r})"
-    text = f"0.5*(abs({value}-({low!r}))-abs({value}-({high!r})))+{(low + high) / 2!r}"
-    return text if inner and len(text) <= expression.MAX_TEXT_CHARACTERS else ""
 
 
 def _text(function: Unary, inner: str) -> str:
@@ -111,15 +100,11 @@ class _Inner(ast.NodeTransformer):
         return self._tree if node.id == "x" else node
 
 
-def _number(node: ast.expr) -> float | None:
-    return expression.constant(node)
-
-
 def _line(node: ast.expr) -> Line | None:
     """The expression as a line in x, if it has that form."""
     if isinstance(node, ast.Name) and node.id == "x":
         return Line(1.0, 0.0)
-    value = _number(node)
+    value = expression.constant(node)
     if value is not None:
         return Line(0.0, value)
     return _through(node, _line)
@@ -154,7 +139,7 @@ def _outer(node: ast.expr) -> tuple[Line, ast.expr]:
     parts: list[ast.expr] = []
 
     def read(part: ast.expr) -> Line | None:
-        value = _number(part)
+        value = expression.constant(part)
         if value is not None:
             return Line(0.0, value)
         through = None if _call(part) is not None else _through(part, read)
@@ -169,22 +154,18 @@ def _outer(node: ast.expr) -> tuple[Line, ast.expr]:
     return line, parts[0]
 
 
+# radon: three kinds of nodes.
 def _call(node: ast.expr) -> tuple[str, Line] | None:
     """A function of the table of a line in x: its name and the line."""
-    name, argument = _named(node)
+    name, argument = "", node
+    if isinstance(node, ast.Call) and len(node.args) == 1:
+        name, argument = ast.unparse(node.func), node.args[0]
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+        name, argument = _power(expression.constant(node.right)), node.left
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and expression.constant(node.left) == 1:
+        name, argument = "1/x", node.right
     line = _line(argument) if name in elementwise.SYMBOLIC else None
     return None if line is None or line.slope == 0 else (name, line)
-
-
-def _named(node: ast.expr) -> tuple[str, ast.expr]:
-    """The name in the table, or "", and the argument of a call, a power or a reciprocal."""
-    if isinstance(node, ast.Call) and len(node.args) == 1:
-        return ast.unparse(node.func), node.args[0]
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        return _power(_number(node.right)), node.left
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and _number(node.left) == 1:
-        return "1/x", node.right
-    return "", node
 
 
 def _power(exponent: float | None) -> str:

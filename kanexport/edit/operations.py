@@ -106,30 +106,30 @@ def load(path: Path) -> tuple[EdgeEdit, ...]:
     return of_document(document, path.name, folder=path.parent)
 
 
+# radon: conditions on entries.
 def of_document(document: Any, name: str = "the document", *, folder: Path = Path()) -> tuple[EdgeEdit, ...]:
     """The edits of a parsed document. `name`: for messages. Raises OptionError."""
     entries = document.get("edits") if isinstance(document, Mapping) else document
     if not isinstance(entries, list) or not entries:
         raise OptionError(f"{name} has no list of edits", code="edits-malformed", hint=FORM)
-    edits = tuple(_entry(entry, f"edit {at} of {name}", folder) for at, entry in enumerate(entries))
+    edits = []
+    for at, entry in enumerate(entries):
+        where = f"edit {at} of {name}"
+        keys = sorted(entry.keys() - {"edge"}) if isinstance(entry, Mapping) else []
+        edge = entry.get("edge") if isinstance(entry, Mapping) else None
+        if len(keys) != 1 or not isinstance(edge, str | list):
+            raise OptionError(
+                f"{where} has the operations {', '.join(map(str, keys))[:80] or 'none'}, "
+                "expected an edge and one operation",
+                code="edits-malformed",
+                hint=FORM,
+            )
+        try:
+            edits.append(parse(edge, keys[0], entry[keys[0]], folder=folder))
+        except OptionError as error:
+            raise error.at(where) from error
     check(edits)
-    return edits
-
-
-def _entry(entry: Any, where: str, folder: Path) -> EdgeEdit:
-    keys = sorted(entry.keys() - {"edge"}) if isinstance(entry, Mapping) else []
-    edge = entry.get("edge") if isinstance(entry, Mapping) else None
-    if len(keys) != 1 or not isinstance(edge, str | list):
-        raise OptionError(
-            f"{where} has the operations {', '.join(map(str, keys))[:80] or 'none'}, "
-            "expected an edge and one operation",
-            code="edits-malformed",
-            hint=FORM,
-        )
-    try:
-        return parse(edge, keys[0], entry[keys[0]], folder=folder)
-    except OptionError as error:
-        raise error.at(where) from error
+    return tuple(edits)
 
 
 def check(edits: Iterable[EdgeEdit]) -> None:

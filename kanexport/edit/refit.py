@@ -133,24 +133,9 @@ def monotone(edge: Edge, *, up: bool) -> Fitted:
 def _with_bounds(
     edge: Edge, at: int, basis: Basis, form: _Bounded, of_target: Callable[[Array], Array]
 ) -> tuple[Fitted, Array]:
-    """The fit, and the new curve at points of the grid."""
-    _require_bounds(edge, basis)
-    x, weights = grid_points(edge)
-    root = np.sqrt(weights)
-    design = edge.design(edge.layer.terms[at], x) @ form.matrix * root[:, None]
-    present = edge.layer.terms[at].coef[edge.source, edge.destination] * edge.mask
-    start = np.linalg.solve(form.matrix, present)
-    solution = bounded.solve(design, of_target(edge.values(x)) * root, form.low, form.high, start)
-    layer = edge.with_coefficients(at, form.matrix @ solution, others=False)
-    dense = np.linspace(*edge.grid(), CHECKED)
-    after = edge.on(layer)
-    return _measured(edge, layer, dense, of_target(edge.values(dense))), after.values(dense)
-
-
-def _require_bounds(edge: Edge, basis: Basis) -> None:
-    """Raises InvalidKan for a basis whose coefficients do not bound the curve, or with too many of them."""
-    fits = isinstance(basis, Hats) or (isinstance(basis, BSpline) and basis.increasing)
-    if not fits:
+    """The fit, and the new curve at points of the grid. Raises InvalidKan for a basis whose coefficients do not bound
+    the curve, or with too many of them."""
+    if not (isinstance(basis, Hats) or (isinstance(basis, BSpline) and basis.increasing)):
         raise InvalidKan(
             f"edge {edge.name}: coefficients of {basis.kind} do not bound its curve",
             code=NOT_SUPPORTED,
@@ -162,6 +147,16 @@ def _require_bounds(edge: Edge, basis: Basis) -> None:
             code=NOT_SUPPORTED,
             hint="pass points of a curve with --points",
         )
+    x, weights = grid_points(edge)
+    root = np.sqrt(weights)
+    design = edge.design(edge.layer.terms[at], x) @ form.matrix * root[:, None]
+    present = edge.layer.terms[at].coef[edge.source, edge.destination] * edge.mask
+    start = np.linalg.solve(form.matrix, present)
+    solution = bounded.solve(design, of_target(edge.values(x)) * root, form.low, form.high, start)
+    layer = edge.with_coefficients(at, form.matrix @ solution, others=False)
+    dense = np.linspace(*edge.grid(), CHECKED)
+    after = edge.on(layer)
+    return _measured(edge, layer, dense, of_target(edge.values(dense))), after.values(dense)
 
 
 def grid_points(edge: Edge) -> tuple[Array, Array]:

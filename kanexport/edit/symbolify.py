@@ -150,11 +150,6 @@ def _check_rows(what: str, array: Array, columns: int, least: int) -> None:
         )
 
 
-def _evenly(count: int, most: int) -> npt.NDArray[np.intp]:
-    """Up to `most` of `count` rows, at equal distances."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
-
-
 class _Search:
     """Present forms, and what they are compared with."""
 
@@ -168,14 +163,20 @@ class _Search:
         advance: Progress,
     ) -> None:
         self.kan, self.functions, self.advance, self.tolerance = kan, functions, advance, tolerance
-        judged = _evenly(len(rows), JUDGED)
+        judged = curve_fit.evenly(len(rows), JUDGED)
         x = rows[judged]
         whole = Circuit.of(kan, x, {})
-        self._require_finite(whole.y)
+        bad = int((~np.isfinite(whole.y)).any(axis=1).sum())
+        if bad:
+            raise OptionError(
+                f"the network returns values that are not finite for {bad} of {len(whole.y)} rows",
+                code="rows-not-finite",
+                hint="pass rows for which the network is defined",
+            )
         self.judge = Judge.of(whole.y if targets is None else targets[judged])
         self.x = x
         fitted = np.flatnonzero(np.arange(len(x)) % 4 != 3)
-        fitted = fitted[_evenly(len(fitted), FITTED)]
+        fitted = fitted[curve_fit.evenly(len(fitted), FITTED)]
         # The ends of the inputs keep forms defined on all rows.
         fitted = np.unique(np.concatenate([fitted, x.argmin(axis=0), x.argmax(axis=0)]))
         self.held_out = np.setdiff1d(np.arange(len(x)), fitted)
@@ -188,16 +189,6 @@ class _Search:
         self.left = list(circuit.active(kan))
         self.total = len(self.left)
         self.order: list[tuple[At, float]] = []
-
-    @staticmethod
-    def _require_finite(y: Array) -> None:
-        bad = int((~np.isfinite(y)).any(axis=1).sum())
-        if bad:
-            raise OptionError(
-                f"the network returns values that are not finite for {bad} of {len(y)} rows",
-                code="rows-not-finite",
-                hint="pass rows for which the network is defined",
-            )
 
     def error(self, tested: Circuit) -> float:
         """The larger error of all rows and of the rows that no fit used; infinite if a form is not defined, or if it
@@ -272,8 +263,14 @@ class _Search:
 
     def _best(self, at: At, ranked: list[_Ranked]) -> tuple[Circuit, float] | None:
         """The circuit with the best score after a joint fit, and its error, within the limit."""
+        shortlist: list[
+            Form
+        ] = []  # best of each complexity: before a joint fit, the error says little about simple ones
+        for each in ranked:
+            if sum(form.candidate.complexity == each.form.candidate.complexity for form in shortlist) < REFITTED:
+                shortlist.append(each.form)
         begun = []
-        for form in _shortlist(ranked):
+        for form in shortlist:
             tested = self.circuit.with_forms({**self.circuit.forms, at: form})
             tested = circuit.refit(tested, self.fit_judge, steps=circuit.FIRST)
             begun.append((self.score(self.fit_judge.error(tested.y), tested.forms), tested))
@@ -296,13 +293,11 @@ class _Search:
                 present = self.circuit.forms[at].candidate.name
                 others = [form for form in self._fits(at) if form.candidate.name != present]
                 best = self._best(at, self._ranked(at, others))
-                if best is not None and self.score(best[1], best[0].forms) < self._score() - 0.01:
+                score = self.score(self.error(self.circuit), self.circuit.forms) if best is not None else math.inf
+                if best is not None and self.score(best[1], best[0].forms) < score - 0.01:
                     self.circuit, changed = best[0], True
             if not changed:
                 return
-
-    def _score(self) -> float:
-        return self.score(self.error(self.circuit), self.circuit.forms)
 
     def polish(self) -> None:
         """Simple numbers in place of constants, if the error stays."""
@@ -314,6 +309,14 @@ class _Search:
         whole = self.circuit.on(self.x)
         left = self.judge.subset(self.held_out).error(whole.y[self.held_out]) if len(self.held_out) else math.nan
         forms = self.circuit.forms
+        undefined = []
+        for at, form in forms.items():
+            layer = self.kan.layers[at[0]]
+            if any(term.pre_steps for term in layer.terms):
+                continue  # its grid is not in the units of its source
+            low, high = (float(end[at[1]]) for end in layer.support().core)
+            if not form.defined(low, high):
+                undefined.append((at, low, high))
         return Symbolified(
             kan=circuit.network(self.kan, forms),
             replaced=tuple(Replacement(at, forms[at], error) for at, error in self.order),
@@ -321,7 +324,7 @@ class _Search:
             base=self.base,
             error=self.judge.error(whole.y),
             held_out=left,
-            undefined=tuple(_undefined(self.kan, forms)),
+            undefined=tuple(undefined),
         )
 
 
@@ -332,25 +335,3 @@ class _Ranked:
     score: float
     damage: float
     form: Form
-
-
-def _shortlist(ranked: list[_Ranked]) -> list[Form]:
-    """The best functions of each complexity: before a joint fit, the error says little about simple ones."""
-    kept: list[Form] = []
-    for each in ranked:
-        if sum(other.candidate.complexity == each.form.candidate.complexity for other in kept) < REFITTED:
-            kept.append(each.form)
-    return kept
-
-
-def _undefined(kan: Kan, forms: Forms) -> list[tuple[At, float, float]]:
-    """Edges whose form is not defined on the whole training grid of their source, with that grid."""
-    parts = []
-    for at, form in forms.items():
-        layer = kan.layers[at[0]]
-        if any(term.pre_steps for term in layer.terms):
-            continue  # its grid is not in the units of its source
-        low, high = (float(end[at[1]]) for end in layer.support().core)
-        if not form.defined(low, high):
-            parts.append((at, low, high))
-    return parts

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -77,29 +77,20 @@ def load(path: Path) -> Checkpoint:
             code="checkpoint-unreadable",
             hint="check the path and the permissions of the file",
         ) from error
-    files = []
-    data = _read(state)
-    files.append(SourceFile(name=state.name, sha256=hashlib.sha256(data).hexdigest()))
-    state_dict = _parse_named(data, state)
-    settings = None
+    contents = {state: _read(state)}
+    try:
+        place, tensors, beside, others = _parse(contents[state])
+    except CheckpointError as error:
+        raise error.at(str(state)) from error
+    settings, prefix = None, state.stem
     if config is not None:
-        raw = _read(config)
-        files.append(SourceFile(name=config.name, sha256=hashlib.sha256(raw).hexdigest()))
+        contents[config], prefix = _read(config), state.name.removesuffix(STATE)
         try:
-            settings = yaml_config.read(raw)
+            settings = yaml_config.read(contents[config])
         except CheckpointError as error:
-            raise _name_file(error, config) from error
-    prefix = str(state.name).removesuffix(STATE) if config is not None else state.stem
-    return Checkpoint(
-        path,
-        prefix,
-        state_dict.tensors,
-        settings,
-        tuple(files),
-        state_dict.beside,
-        state_dict.name,
-        dict(state_dict.others),
-    )
+            raise error.at(str(config)) from error
+    files = tuple(SourceFile(name=f.name, sha256=hashlib.sha256(raw).hexdigest()) for f, raw in contents.items())
+    return Checkpoint(path, prefix, tensors, settings, files, beside, ".".join(place), others)
 
 
 def size(path: Path) -> int:
@@ -128,7 +119,11 @@ def entry_points(files: Sequence[Path]) -> list[Path]:
 
 def _stands_alone(path: Path, states: set[str], configs: set[str]) -> bool:
     if path.name.endswith(CONFIG):  # other programs have files of this name too
-        return str(path).removesuffix(CONFIG) not in states and _is_pykan_config(path)
+        try:
+            head = safe_files.beginning(path, 2**16)
+        except OSError:
+            return False
+        return str(path).removesuffix(CONFIG) not in states and b"base_fun_name:" in head
     paired = path.name.endswith(STATE) and str(path).removesuffix(STATE) in configs
     return not paired and is_checkpoint(path)
 
@@ -155,13 +150,6 @@ def _prefixes(files: Sequence[Path], ending: str) -> set[str]:
     return {str(path).removesuffix(ending) for path in files if path.name.endswith(ending)}
 
 
-def _is_pykan_config(path: Path) -> bool:
-    try:
-        return b"base_fun_name:" in safe_files.beginning(path, 2**16)
-    except OSError:
-        return False
-
-
 def _whole(name: str) -> str:
     """The name of the checkpoint to which a shard or an index belongs, such as model.safetensors for
     model-00001-of-00002.safetensors; "" for other files."""
@@ -171,6 +159,7 @@ def _whole(name: str) -> str:
     return index[1] if index else ""
 
 
+# radon: one case for each kind of path.
 def _locate(path: Path) -> tuple[Path, Path | None]:
     """The file with the weights, and the pykan config if there is one."""
     text = str(path)
@@ -188,7 +177,10 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
             hint="copy all files of the pykan prefix",
         )
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder", code="checkpoint-is-a-folder", hint=_list_checkpoints(path))
+        files = sorted(file for file in itertools.islice(path.iterdir(), LOOKED_AT) if file.is_file())
+        names = ", ".join(map(str, entry_points(files)[:SHOWN]))
+        hint = "name one checkpoint" + (f": {names}" if names else "") + ", or export all with --recursive"
+        raise CheckpointError(f"{path} is a folder", code="checkpoint-is-a-folder", hint=hint)
     if not path.is_file():
         raise CheckpointError(
             f"{path} does not exist",
@@ -204,13 +196,6 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
     return path, None
 
 
-def _list_checkpoints(folder: Path) -> str:
-    """Hint that lists checkpoints of a folder."""
-    files = sorted(path for path in itertools.islice(folder.iterdir(), LOOKED_AT) if path.is_file())
-    names = list(map(str, entry_points(files)[:SHOWN]))
-    return "name one checkpoint" + (f": {', '.join(names)}" if names else "") + ", or export all with --recursive"
-
-
 def _read(path: Path) -> bytes:
     try:
         return safe_files.read(path, MAX_FILE_BYTES, links=True)
@@ -224,19 +209,12 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _parse_named(data: bytes, path: Path) -> StateDict:
-    try:
-        return _parse(data)
-    except CheckpointError as error:
-        raise _name_file(error, path) from error
-
-
 def _parse(data: bytes) -> StateDict:
     """The tensors of a file, and the other data in it."""
     if data.startswith(torch_archive.MAGIC) and keras.looks_like(data):
         arrays, config = keras.read(data)
         _check(arrays, keras.SAVE_WITH_KERAS)
-        return StateDict((), arrays, config)
+        return StateDict((), arrays, config, {})
     _refuse_other_formats(data)
     if data.startswith(torch_archive.MAGIC):
         state_dict = find(torch_archive.read(data))
@@ -251,7 +229,7 @@ def _parse(data: bytes) -> StateDict:
     if safetensors.looks_like(data[:9], len(data)):
         tensors = uncompiled(safetensors.read(data))
         _check(tensors)
-        return StateDict((), tensors, {})
+        return StateDict((), tensors, {}, {})
     raise CheckpointError(
         f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors; supported: {SUPPORTED}",
         code="checkpoint-format-unknown",
@@ -290,10 +268,6 @@ def _check(tensors: dict[str, Array], hint: str = SAVE_STATE_DICT) -> None:
         )
 
 
-def _name_file(error: CheckpointError, path: Path) -> CheckpointError:
-    return type(error)(f"{path}: {error.message}", code=error.code, hint=error.hint)
-
-
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "kan", "weights")
 TRAINERS = ("optim", "sched", "scaler", "loops", "callbacks")  # parts of the keys under which trainers keep their own
 COMPILED = "_orig_mod."  # torch.compile names what it wraps
@@ -305,27 +279,22 @@ MODULE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StateDict:
+class StateDict(NamedTuple):
     """A state dict within the data of a file.
 
     place    keys on the way to it
     tensors  its tensors by key
     beside   other entries next to it, and next to the dictionaries around it
-    others   by place, other state dicts with the same names
+    others   by place, joined by dots, other state dicts with the same names
     """
 
     place: tuple[str, ...]
     tensors: dict[str, Array]
     beside: dict[str, Any]
-    others: dict[str, dict[str, Array]] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The place as text: "state_dict", or "checkpoint.model"."""
-        return ".".join(self.place)
+    others: dict[str, dict[str, Array]]
 
 
+# radon: the way to the tensors, then the faults of what is there.
 def find(value: dict[str, Any]) -> StateDict:
     """The state dict of a file. Raises CheckpointError if there is none, if there are several, and if an item cannot be
     read as a tensor."""
@@ -335,20 +304,23 @@ def find(value: dict[str, Any]) -> StateDict:
         beside = {name: item for name, item in value.items() if name != key}
         value = value[key]
         place.append(key)
-    tensors = _own(value)
-    _require_readable(value)
-    if not tensors:
+    for key, item in value.items():
+        if isinstance(item, Opaque) and item.weights:
+            raise CheckpointError(
+                f"{key[:MAX_NAME_CHARACTERS]!r} is {item.weights}", code="tensor-kind-unsupported", hint=MODULE
+            )
+    if not _own(value):
+        keys = [f"{key} (of {item})" if isinstance(item, Opaque | Name) else key for key, item in top.items()]
         raise CheckpointError(
-            f"the file has no tensors, found {_contents(top)}", code="checkpoint-without-tensors", hint=SAVE_STATE_DICT
+            f"the file has no tensors, found {_list(sorted(keys)) or 'no keys'}",
+            code="checkpoint-without-tensors",
+            hint=SAVE_STATE_DICT,
         )
-    state_dict = StateDict(tuple(place), uncompiled(tensors), beside)
-    names = _names(state_dict.tensors)
-    others = {
-        ".".join(path): uncompiled(_own(state))
-        for path, state in _states(top, ())
-        if path != state_dict.place and _names(uncompiled(_own(state))) == names
-    }
-    return StateDict(state_dict.place, state_dict.tensors, beside, others)
+    tensors = uncompiled(_own(value))
+    names = _names(tensors)
+    states = {path: uncompiled(_own(state)) for path, state in _states(top, ()) if path != tuple(place)}
+    others = {".".join(path): state for path, state in states.items() if _names(state) == names}
+    return StateDict(tuple(place), tensors, beside, others)
 
 
 def uncompiled(tensors: dict[str, Array]) -> dict[str, Array]:
@@ -359,9 +331,12 @@ def uncompiled(tensors: dict[str, Array]) -> dict[str, Array]:
     return plain if len(plain) == len(tensors) else tensors
 
 
+# radon: which of several dictionaries has the weights.
 def _next(value: dict[str, Any], place: tuple[str, ...]) -> str | None:
     """The key of the inner dictionary to continue with. None if the tensors are at this level, or if there are none."""
-    inner, here = _inner(value), len(_own(value))
+    counts = {key: [len(_own(state)) for _, state in _states(item, ())] for key, item in _dictionaries(value)}
+    inner = {key: max(sizes) for key, sizes in counts.items() if sizes}  # the size of the largest state dict in each
+    here = len(_own(value))
     usual = [key for key in WRAPPERS if key in inner]
     if usual:
         return usual[0]
@@ -374,12 +349,6 @@ def _next(value: dict[str, Any], place: tuple[str, ...]) -> str | None:
         )
     # A loss or a mean may lie beside the state dict as a tensor of its own.
     return next((key for key, most in inner.items() if len(inner) == 1 and most > here), None)
-
-
-def _inner(value: dict[str, Any]) -> dict[str, int]:
-    """The dictionaries that contain tensors, and the size of the largest state dict in each."""
-    counts = {key: [len(_own(state)) for _, state in _states(item, ())] for key, item in _dictionaries(value)}
-    return {key: max(sizes) for key, sizes in counts.items() if sizes}
 
 
 def _own(value: dict[str, Any]) -> dict[str, Array]:
@@ -406,20 +375,6 @@ def _names(tensors: dict[str, Array]) -> frozenset[tuple[str, tuple[int, ...]]]:
     parts = [key.split(".") for key in tensors]
     shared = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False)))
     return frozenset((".".join(key.split(".")[shared:]), value.shape) for key, value in tensors.items())
-
-
-def _require_readable(value: dict[str, Any]) -> None:
-    for key, item in value.items():
-        if isinstance(item, Opaque) and item.weights:
-            raise CheckpointError(
-                f"{key[:MAX_NAME_CHARACTERS]!r} is {item.weights}", code="tensor-kind-unsupported", hint=MODULE
-            )
-
-
-def _contents(value: dict[str, Any]) -> str:
-    """The keys of a file, with the class of each object."""
-    named = [f"{key} (of {item})" if isinstance(item, Opaque | Name) else key for key, item in value.items()]
-    return _list(sorted(named)) or "no keys"
 
 
 def _list(keys: Iterable[str]) -> str:

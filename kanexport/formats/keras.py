@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,14 +115,6 @@ SYMBOLIC_LINK = 2  # of a group's entry
 IEEE = {2: (0, 16, 10, 5, 0, 10, 15), 4: (0, 32, 23, 8, 0, 23, 127), 8: (0, 64, 52, 11, 0, 52, 1023)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A message of an HDF5 object header: its type number and its data."""
-
-    kind: int
-    data: bytes
-
-
 @dataclass(slots=True)
 class _File:
     """An HDF5 file that is being read.
@@ -189,10 +182,11 @@ def _visit(file: _File, address: int, path: str, depth: int) -> None:
     """The arrays of one object, which is a group or an array."""
     if depth > DEPTH_LIMIT:
         raise DamagedCheckpoint(f"the HDF5 file nests groups more than {DEPTH_LIMIT} deep")
-    messages = {message.kind: message.data for message in _messages(file, address)}
+    messages = dict(_messages(file, address))
     if GROUP in messages:
         tree, heap = struct.unpack_from("<QQ", messages[GROUP])
-        names = _heap(file, heap)
+        size, place = struct.unpack_from("<8xQ8xQ", file.block(heap, b"HEAP", 32))
+        names = file.at(place, size)  # of the group, each followed by a zero byte
         for name, child in _entries(file, tree, names, 0):
             if not name or "/" in name:
                 raise DamagedCheckpoint("invalid object name in the HDF5 file")
@@ -203,8 +197,8 @@ def _visit(file: _File, address: int, path: str, depth: int) -> None:
         file.arrays[path] = _array(file, messages, path)
 
 
-def _messages(file: _File, address: int) -> Iterator[_Message]:
-    """The messages of an object header, and of its continuations."""
+def _messages(file: _File, address: int) -> Iterator[tuple[int, bytes]]:
+    """The type numbers and the data of the messages of an object header, and of its continuations."""
     version, count, size = struct.unpack("<BxHxxxxI", file.at(address, 12))
     if version != 1:
         raise CheckpointError(
@@ -230,14 +224,8 @@ def _messages(file: _File, address: int) -> Iterator[_Message]:
                 )
             if kind == CONTINUATION:
                 blocks.append(struct.unpack_from("<QQ", data))
-            yield _Message(kind, data)
+            yield kind, data
             at, count = at + 8 + amount, count - 1
-
-
-def _heap(file: _File, address: int) -> bytes:
-    """The names of a group, each followed by a zero byte."""
-    size, place = struct.unpack_from("<8xQ8xQ", file.block(address, b"HEAP", 32))
-    return file.at(place, size)
 
 
 def _entries(file: _File, address: int, names: bytes, depth: int) -> Iterator[tuple[str, int]]:
@@ -251,18 +239,13 @@ def _entries(file: _File, address: int, names: bytes, depth: int) -> Iterator[tu
     for child in children:
         if level:
             yield from _entries(file, child, names, depth + 1)
-        else:
-            yield from _symbols(file, child, names)
-
-
-def _symbols(file: _File, address: int, names: bytes) -> Iterator[tuple[str, int]]:
-    (count,) = struct.unpack_from("<6xH", file.block(address, b"SNOD", 8))
-    for entry in struct.iter_unpack("<QQI20x", file.at(address + 8, 40 * count)):
-        at, child, cache = entry
-        end = names.find(b"\0", at)
-        if cache == SYMBOLIC_LINK or end < 0 or at >= len(names):
-            raise DamagedCheckpoint("the HDF5 file has a link, or a name outside its heap")
-        yield names[at:end].decode("utf-8", "replace"), child
+            continue
+        (count,) = struct.unpack_from("<6xH", file.block(child, b"SNOD", 8))
+        for at, symbol, cache in struct.iter_unpack("<QQI20x", file.at(child + 8, 40 * count)):
+            end = names.find(b"\0", at)
+            if cache == SYMBOLIC_LINK or end < 0 or at >= len(names):
+                raise DamagedCheckpoint("the HDF5 file has a link, or a name outside its heap")
+            yield names[at:end].decode("utf-8", "replace"), symbol
 
 
 def _array(file: _File, messages: dict[int, bytes], path: str) -> Array:
@@ -275,25 +258,20 @@ def _array(file: _File, messages: dict[int, bytes], path: str) -> Array:
         )
     if DATASPACE not in messages or DATATYPE not in messages:
         raise DamagedCheckpoint(f"{path[:200]!r} has no shape or no type")
-    shape, dtype = _shape(messages[DATASPACE]), _dtype(messages[DATATYPE], path)
-    size = dtype.itemsize
-    for length in shape:
-        size *= length
-    if size > len(file.data):
-        raise DamagedCheckpoint(f"{path[:200]!r} is larger than the file")
-    values = _values(file, messages[LAYOUT], size, path) if size else b""
-    return np.frombuffer(values, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="))
-
-
-def _shape(data: bytes) -> tuple[int, ...]:
-    version, rank = struct.unpack_from("<BB", data)
+    version, rank = struct.unpack_from("<BB", messages[DATASPACE])
     if version not in (1, 2) or rank > RANK_LIMIT:
         raise CheckpointError(
             f"the HDF5 file has a shape of version {version} with {rank} axes, which is not supported",
             code="checkpoint-layout-unsupported",
             hint=SAVE_WITH_KERAS,
         )
-    return struct.unpack_from(f"<{rank}Q", data, 8 if version == 1 else 4)
+    shape = struct.unpack_from(f"<{rank}Q", messages[DATASPACE], 8 if version == 1 else 4)
+    dtype = _dtype(messages[DATATYPE], path)
+    size = dtype.itemsize * math.prod(shape)
+    if size > len(file.data):
+        raise DamagedCheckpoint(f"{path[:200]!r} is larger than the file")
+    values = _values(file, messages[LAYOUT], size, path) if size else b""
+    return np.frombuffer(values, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def _dtype(data: bytes, path: str) -> np.dtype[Any]:

@@ -19,11 +19,7 @@ from kanexport.errors import CheckpointError, DamagedCheckpoint, UnsafeCheckpoin
 OPCODE_LIMIT = 1_000_000  # a state dict needs about thirty for each tensor
 
 
-class _Mark:
-    """The stack marker."""
-
-
-_MARK = _Mark()
+_MARK = object()  # on the stack
 
 
 class _Machine:
@@ -72,6 +68,10 @@ class _Machine:
             elif isinstance(key, int | list | dict):
                 raise DamagedCheckpoint(f"the pickle has a key of type {type(key).__name__}, expected text")
 
+    def dictionary(self, items: list[Any]) -> None:
+        self.stack.append({})
+        self.put(items)
+
     def append(self, items: list[Any]) -> None:
         """Append an item to the list on top. An object on top ignores it."""
         if not self._holds_object():
@@ -85,20 +85,17 @@ class _Machine:
             raise DamagedCheckpoint("the pickle refers to a name that is not text")
         self.stack.append(Name(module, name))
 
-    def reduce(self) -> None:
-        args, function = self.pop(), self.pop()
-        self.call(function, args)
-
     def call(self, function: Any, args: Any) -> None:
         if not isinstance(args, tuple):
             raise DamagedCheckpoint("the pickle calls a function without arguments")
         self.stack.append(interpret_call(function, args))
 
-    def make(self, *, keywords: bool = False) -> None:
-        """NEWOBJ and NEWOBJ_EX: an object of a class."""
+    def reduce(self, *, keywords: bool = False) -> None:
+        """REDUCE, NEWOBJ and NEWOBJ_EX: a call of a function or a class."""
         if keywords:
             self.pop()
-        self.reduce()
+        args, function = self.pop(), self.pop()
+        self.call(function, args)
 
     def call_marked(self, function: Any = None) -> None:
         """INST, with the class as its argument, and OBJ, with the class above the mark."""
@@ -166,7 +163,7 @@ _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE2": lambda m, a: m.stack.append((m.pop(), m.pop())[::-1]),
     "TUPLE3": lambda m, a: m.stack.append((m.pop(), m.pop(), m.pop())[::-1]),
     "LIST": lambda m, a: m.stack.append(m.pop_to_mark()),
-    "DICT": lambda m, a: _dictionary(m, m.pop_to_mark()),
+    "DICT": lambda m, a: m.dictionary(m.pop_to_mark()),
     "EMPTY_SET": lambda m, a: m.stack.append(Opaque("builtins.set")),
     "FROZENSET": lambda m, a: m.drop_marked("builtins.frozenset"),
     "ADDITEMS": lambda m, a: m.add_marked(),
@@ -175,28 +172,19 @@ _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "APPENDS": lambda m, a: m.append(m.pop_to_mark()),
     "SETITEM": lambda m, a: m.put([m.pop(), m.pop()][::-1]),
     "SETITEMS": lambda m, a: m.put(m.pop_to_mark()),
-    "BINPUT": lambda m, a: m.memo.update({a: m.stack[-1]}),
-    "LONG_BINPUT": lambda m, a: m.memo.update({a: m.stack[-1]}),
-    "PUT": lambda m, a: m.memo.update({a: m.stack[-1]}),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "PUT"), lambda m, a: m.memo.update({a: m.stack[-1]})),
     "MEMOIZE": lambda m, a: m.memo.update({len(m.memo): m.stack[-1]}),
-    "BINGET": lambda m, a: m.recall(a),
-    "LONG_BINGET": lambda m, a: m.recall(a),
-    "GET": lambda m, a: m.recall(a),
+    **dict.fromkeys(("BINGET", "LONG_BINGET", "GET"), lambda m, a: m.recall(a)),
     "GLOBAL": lambda m, a: m.name(*a.split(" ", 1)),
     "STACK_GLOBAL": lambda m, a: m.name(*[m.pop(), m.pop()][::-1]),
     "REDUCE": lambda m, a: m.reduce(),
-    "NEWOBJ": lambda m, a: m.make(),
-    "NEWOBJ_EX": lambda m, a: m.make(keywords=True),
+    "NEWOBJ": lambda m, a: m.reduce(),
+    "NEWOBJ_EX": lambda m, a: m.reduce(keywords=True),
     "OBJ": lambda m, a: m.call_marked(),
     "INST": lambda m, a: m.call_marked(Name(*a.split(" ", 1))),
     "BUILD": lambda m, a: m.build(),
     "BINPERSID": lambda m, a: m.persistent(),
 }
-
-
-def _dictionary(machine: _Machine, items: list[Any]) -> None:
-    machine.stack.append({})
-    machine.put(items)
 
 
 def read(data: bytes) -> Any:
@@ -289,6 +277,7 @@ class Opaque:
         return self.name[:MAX_NAME_CHARACTERS]
 
 
+# radon: one case for each kind of call.
 def interpret_call(function: Any, args: tuple[Any, ...]) -> Any:
     """The data that a call in the pickle describes. Raises UnsafeCheckpoint for calls that would run commands or
     code, CheckpointError for arguments that do not make a tensor."""
@@ -305,74 +294,31 @@ def interpret_call(function: Any, args: tuple[Any, ...]) -> Any:
             return REBUILDERS[str(function)](args)
         except (IndexError, ValueError, TypeError) as error:
             raise DamagedCheckpoint(f"the pickle calls {function} with invalid arguments") from error
-    if _runs(function):
+    # A call that would run commands, code or another pickle, or access attributes of objects.
+    runs = function.module.partition(".")[0] in RUNNERS or str(function).startswith(LOADERS)
+    if function.module in BUILTINS:
+        runs = function.name not in DATA and not function.name.endswith(("Error", "Exception", "Warning"))
+    if runs:
         raise UnsafeCheckpoint(
             f"the pickle calls {function}, which is not allowed in a checkpoint; nothing was executed",
             code="pickle-runs-code",
             hint=f"do not load this file with torch.load or pickle; {SAVE_STATE_DICT}",
         )
-    return Opaque(str(function), _weights(function))
+    weights = f"rebuilt by {function}, which is not supported" if str(function).startswith(REBUILT) else ""
+    return Opaque(str(function), weights)
 
 
 # Modules whose functions run commands, or code that a file brings.
-RUNNERS = frozenset(
-    (
-        "os",
-        "posix",
-        "nt",
-        "subprocess",
-        "commands",
-        "pty",
-        "sys",
-        "runpy",
-        "importlib",
-        "imp",
-        "shutil",
-        "socket",
-        "ctypes",
-        "code",
-        "codeop",
-        "pickle",
-        "_pickle",
-        "cPickle",
-        "marshal",
-        "shelve",
-        "webbrowser",
-        "pdb",
-        "timeit",
-    )
-)
+RUNNERS = {
+    "os", "posix", "nt", "subprocess", "commands", "pty", "sys", "runpy", "importlib", "imp", "shutil", "socket",
+    "ctypes", "code", "codeop", "pickle", "_pickle", "cPickle", "marshal", "shelve", "webbrowser", "pdb", "timeit",
+}  # fmt: skip
 BUILTINS = ("builtins", "__builtin__")
-DATA = frozenset(
-    (
-        "set",
-        "frozenset",
-        "bytearray",
-        "bytes",
-        "complex",
-        "slice",
-        "range",
-        "xrange",
-        "object",
-        "dict",
-        "list",
-        "tuple",
-        "int",
-        "long",
-        "float",
-        "str",
-        "unicode",
-        "bool",
-        "Ellipsis",
-        "NotImplemented",
-        "type",
-        "reversed",
-        "enumerate",
-        "zip",
-        "map",
-        "filter",
-    )
-)  # of BUILTINS
+DATA = {  # of BUILTINS
+    "set", "frozenset", "bytearray", "bytes", "complex", "slice", "range", "xrange", "object", "dict", "list", "tuple",
+    "int", "long", "float", "str", "unicode", "bool", "Ellipsis", "NotImplemented", "type", "reversed", "enumerate",
+    "zip", "map", "filter",
+}  # fmt: skip
 LOADERS = (
     *("torch.load", "torch.save", "torch.serialization.load", "torch.serialization._load", "torch.hub.", "torch.jit."),
     *("torch.package.", "torch.compile", "torch._dynamo."),
@@ -380,36 +326,21 @@ LOADERS = (
 REBUILT = ("torch._utils._rebuild", "torch._tensor._rebuild", "torch.nn.parameter.", "torch.storage.")
 
 
-def _runs(name: Name) -> bool:
-    """Whether a call of it would run commands, code or another pickle, or access attributes of objects."""
-    if name.module in BUILTINS:
-        return name.name not in DATA and not name.name.endswith(("Error", "Exception", "Warning"))
-    return name.module.partition(".")[0] in RUNNERS or str(name).startswith(LOADERS)
-
-
-def _weights(name: Name) -> str:
-    """The reason why possible weights of such a call are not read, or an empty text."""
-    return f"rebuilt by {name}, which is not supported" if str(name).startswith(REBUILT) else ""
-
-
 def _tensor(args: tuple[Any, ...]) -> TensorRef:
     storage, offset, size, stride = args[:4]
     numbers = [offset, *_tuple(size), *_tuple(stride)]
     if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < MAX_NUMBER_MAGNITUDE for n in numbers):
         raise DamagedCheckpoint("a tensor in the pickle has an invalid storage, offset, size or stride")
-    return TensorRef(storage, offset, _tuple(size), _tuple(stride), *_views(args[6:7]))
-
-
-def _views(metadata: tuple[Any, ...]) -> tuple[bool, bool]:
-    """Whether the metadata of a tensor marks it as a negative view, and as a conjugate view."""
-    known = metadata[0] if metadata and metadata[0] is not None else {}
+    # The metadata may mark a tensor as a negative view, or as a conjugate view.
+    known = args[6] if len(args) > 6 and args[6] is not None else {}
     if not isinstance(known, dict) or not known.keys() <= {"neg", "conj"}:
         raise CheckpointError(
             "a tensor in the pickle has metadata that is not supported",
             code="tensor-kind-unsupported",
             hint=SAVE_STATE_DICT,
         )
-    return known.get("neg") is True, known.get("conj") is True
+    negative, conjugate = known.get("neg") is True, known.get("conj") is True
+    return TensorRef(storage, offset, _tuple(size), _tuple(stride), negative, conjugate)
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

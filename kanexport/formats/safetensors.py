@@ -12,7 +12,6 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,6 +52,7 @@ def looks_like(head: bytes, size: int) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and 8 + struct.unpack("<Q", head[:8])[0] <= size
 
 
+# radon: each tensor, then the bytes that they fill.
 def read(data: bytes) -> dict[str, Array]:
     """The tensors by name, in the order of the header. Raises CheckpointError."""
     if not looks_like(data[:9], len(data)):
@@ -71,13 +71,24 @@ def read(data: bytes) -> dict[str, Array]:
     for name, fields in header.items():
         if name == METADATA:
             continue
-        entry = _entry(name, fields)
-        if entry.end > size:
+        code, shape, begin, end = _entry(name, fields)
+        if end > size:
             short = name[:MAX_NAME_CHARACTERS]
             raise DamagedCheckpoint(f"tensor {short!r} exceeds the end of the file, which is cut off")
-        tensors[name] = _array(data, start, entry)
-        places.append((entry.begin, entry.end))
-    _check_places(places, size)
+        places.append((begin, end))
+        # A copy in the byte order of the machine.
+        flat = np.frombuffer(data, np.dtype(TYPES[code]), math.prod(shape), start + begin if end > begin else 0)
+        if code == "BF16":
+            tensors[name] = torch_archive.widen(flat.reshape(shape))
+        else:
+            tensors[name] = np.array(flat.reshape(shape), dtype=flat.dtype.newbyteorder("="), order="C")
+    at = 0  # the tensors fill the bytes after the header, each byte once
+    for begin, end in sorted(places):
+        if begin != at:
+            raise DamagedCheckpoint("the tensors of the safetensors file overlap or leave holes")
+        at = end
+    if at != size:
+        raise DamagedCheckpoint(f"the safetensors file has {size - at} bytes after its last tensor")
     return tensors
 
 
@@ -104,17 +115,6 @@ def write(tensors: Mapping[str, Array], texts: Mapping[str, str]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return b"".join((struct.pack("<Q", len(text)), text, *parts))
-
-
-def _check_places(places: list[tuple[int, int]], size: int) -> None:
-    """Check that the tensors fill the `size` bytes after the header, each byte once. Raises CheckpointError."""
-    at = 0
-    for begin, end in sorted(places):
-        if begin != at:
-            raise DamagedCheckpoint("the tensors of the safetensors file overlap or leave holes")
-        at = end
-    if at != size:
-        raise DamagedCheckpoint(f"the safetensors file has {size - at} bytes after its last tensor")
 
 
 def _header(raw: bytes) -> dict[str, Any]:
@@ -144,18 +144,10 @@ def _header(raw: bytes) -> dict[str, Any]:
     return header
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """The header entry of one tensor: a key of TYPES, its shape, and the bounds of its bytes after the header."""
-
-    code: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-def _entry(name: str, fields: Any) -> _Entry:
-    """The header entry of one tensor, with its fields checked. Raises CheckpointError."""
+# radon: the faults of one entry.
+def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """The header entry of one tensor: a key of TYPES, its shape, and the bounds of its bytes after the header. Raises
+    CheckpointError."""
     short = name[:MAX_NAME_CHARACTERS]
     if not isinstance(fields, dict) or set(fields) != FIELDS:
         raise DamagedCheckpoint(f"tensor {short!r} has no dtype, shape and data_offsets in the safetensors header")
@@ -166,35 +158,24 @@ def _entry(name: str, fields: Any) -> _Entry:
             code="tensor-type-unsupported",
             hint=f"convert the tensor, then {SAVE_STATE_DICT}",
         )
-    if not _is_shape(shape):
+    # numpy refuses a shape whose other sizes make too many elements, also if one size is 0.
+    if (
+        not _numbers(shape)
+        or len(shape) > AXIS_LIMIT
+        or math.prod(size for size in shape if size) > MAX_NUMBER_MAGNITUDE
+    ):
         raise DamagedCheckpoint(f"tensor {short!r} has an invalid shape in the safetensors header")
     if not _numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise DamagedCheckpoint(f"tensor {short!r} has invalid data_offsets in the safetensors header")
-    entry = _Entry(code, tuple(shape), *offsets)
-    expected = math.prod(entry.shape) * np.dtype(TYPES[code]).itemsize
-    if entry.end - entry.begin != expected:
+    begin, end = offsets
+    expected = math.prod(shape) * np.dtype(TYPES[code]).itemsize
+    if end - begin != expected:
         raise DamagedCheckpoint(
-            f"tensor {short!r} of type {code} and shape {entry.shape} needs {expected} bytes, "
-            f"the safetensors header gives it {entry.end - entry.begin}"
+            f"tensor {short!r} of type {code} and shape {tuple(shape)} needs {expected} bytes, "
+            f"the safetensors header gives it {end - begin}"
         )
-    return entry
-
-
-def _is_shape(value: Any) -> bool:
-    """Whether it is a list of sizes that numpy accepts as a shape; the list may be empty."""
-    if not _numbers(value) or len(value) > AXIS_LIMIT:
-        return False
-    return bool(math.prod(size for size in value if size) <= MAX_NUMBER_MAGNITUDE)
+    return code, tuple(shape), begin, end
 
 
 def _numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < MAX_NUMBER_MAGNITUDE for n in value)
-
-
-def _array(data: bytes, start: int, entry: _Entry) -> Array:
-    """A copy in the byte order of the machine. `start` is the end of the header."""
-    offset = start + entry.begin if entry.end > entry.begin else 0
-    flat = np.frombuffer(data, np.dtype(TYPES[entry.code]), math.prod(entry.shape), offset)
-    if entry.code == "BF16":
-        return torch_archive.widen(flat.reshape(entry.shape))
-    return np.array(flat.reshape(entry.shape), dtype=flat.dtype.newbyteorder("="), order="C")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ class ScalerFile:
     columns: tuple[str, ...]
     option: str
 
+    # radon: columns that fit by number, by order or by name.
     def fitted(self, names: Sequence[str], count: int, what: str) -> tuple[Scaler, tuple[str, ...]]:
         """The scaler with its columns in the order of the model, and notes on a changed order. Raises OptionError.
 
@@ -49,17 +49,24 @@ class ScalerFile:
         count  of the columns of the model
         what   one column of the model in words, "input" or "output"
         """
-        scaler = self.scaler
+        scaler, place = self.scaler, f"{self.option} {self.scaler.name}"
         if len(scaler.scale) != count:
             raise OptionError(
-                f"{self._place} has numbers for {len(scaler.scale)} columns, expected {count}: one per {what} of the "
-                "model",
+                f"{place} has numbers for {len(scaler.scale)} columns, expected {count}: one per {what} of the model",
                 code="scaler-wrong-length",
                 hint=f"write one number for each {what}, in the order of the training data",
             )
         if not self.columns or not names or self.columns == tuple(names):
             return scaler, ()
-        self._require_known(names, what)
+        unknown = [name for name in self.columns if name not in names]
+        if unknown:
+            missing = [name for name in names if name not in self.columns]
+            near = closest(unknown[0], missing)
+            raise OptionError(
+                f"{place} has the column {listed(unknown)}, expected the {what}s of the model: {listed(names)}",
+                code="scaler-column-unknown",
+                hint=f"did you mean {near!r}?" if near else f"rename the columns of the file to the {what}s",
+            )
         order = [self.columns.index(name) for name in names]
         moved = replace(
             scaler,
@@ -67,21 +74,6 @@ class ScalerFile:
             scale=tuple(scaler.scale[at] for at in order),
         )
         return moved, (f"the columns of {scaler.name} are in another order than the {what}s; their names decide",)
-
-    def _require_known(self, names: Sequence[str], what: str) -> None:
-        unknown = [name for name in self.columns if name not in names]
-        if unknown:
-            missing = [name for name in names if name not in self.columns]
-            near = closest(unknown[0], missing)
-            raise OptionError(
-                f"{self._place} has the column {listed(unknown)}, expected the {what}s of the model: {listed(names)}",
-                code="scaler-column-unknown",
-                hint=f"did you mean {near!r}?" if near else f"rename the columns of the file to the {what}s",
-            )
-
-    @property
-    def _place(self) -> str:
-        return f"{self.option} {self.scaler.name}"
 
 
 def load(path: Path, option: str) -> ScalerFile:
@@ -101,7 +93,7 @@ def load(path: Path, option: str) -> ScalerFile:
     kind = parser.kind(document)
     columns = parser.columns(document)
     first, second = (parser.numbers(document, key) for key in KEYS[kind])
-    parser.require_lengths({key: len(numbers) for key, numbers in zip(KEYS[kind], (first, second), strict=True)})
+    parser.require_lengths(dict(zip(KEYS[kind], (len(first), len(second)), strict=True)))
     if columns:
         parser.require_lengths({KEYS[kind][0]: len(first), COLUMNS: len(columns)})
     scaler = Scaler(kind=kind, name=path.name, sha256=hashlib.sha256(data).hexdigest())
@@ -137,25 +129,23 @@ class _Parser:
     def _malformed(self, fault: str) -> OptionError:
         return OptionError(f"{self._place} {fault}", code="scaler-malformed", hint=FORMS)
 
+    # radon: the faults of the keys.
     def kind(self, document: dict[str, Any]) -> str:
         """STANDARD or MIN_MAX, by the keys. Raises OptionError."""
         kinds = [kind for kind, keys in KEYS.items() if any(key in document for key in keys)]
         if len(kinds) != 1:
             keys = ", ".join(key[:40] for key in list(document)[:8]) or "no keys"
             raise self._malformed(f"has {keys}, expected mean and scale, or min and max")
-        self._require_keys(document, kinds[0])
-        return kinds[0]
-
-    def _require_keys(self, document: dict[str, Any], kind: str) -> None:
-        known = (*KEYS[kind], *OPTIONAL[kind])
+        known = (*KEYS[kinds[0]], *OPTIONAL[kinds[0]])
         unknown = next((key[:40] for key in document if key not in known), None)
         if unknown is not None:
             raise OptionError(
                 f"{self._place} has the unknown key {unknown!r}", code="scaler-key-unknown", hint=advice(unknown, known)
             )
-        missing = next((key for key in KEYS[kind] if key not in document), None)
+        missing = next((key for key in KEYS[kinds[0]] if key not in document), None)
         if missing is not None:
             raise self._malformed(f"has no key {missing!r}")
+        return kinds[0]
 
     def columns(self, document: dict[str, Any]) -> tuple[str, ...]:
         """The names of the columns; empty without them. Raises OptionError."""
@@ -178,19 +168,15 @@ class _Parser:
         values = document[key] if isinstance(document[key], list) else [document[key]]
         if not values:
             raise self._malformed(f"has an empty list {key!r}")
-        return tuple(self._number(value, f"{key}[{at}]") for at, value in enumerate(values))
-
-    def _number(self, value: Any, where: str) -> float:
-        number = math.nan
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            number = float(value) if abs(value) <= LARGEST else math.inf
-        if not math.isfinite(number):
-            raise OptionError(
-                f"{self._place}: {where} is {_shown(value)}, expected a number of magnitude up to {LARGEST:g}",
-                code="scaler-value-invalid",
-                hint=FORMS,
-            )
-        return number
+        for at, value in enumerate(values):
+            known = isinstance(value, int | float) and not isinstance(value, bool)
+            if not known or not abs(value) <= LARGEST:
+                raise OptionError(
+                    f"{self._place}: {key}[{at}] is {_shown(value)}, expected a number of magnitude up to {LARGEST:g}",
+                    code="scaler-value-invalid",
+                    hint=FORMS,
+                )
+        return tuple(map(float, values))
 
     def require_lengths(self, lengths: dict[str, int]) -> None:
         """Raises OptionError for lists of several lengths."""
@@ -217,7 +203,10 @@ class _Parser:
         self, scaler: Scaler, document: dict[str, Any], least: tuple[float, ...], greatest: tuple[float, ...]
     ) -> Scaler:
         """A scaler from minimum, maximum and range. Raises OptionError."""
-        low, high = self._range(document)
+        ends = self.numbers(document, "range") if "range" in document else UNIT
+        if len(ends) != 2 or not ends[1] - ends[0] >= SMALLEST:
+            raise self._malformed(f"has the range {_shown(document['range'])}, expected [low, high] with low < high")
+        low, high = ends
         scales = [(top - bottom) / (high - low) for bottom, top in zip(least, greatest, strict=True)]
         for at, value in enumerate(scales):
             if value < SMALLEST:
@@ -228,14 +217,6 @@ class _Parser:
                 )
         offset = tuple(bottom - low * scale for bottom, scale in zip(least, scales, strict=True))
         return replace(scaler, offset=offset, scale=tuple(scales), range=(low, high))
-
-    def _range(self, document: dict[str, Any]) -> tuple[float, float]:
-        if "range" not in document:
-            return UNIT
-        ends = self.numbers(document, "range")
-        if len(ends) != 2 or not ends[1] - ends[0] >= SMALLEST:
-            raise self._malformed(f"has the range {_shown(document['range'])}, expected [low, high] with low < high")
-        return ends[0], ends[1]
 
 
 def _shown(value: Any) -> str:

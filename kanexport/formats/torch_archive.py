@@ -137,8 +137,9 @@ def read(data: bytes) -> dict[str, Any]:
             hint=SAVE_STATE_DICT,
         )
     if not isinstance(value, dict):
+        kind = "single tensor" if isinstance(value, TensorRef) else type(value).__name__
         raise CheckpointError(
-            f"the file contains {_kind(value)}, expected a state dict",
+            f"the file contains a {kind}, expected a state dict",
             code="checkpoint-without-tensors",
             hint=SAVE_STATE_DICT,
         )
@@ -150,36 +151,24 @@ def _unpacked_bytes(packed: int) -> int:
     return min(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * max(packed, MIN_PACKED_BYTES))
 
 
+# radon: the faults of an archive.
 def _open(data: bytes) -> _Archive:
+    """The archive, with entries and sizes checked. Raises CheckpointError if it is not that of a state dict."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except (*DAMAGE, struct.error) as error:
         raise DamagedCheckpoint("the file is cut off, or is not a zip archive") from error
-    names = _names(archive.infolist(), len(data))
-    little = _Archive(archive, _root(names), "<")
-    if little.root + "byteorder" in names and little.read(little.entry("byteorder")).strip() == b"big":
-        return _Archive(archive, little.root, ">")
-    return little
-
-
-def _names(entries: list[zipfile.ZipInfo], packed: int) -> list[str]:
-    """The names of all entries of a file of `packed` bytes. Raises CheckpointError if there are too many, or too many
-    bytes in them."""
+    entries = archive.infolist()
     names = [entry.filename for entry in entries]
     if len(entries) > ENTRY_LIMIT or len(set(names)) != len(names):
         raise DamagedCheckpoint("the archive has duplicate entries, or too many")
-    unpacked, most = sum(entry.file_size for entry in entries), _unpacked_bytes(packed)
+    unpacked, most = sum(entry.file_size for entry in entries), _unpacked_bytes(len(data))
     if unpacked > most:
         raise CheckpointError(
             f"the archive unpacks to {unpacked} bytes, expected at most {most}",
             code="checkpoint-too-large",
             hint=SAVE_STATE_DICT,
         )
-    return names
-
-
-def _root(names: list[str]) -> str:
-    """The folder of the single pickle. Raises CheckpointError if it is not that of a state dict."""
     pickled = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickled) != 1:
         raise CheckpointError(
@@ -194,7 +183,10 @@ def _root(names: list[str]) -> str:
             code="checkpoint-is-torchscript",
             hint=SAVE_STATE_DICT,
         )
-    return root
+    little = _Archive(archive, root, "<")
+    if root + "byteorder" in names and little.read(little.entry("byteorder")).strip() == b"big":
+        return _Archive(archive, root, ">")
+    return little
 
 
 class _Resolver:
@@ -211,19 +203,13 @@ class _Resolver:
             if name in result:  # 0 and "0"
                 raise DamagedCheckpoint(f"the file has two values under the name {name[:80]!r}")
             self.budget.take(0)
-            result[name] = self.value(item, name[:MAX_NAME_CHARACTERS], depth)
+            if isinstance(item, TensorRef):
+                item = self.tensor(item, name[:MAX_NAME_CHARACTERS])
+            elif isinstance(item, dict):
+                deep = depth >= MAX_DICTIONARY_DEPTH
+                item = Opaque("a dictionary that is nested too deep") if deep else self.mapping(item, depth + 1)
+            result[name] = item
         return result
-
-    def value(self, item: Any, key: str, depth: int) -> Any:
-        if isinstance(item, TensorRef):
-            return self.tensor(item, key)
-        if not isinstance(item, dict):
-            return item
-        return (
-            self.mapping(item, depth + 1)
-            if depth < MAX_DICTIONARY_DEPTH
-            else Opaque("a dictionary that is nested too deep")
-        )
 
     def tensor(self, ref: TensorRef, key: str) -> Array | Opaque:
         storage = ref.storage
@@ -241,13 +227,9 @@ class _Resolver:
         self.budget.take(math.prod(ref.size) * dtype.itemsize)
         if storage.key not in self.storages:
             self.storages[storage.key] = self.archive.read(entry)
-        return _signed(ref, _copy(ref, np.frombuffer(self.storages[storage.key], dtype=dtype)))
-
-
-def _signed(ref: TensorRef, values: Array) -> Array:
-    """The values of a negative or conjugate view, from the values in the storage."""
-    values = np.conjugate(values) if ref.conjugate else values
-    return np.negative(values) if ref.negative else values
+        values = _copy(ref, np.frombuffer(self.storages[storage.key], dtype=dtype))
+        values = np.conjugate(values) if ref.conjugate else values
+        return np.negative(values) if ref.negative else values
 
 
 def _copy(ref: TensorRef, flat: Array) -> Array:
@@ -274,10 +256,6 @@ def _check_view(ref: TensorRef, key: str) -> None:
         raise DamagedCheckpoint(f"tensor {key!r} of size {ref.size} exceeds its storage of {ref.storage.count} values")
     if not count and (ref.offset > ref.storage.count or math.prod(n for n in ref.size if n) > EMPTY_LIMIT):
         raise DamagedCheckpoint(f"tensor {key!r} of size {ref.size} is empty, but does not fit its storage")
-
-
-def _kind(value: object) -> str:
-    return "a single tensor" if isinstance(value, TensorRef) else f"a {type(value).__name__}"
 
 
 _KEY = "stored"

@@ -151,7 +151,13 @@ class _Extent:
         elif isinstance(event, yaml.CollectionEndEvent):
             self._complete(*self._open.pop())
         elif isinstance(event, yaml.AliasEvent):
-            self._repeat(event.anchor)
+            if event.anchor not in self._sizes:
+                raise CheckpointError(
+                    f"the config refers to {str(event.anchor)[:80]!r} before it is complete",
+                    code="config-malformed",
+                    hint="copy or download the file again",
+                )
+            self.nodes += self._sizes[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             if len(event.value) > MAX_SCALAR_CHARACTERS:
                 raise CheckpointError(
@@ -161,15 +167,6 @@ class _Extent:
                 )
             self.nodes += 1
             self._complete(event.anchor, self.nodes - 1)
-
-    def _repeat(self, anchor: Any) -> None:
-        if anchor not in self._sizes:
-            raise CheckpointError(
-                f"the config refers to {str(anchor)[:80]!r} before it is complete",
-                code="config-malformed",
-                hint="copy or download the file again",
-            )
-        self.nodes += self._sizes[anchor]
 
     def _complete(self, anchor: str | None, start: int) -> None:
         if anchor is not None:

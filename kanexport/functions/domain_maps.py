@@ -27,7 +27,9 @@ Array = npt.NDArray[np.float64]
 
 
 class Squash(Protocol):
-    """Domain map from a source x to u; arrays of any shape."""
+    """Domain map from a source x to u; arrays of any shape. Members with a value here are those of most maps."""
+
+    __slots__ = ()
 
     @property
     def name(self) -> str:
@@ -37,6 +39,7 @@ class Squash(Protocol):
     def open(self) -> bool:
         """Whether an infinite x gives an infinite u, and constants of it are constants. Otherwise u is bounded, or
         an infinite x gives NaN."""
+        return False
 
     def evaluate(self, x: Array) -> Array:
         """u of x, float64."""
@@ -45,22 +48,24 @@ class Squash(Protocol):
         """u, with all its digits near zero."""
 
     def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
-        """The sign of u, and the rest 1 - |u|, with all its digits near the ends."""
+        """The sign of u, and the rest 1 - |u|. A map whose u is rounded near its ends computes the rest without it."""
+        u = self.emit(g, x)
+        return g.op("Sign", u), g.sub(g.const(1.0), g.op("Abs", u))
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """Core and outer ends, as in `Support`."""
+        """Core and outer ends, as in `Support`: [-4, 4] and [-10, 10]."""
+        ones = np.ones(sources)
+        return (-4 * ones, 4 * ones), (-10 * ones, 10 * ones)
 
 
 @dataclass(frozen=True, slots=True)
-class Tanh:
+class Tanh(Squash):
     """Domain map u = tanh(slope x + shift), at least `short` away from -1 and 1. Some libraries need that for the
     derivative of acos."""
 
     slope: float = 1.0
     shift: float = 0.0
     short: float = 0.0
-
-    open = False
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.slope, self.shift]).all() and 0 <= self.short < 1):
@@ -114,12 +119,10 @@ class Tanh:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class Clip(Squash):
     """Domain map u = x clamped to -1 and 1, or to -1 + `short` and 1 - `short`."""
 
     short: float = 0.0
-
-    open = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.short < 1:
@@ -156,14 +159,12 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounded:
+class Bounded(Squash):
     """Domain map u = scale f(x) + shift, with a bounded function f, so that u is between -1 and 1."""
 
     function: Unary
     scale: float = 1.0
     shift: float = 0.0
-
-    open = False
 
     @property
     def name(self) -> str:
@@ -181,24 +182,12 @@ class Bounded:
         scaled = scaled if self.scale == 1 else g.mul(scaled, g.const(self.scale))
         return g.add(scaled, g.const(self.shift)) if self.shift else scaled
 
-    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
-        """The sign of u, and 1 - |u|."""
-        u = self.emit(g, x)
-        return g.op("Sign", u), g.sub(g.const(1.0), g.op("Abs", u))
-
-    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """Core [-4, 4], outer [-10, 10]."""
-        ones = np.ones(sources)
-        return (-4 * ones, 4 * ones), (-10 * ones, 10 * ones)
-
 
 @dataclass(frozen=True, slots=True)
-class TanhOf:
+class TanhOf(Squash):
     """Domain map u = tanh(inner(x)), with an inner function between -1 and 1, so that u is at most tanh(1) = 0.76."""
 
     inner: Tanh | Clip
-
-    open = False
 
     @property
     def name(self) -> str:
@@ -223,7 +212,7 @@ class TanhOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
+class Raw(Squash):
     """Identity map u = x: polynomials of the source itself."""
 
     name = "x"
@@ -237,21 +226,16 @@ class Raw:
         """x."""
         return x
 
-    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
-        """The sign of x, and 1 - |x|: exact near the ends, negative outside [-1, 1]."""
-        return g.op("Sign", x), g.sub(g.const(1.0), g.op("Abs", x))
-
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core [-1, 1], outer [-2, 2]."""
         return Clip().support(sources)
 
 
 @dataclass(frozen=True, slots=True)
-class Sigmoid:
+class Sigmoid(Squash):
     """Domain map u = 1 / (1 + exp(-x)), from 0 to 1."""
 
     name = "sigmoid(x)"
-    open = False
 
     def evaluate(self, x: Array) -> Array:
         """The logistic function, float64."""
@@ -266,21 +250,15 @@ class Sigmoid:
         u = self.emit(g, g.op("Neg", x))
         return g.add(g.mul(u, g.const(0.0)), g.const(1.0)), u
 
-    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """Core [-4, 4], outer [-10, 10]."""
-        ones = np.ones(sources)
-        return (-4 * ones, 4 * ones), (-10 * ones, 10 * ones)
-
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class Range(Squash):
     """Domain map u = 2 (x - low) / (high - low) - 1, from [low, high] to [-1, 1] and beyond."""
 
     low: float
     high: float
 
     name = "x scaled from its range"
-    open = False
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
@@ -323,17 +301,29 @@ def function(squash: Squash) -> Unary:
 def frozen(options: Options, at: int, count: int) -> Range:
     """The range of layer `at` of `count`, from the options x_min and x_max, for a library that scales by the
     smallest and largest source of each batch. Raises OptionError."""
-    names = ("x_min", "x_max")
-    texts = [options.optional(name) for name in names]
-    if None in texts:
+    low_text, high_text = options.optional("x_min"), options.optional("x_max")
+    if low_text is None or high_text is None:
         raise OptionError(
             "the library scales the sources of a layer by the range of the whole batch, so an output depends on other "
-            f"rows; the options {' and '.join(names)} must fix the range",
+            "rows; the options x_min and x_max must fix the range",
             code="option-required",
             hint=f"run the training rows through the model, note x.min() and x.max() before each of its {count} "
             "layers, and pass --option x_min=A,B --option x_max=C,D",
         )
-    low, high = (_numbers(name, text or "", count)[at] for name, text in zip(names, texts, strict=True))
+    ends = []
+    for name, text in (("x_min", low_text), ("x_max", high_text)):
+        try:
+            numbers = [float(part) for part in text.split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) != count or not all(map(math.isfinite, numbers)):
+            raise OptionError(
+                f"option {name} is {text[:80]!r}, expected {count} numbers, one per layer",
+                code="option-not-a-number",
+                hint="write the numbers with commas between them",
+            )
+        ends.append(numbers[at])
+    low, high = ends
     if not low < high:
         raise OptionError(
             f"option x_min of layer {at} is {low!r} and x_max {high!r}, expected x_min < x_max",
@@ -341,17 +331,3 @@ def frozen(options: Options, at: int, count: int) -> Range:
             hint="pass --option x_min=A,B --option x_max=C,D",
         )
     return Range(low, high)
-
-
-def _numbers(name: str, text: str, count: int) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise OptionError(
-            f"option {name} is {text[:80]!r}, expected {count} numbers, one per layer",
-            code="option-not-a-number",
-            hint="write the numbers with commas between them",
-        )
-    return numbers

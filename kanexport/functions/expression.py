@@ -188,18 +188,12 @@ def _binary(node: ast.BinOp, depth: int) -> Part:
     def evaluate(x: Array) -> Array:
         return compute(left.evaluate(x), right.evaluate(x))
 
-    power = _product_power(right) if operator == "Pow" else None
-    if power is not None:
-        return Part(evaluate, lambda g, x: _emit_power(g, left.emit(g, x), power))
+    exponent = right.constant
+    if operator == "Pow" and exponent is not None and exponent == int(exponent):
+        power = int(exponent)
+        if 0 < abs(power) <= MAX_PRODUCT_POWER:
+            return Part(evaluate, lambda g, x: _emit_power(g, left.emit(g, x), power))
     return Part(evaluate, lambda g, x: g.op(operator, left.emit(g, x), right.emit(g, x)))
-
-
-def _product_power(exponent: Part) -> int | None:
-    """The exponent, if a power with it is better computed by products: a small nonzero integer."""
-    value = exponent.constant
-    if value is None or value != int(value) or not 0 < abs(value) <= MAX_PRODUCT_POWER:
-        return None
-    return int(value)
 
 
 def _emit_power(g: Graph, base: Value, exponent: int) -> Value:

@@ -49,28 +49,39 @@ PI_LOW = math.pi - PI_HIGH
 AVOIDING = "avoiding"  # kind of recipe
 
 
+# radon: one case for each function.
 def avoiding(name: str, limit: float) -> Unary:
     """The variant of a function of the table, with T = `limit` > 0; the plain function if pykan has no variant. Not for
     `BROKEN`."""
-    variant = _variant(name, limit)
-    return variant if variant.recipe else replace(variant, recipe=(AVOIDING, name, limit))
-
-
-def _variant(name: str, limit: float) -> Unary:
-    if name in ("sqrt", "x^0.5"):
-        return _sqrt(name, limit)
-    if name in ("1/sqrt(x)", "1/x^0.5"):
-        return _even(name, "1/sqrt(abs(x))", limit, limit**-2, lambda x: 1 / np.sqrt(np.abs(x)), _emit_inverse_sqrt)
-    if name.startswith("1/x"):
-        return _reciprocal(name, int(name[4:] or 1), limit)
     known = {"log": _log, "tan": _tan, "arctanh": _arctanh, "exp": _exp}
-    if name in known:
-        return known[name](limit)
-    if name == "arcsin":
-        return _ends(name, "pi/2*sgn(x)", np.arcsin, lambda x: np.pi / 2 * _sign(x), float64_ops.arcsin)
-    if name == "arccos":
-        return _ends(name, "pi/2*(1 - sgn(x))", np.arccos, lambda x: np.pi / 2 * (1 - _sign(x)), float64_ops.arccos)
-    return SYMBOLIC[name]
+    if name in ("sqrt", "x^0.5"):
+        variant = _sqrt(name, limit)
+    elif name in ("1/sqrt(x)", "1/x^0.5"):
+        variant = _even(
+            name,
+            "1/sqrt(abs(x))",
+            limit,
+            limit**-2,
+            lambda x: 1 / np.sqrt(np.abs(x)),
+            lambda g, x: g.op("Reciprocal", g.op("Sqrt", g.op("Abs", x))),
+        )
+    elif name.startswith("1/x"):
+        n, plain = int(name[4:] or 1), SYMBOLIC[name]
+        text, threshold = "1/x" if n == 1 else f"1/x**{n}", limit ** (-1 / n)
+        if n % 2:
+            variant = _odd(name, text, limit / threshold, threshold, plain.evaluate, plain.emit)
+        else:
+            variant = _even(name, text, limit, threshold, plain.evaluate, plain.emit)
+    elif name in known:
+        variant = known[name](limit)
+    elif name == "arcsin":
+        variant = _ends(name, "pi/2*sgn(x)", np.arcsin, lambda x: np.pi / 2 * _sign(x), float64_ops.arcsin)
+    elif name == "arccos":
+        outside = "pi/2*(1 - sgn(x))"
+        variant = _ends(name, outside, np.arccos, lambda x: np.pi / 2 * (1 - _sign(x)), float64_ops.arccos)
+    else:
+        return SYMBOLIC[name]
+    return replace(variant, recipe=(AVOIDING, name, limit))
 
 
 def _sign(x: Array) -> Array:
@@ -82,11 +93,6 @@ def _mix(first: Array, second: Array, choose: npt.NDArray[np.bool_], other: npt.
     return np.asarray(first * choose + np.nan_to_num(second) * other)
 
 
-def _spoil(g: Graph, x: Value, value: Value) -> Value:
-    """NaN if x is not finite."""
-    return g.add(value, g.sub(x, x))
-
-
 def _no_nan(g: Graph, x: Value, value: Value) -> Value:
     """Zero if x is NaN."""
     return g.op("Where", g.op("IsNaN", x), g.const(0.0), value)
@@ -94,14 +100,6 @@ def _no_nan(g: Graph, x: Value, value: Value) -> Value:
 
 def _inside(g: Graph, x: Value, threshold: float) -> Value:
     return g.op("Less", g.op("Abs", x), g.const(threshold))
-
-
-def _reciprocal(name: str, n: int, limit: float) -> Unary:
-    threshold = limit ** (-1 / n)
-    if n % 2 == 0:
-        return _even(name, f"1/x**{n}", limit, threshold, SYMBOLIC[name].evaluate, SYMBOLIC[name].emit)
-    text = "1/x" if n == 1 else f"1/x**{n}"
-    return _odd(name, text, limit / threshold, threshold, SYMBOLIC[name].evaluate, SYMBOLIC[name].emit)
 
 
 def _sqrt(name: str, limit: float) -> Unary:
@@ -125,7 +123,8 @@ def _odd(
 
     def emit(g: Graph, x: Value) -> Value:
         line = g.mul(x, g.const(slope))
-        return _spoil(g, x, g.op("Where", _inside(g, x, threshold), line, emit_outside(g, x)))
+        chosen = g.op("Where", _inside(g, x, threshold), line, emit_outside(g, x))
+        return g.add(chosen, g.sub(x, x))
 
     return Unary(name, evaluate, emit, f"{slope!r}*x if abs(x) < {threshold!r} else {text}")
 
@@ -144,10 +143,6 @@ def _even(
         return _no_nan(g, x, chosen)
 
     return Unary(name, evaluate, emit, f"{top!r} if abs(x) < {threshold!r} else {text}")
-
-
-def _emit_inverse_sqrt(g: Graph, x: Value) -> Value:
-    return g.op("Reciprocal", g.op("Sqrt", g.op("Abs", x)))
 
 
 def _log(limit: float) -> Unary:

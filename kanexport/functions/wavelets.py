@@ -50,17 +50,10 @@ def _emit_hat(g: Graph, u: Value) -> Value:
     return g.mul(left, g.add(u, unit))
 
 
-def _emit_morlet(g: Graph, u: Value) -> Value:
-    return g.mul(g.op("Cos", g.mul(u, g.const(MORLET_FREQUENCY))), _emit_bell(g, u))
-
-
-def _nu(t: Array) -> Array:
-    return np.asarray(t**4 * (NU[0] + NU[1] * t + NU[2] * t**2 + NU[3] * t**3))
-
-
 def _meyer(u: Array) -> Array:
     v = np.abs(u)
-    fall = np.cos(np.pi / 2 * _nu(2 * v - 1))
+    t = 2 * v - 1
+    fall = np.cos(np.pi / 2 * (t**4 * (NU[0] + NU[1] * t + NU[2] * t**2 + NU[3] * t**3)))
     return np.asarray(np.sin(np.pi * v) * np.where(v <= 0.5, 1.0, np.where(v >= 1, 0.0, fall)))
 
 
@@ -94,7 +87,11 @@ WAVELET = "wavelet"  # kind of recipe
 WAVELETS = table(
     WAVELET,
     Unary("mexican_hat", lambda u: HAT_HEIGHT * (u**2 - 1) * _bell(u), _emit_hat),
-    Unary("morlet", lambda u: np.cos(MORLET_FREQUENCY * u) * _bell(u), _emit_morlet),
+    Unary(
+        "morlet",
+        lambda u: np.cos(MORLET_FREQUENCY * u) * _bell(u),
+        lambda g, u: g.mul(g.op("Cos", g.mul(u, g.const(MORLET_FREQUENCY))), _emit_bell(g, u)),
+    ),
     Unary("dog", lambda u: -u * _bell(u), lambda g, u: g.mul(g.op("Neg", u), _emit_bell(g, u))),
     Unary("meyer", _meyer, _emit_meyer),
     Unary("shannon", _sinc, _emit_sinc),
@@ -123,15 +120,11 @@ def _weighted_morlet(g: Graph, d: Value, rate: Array, weight: Array) -> Value:
     return g.mul(g.mul(g.op("Cos", angle), bell), g.const(weight))
 
 
-def _weighted_dog(g: Graph, d: Value, rate: Array, weight: Array) -> Value:
-    return g.mul(g.mul(d, _bell_of(g, d, rate)[1]), g.const(-rate * weight))
-
-
 # weight * wavelet(d * rate) with fewer operators on all edges, because the constants of an edge are multiplied first.
 WEIGHTED: dict[str, Weighted] = {
     "mexican_hat": _weighted_hat,
     "morlet": _weighted_morlet,
-    "dog": _weighted_dog,
+    "dog": lambda g, d, rate, weight: g.mul(g.mul(d, _bell_of(g, d, rate)[1]), g.const(-rate * weight)),
     "ricker": lambda g, d, rate, weight: _weighted_hat(g, d, rate, -weight),
 }
 HATS = ("mexican_hat", "ricker")  # near a zero of these, the form has an absolute error; infinite squares make it NaN

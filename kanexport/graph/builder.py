@@ -9,7 +9,7 @@ name, how many inputs, their types and their shapes as far as they are known. So
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,8 @@ class Graph:
 
     def _declare(self, key: tuple[str, tuple[int, ...], bytes], tensor: Any) -> None:
         self._initializers.append(tensor)
-        self._types[tensor.name] = _tensor_type(tensor.data_type, tuple(tensor.dims))
+        make = onnx.helper.make_tensor_type_proto  # noqa: TID251 - this file is the builder
+        self._types[tensor.name] = make(tensor.data_type, list(tensor.dims))
         self._constants[key] = Value(tensor.name)
 
     def op(self, kind: str, *inputs: Value, **attributes: Any) -> Value:
@@ -182,7 +183,14 @@ class Graph:
         node = onnx.helper.make_node(  # noqa: TID251 - this file is the builder
             kind, [value.name for value in inputs], [output], name=output, **attributes
         )
-        self._types |= self._inferred(node)
+        self._types |= shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(kind, OPSET, ""),
+            node,
+            {name: self._types[name] for name in node.input},
+            {name: self._integers[name] for name in node.input if name in self._integers},
+            opset_imports=[onnx.helper.make_opsetid("", OPSET)],  # noqa: TID251 - as above
+            ir_version=IR_VERSION,
+        )
         self._nodes.append(node)
         return Value(output)
 
@@ -205,19 +213,6 @@ class Graph:
         self._foreign.append(node)
         self._nodes.append(node)
         return Value(output)
-
-    def _inferred(self, node: Any) -> dict[str, Any]:
-        """The types of the outputs of an operator by name, from those of its inputs."""
-        return dict(
-            shape_inference.infer_node_outputs(
-                onnx.defs.get_schema(node.op_type, OPSET, ""),
-                node,
-                {name: self._types[name] for name in node.input},
-                {name: self._integers[name] for name in node.input if name in self._integers},
-                opset_imports=[onnx.helper.make_opsetid("", OPSET)],  # noqa: TID251 - as above
-                ir_version=IR_VERSION,
-            )
-        )
 
     def _in_two(self, kind: str, inputs: Sequence[Value], at: int) -> Value:
         """A product or quotient with twice the constant, and half of that (or twice). onnxruntime treats a scalar
@@ -284,11 +279,14 @@ class Graph:
     def sum(self, a: Value, *, axis: int, keepdims: bool = False, exact: bool = False) -> Value:
         """The sum over one axis, which is removed or has one entry. The bits of a row do not depend on other rows.
         `exact`: no sum of these numbers is rounded, such as of zeros and NaN, so that any order is correct."""
-        ones = None if exact else ones_initializer(self.shape(a), axis)
+        shape = self.shape(a)
+        ones = None if exact else _ones(shape, axis)
         if ones is None:
             return self.op("ReduceSum", a, self.index([axis]), keepdims=int(keepdims))
         total = self.op("MatMul", *((a, self.const(ones)) if ones.shape[1] == 1 else (self.const(ones), a)))
-        return total if keepdims else self.reshape(total, *reduced_shape(self.shape(a), axis))
+        if keepdims:
+            return total
+        return self.reshape(total, 0, *(size or 0 for at, size in enumerate(shape) if at not in (0, axis)))
 
     def shape(self, a: Value) -> tuple[int | None, ...]:
         """The known extents of a value: None for the batch."""
@@ -299,6 +297,7 @@ class Graph:
         """a @ b + c for matrices; c broadcasts."""
         return self.op("Gemm", a, b) if c is None else self.op("Gemm", a, b, c)
 
+    # radon: one expression for each part of a model.
     def build(self, outputs: Mapping[str, tuple[Value, tuple[int | str, ...]]]) -> bytes:
         """The finished model. `outputs` maps a name to its value and the shape
         after the batch. Raises onnx.checker.ValidationError on a faulty graph."""
@@ -310,31 +309,18 @@ class Graph:
         helper = onnx.helper  # noqa: TID251 - this file is the builder
         used = {name for node in self._nodes for name in node.input}
         kept = [tensor for tensor in self._initializers if tensor.name in used]
-        graph = helper.make_graph(
-            self._nodes, self._name, self._inputs, infos, initializer=kept, value_info=self._foreign_types(outputs)
-        )
+        # Inference does not know the types of the results of custom operators.
+        names = [node.output[0] for node in self._foreign if node.output[0] not in outputs]
+        types = [helper.make_value_info(name, self._types[name]) for name in names]
+        opsets = [("", OPSET)] + ([(custom_ops.DOMAIN, custom_ops.DOMAIN_VERSION)] if self._foreign else [])
         model = helper.make_model(
-            graph,
-            opset_imports=self._opsets(),
+            helper.make_graph(self._nodes, self._name, self._inputs, infos, initializer=kept, value_info=types),
+            opset_imports=[helper.make_opsetid(*opset) for opset in opsets],
             ir_version=IR_VERSION,
             producer_name=PRODUCER,
         )
         check(model)
         return bytes(model.SerializeToString())
-
-    def _foreign_types(self, outputs: Collection[str]) -> list[Any]:
-        """The types of tensors that inference does not know and that are not `outputs` of the graph."""
-        names = [node.output[0] for node in self._foreign]
-        make = onnx.helper.make_value_info  # noqa: TID251 - this file is the builder
-        return [make(name, self._types[name]) for name in names if name not in outputs]
-
-    def _opsets(self) -> list[Any]:
-        make = onnx.helper.make_opsetid  # noqa: TID251 - this file is the builder
-        return [make("", OPSET)] + ([make(custom_ops.DOMAIN, custom_ops.DOMAIN_VERSION)] if self._foreign else [])
-
-
-def _tensor_type(element: int, shape: Sequence[int | str]) -> Any:
-    return onnx.helper.make_tensor_type_proto(element, list(shape))  # noqa: TID251 - as above
 
 
 def _tensor_info(name: str, dtype: np.dtype[Any], shape: Sequence[int | str]) -> Any:
@@ -370,27 +356,24 @@ class Stack:
         """The result of `make` for every row of this stack, of other stacks and of constants [n, I], of numbers or
         booleans."""
         rows = max(self.rows, *(operand.rows if isinstance(operand, Stack) else len(operand) for operand in others), 1)
-        values = tuple(
-            make(*(self._operand(operand, at) for operand in (self, *others)))
-            for at in range(1 if self.packed else rows)
-        )
-        return Stack(self.g, values, rows, self.packed)
 
-    def _operand(self, operand: Stack | Array, at: int) -> Value:
-        """The tensor of a stack, or a constant, of row `at`; packed, of all rows."""
-        if isinstance(operand, Stack):
-            return operand.values[at if len(operand.values) > 1 else 0]
-        constant = operand[None] if self.packed else operand[at : at + 1]
-        return self.g.truth(constant) if constant.dtype == np.bool_ else self.g.const(constant)
+        def row(operand: Stack | Array, at: int) -> Value:
+            """The tensor of a stack, or a constant, of row `at`; packed, of all rows."""
+            if isinstance(operand, Stack):
+                return operand.values[at if len(operand.values) > 1 else 0]
+            constant = operand[None] if self.packed else operand[at : at + 1]
+            return self.g.truth(constant) if constant.dtype == np.bool_ else self.g.const(constant)
+
+        count = 1 if self.packed else rows
+        values = tuple(make(*(row(operand, at) for operand in (self, *others))) for at in range(count))
+        return Stack(self.g, values, rows, self.packed)
 
 
 VECTOR = 4  # entries: a length that is a multiple of it is summed from the first on, in float32 and float64
 FEW = 2  # entries, which have one order
 
-Shape = tuple[int | None, ...]  # None for the batch
 
-
-def ones_initializer(shape: Shape, axis: int) -> npt.NDArray[np.float64] | None:
+def _ones(shape: tuple[int | None, ...], axis: int) -> npt.NDArray[np.float64] | None:
     """The factor of ones for a sum over an axis of a tensor of this shape: [K, 1] from the right for the last axis,
     [1, K] from the left for the one before. None if ReduceSum is equally fast, or if there is no such product."""
     if not 0 < axis < len(shape) or None in shape[1:]:
@@ -401,8 +384,3 @@ def ones_initializer(shape: Shape, axis: int) -> npt.NDArray[np.float64] | None:
     if after == 0:
         return None if count % VECTOR == 0 else np.ones((count, 1))
     return np.ones((1, count))
-
-
-def reduced_shape(shape: Shape, axis: int) -> list[int]:
-    """The shape without an axis, for a Reshape that keeps the batch."""
-    return [0, *(size or 0 for at, size in enumerate(shape) if at not in (0, axis))]

@@ -5,7 +5,7 @@ Nothing of them is changed but names, so that each part computes to the bit what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,13 +87,24 @@ class _Writer:
         self._graph = whole.graph
         self._known: dict[bytes, str] = {}  # constants of the parts by content, each stored once
 
+    # radon: one expression for each part of a graph.
     def put(self, prefix: str, part: AppendedGraph) -> None:
+        """Append a part. Its names have the prefix, except those that the model has."""
         inner = onnx.load_model_from_string(part.graph).graph
-        names = {"": ""} | {graph_input.name: self._taken(prefix, part, graph_input) for graph_input in inner.input}
+        names = {"": ""}
+        for value in inner.input:
+            names[value.name] = value.name
+            if part.positions:  # the tensor of the model with rows and positions as one axis
+                width = value.type.tensor_type.shape.dim[1].dim_value
+                names[value.name] = self._reshape(value.name, prefix + "vectors", prefix + "rows", [-1, width])
         names |= {tensor.name: self._constant(prefix, tensor) for tensor in inner.initializer}
         (output_info,) = (output for output in inner.output if output.name == part.output)
-        names |= {part.output: prefix + part.output if part.positions else part.name}
-        self._graph.node.extend(_renamed(inner.node, prefix, names))
+        names[part.output] = prefix + part.output if part.positions else part.name
+        for node in inner.node:
+            node.input[:] = [names.get(name, prefix + name) for name in node.input]
+            node.output[:] = [names.get(name, prefix + name) for name in node.output]
+            node.name = prefix + node.name if node.name else ""
+        self._graph.node.extend(inner.node)
         kind = output_info.type.tensor_type
         shape = [axis.dim_value for axis in kind.shape.dim][1:]
         if part.positions:
@@ -102,13 +113,6 @@ class _Writer:
             axes: list[str | int | None] = ["batch", *part.positions, *shape]
             info = onnx.helper.make_tensor_value_info(part.name, kind.elem_type, axes)  # noqa: TID251 - of the builder
             self._graph.output.append(info)
-
-    def _taken(self, prefix: str, part: AppendedGraph, graph_input: Any) -> str:
-        """A tensor that a part takes, with rows and positions as one axis."""
-        if not part.positions:
-            return str(graph_input.name)
-        width = graph_input.type.tensor_type.shape.dim[1].dim_value
-        return self._reshape(graph_input.name, prefix + "vectors", prefix + "rows", [-1, width])
 
     def _reshape(self, value: str, name: str, shape: str, axes: Sequence[int]) -> str:
         self._graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), shape))
@@ -128,15 +132,6 @@ class _Writer:
             bare.name = prefix + tensor.name
             self._graph.initializer.append(bare)
         return self._known[key]
-
-
-def _renamed(nodes: Iterable[Any], prefix: str, names: Mapping[str, str]) -> Iterator[Any]:
-    """Operators with a prefix before every name, except those that `names` maps to another."""
-    for node in nodes:
-        node.input[:] = [names.get(name, prefix + name) for name in node.input]
-        node.output[:] = [names.get(name, prefix + name) for name in node.output]
-        node.name = prefix + node.name if node.name else ""
-        yield node
 
 
 def notes(model: bytes) -> tuple[str, ...]:

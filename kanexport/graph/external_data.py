@@ -78,14 +78,12 @@ class Weights:
     def as_inputs(self, model: bytes) -> tuple[bytes, dict[str, Array]]:
         """A model with its constants of the file as inputs, and their arrays by name; not copied."""
         opened = onnx.load_model_from_string(model)
-        tensors = externals_to_inputs(opened)
-        return bytes(opened.SerializeToString()), {tensor.name: self._array_of(tensor) for tensor in tensors}
-
-    def _array_of(self, tensor: Any) -> Array:
-        """The array of a tensor in the file, in the shape of the tensor; not copied."""
-        offset = next(int(entry.value) for entry in tensor.external_data if entry.key == "offset")
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)  # noqa: TID251 - as in builder.py
-        return self._arrays[offset].view(dtype).reshape(tuple(tensor.dims))
+        arrays = {}
+        for tensor in externals_to_inputs(opened):
+            offset = next(int(entry.value) for entry in tensor.external_data if entry.key == "offset")
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)  # noqa: TID251 - as in builder.py
+            arrays[tensor.name] = self._arrays[offset].view(dtype).reshape(tuple(tensor.dims))
+        return bytes(opened.SerializeToString()), arrays
 
 
 def external(name: str, element: int, shape: tuple[int, ...], place: ExternalTensor) -> Any:

@@ -56,14 +56,11 @@ def opened(model: bytes, weights: Weights | None = None) -> OpenedGraph:
         if value.name not in constants
     }
     constants |= {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    return OpenedGraph(
-        inputs, tuple(value.name for value in graph.output), tuple(map(_operator, graph.node)), constants
-    )
-
-
-def _operator(node: Any) -> Operator:
-    attributes = {item.name: _plain(onnx.helper.get_attribute_value(item)) for item in node.attribute}  # noqa: TID251 - reads
-    return Operator(node.op_type, node.domain, tuple(node.input), tuple(node.output), attributes)
+    operators = []
+    for node in graph.node:
+        attributes = {item.name: _plain(onnx.helper.get_attribute_value(item)) for item in node.attribute}  # noqa: TID251 - reads
+        operators.append(Operator(node.op_type, node.domain, tuple(node.input), tuple(node.output), attributes))
+    return OpenedGraph(inputs, tuple(value.name for value in graph.output), tuple(operators), constants)
 
 
 def _plain(value: Any) -> Any:

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import numpy_helper
 
 from kanexport.graph.builder import Graph, Value
+from kanexport.graph.opened import OpenedGraph, Operator, opened
 from kanexport.graph.vector_cells import Cell, Fuser, is_leaf, reachable
 
 # In the order of kernel/src/program.h.
@@ -97,8 +96,7 @@ def compiled(emit: Emit, sources: int) -> Program:
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (value, k) in enumerate(results):
         outputs[f"result{at}"] = (value, (k, sources) if k > 1 else (sources,))
-    graph = onnx.load_from_string(g.build(outputs)).graph
-    reader = _Reader(graph, sources)
+    reader = _Reader(opened(g.build(outputs)), sources)
     rows = [row for name in outputs for row in reader.rows[name]]
     if len(rows) != sum(k for _, k in results):
         raise NoProgramError("a result has another shape")
@@ -108,18 +106,18 @@ def compiled(emit: Emit, sources: int) -> Program:
 class _Reader:
     """Rows of each tensor of a graph, as numbers of cells. Equal cells are one."""
 
-    def __init__(self, graph: Any, sources: int) -> None:
+    def __init__(self, graph: OpenedGraph, sources: int) -> None:
         self.cells: list[Cell] = []
         self.tables: list[Array] = []
         self.rows: dict[str, list[int]] = {}
         self._sources = sources
         self._places: dict[Cell, int] = {}
         self._table_places: dict[bytes, int] = {}
-        self._arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self._arrays = graph.constants
         for at, name in enumerate(INPUTS):
             self.rows[name] = [self.cell("input", value=at)]
-        for node in graph.node:
-            self._node(node)
+        for operator in graph.operators:
+            self._operator(operator)
 
     def cell(self, kind: str, *of: int, value: float = 0.0) -> int:
         """The number of a cell."""
@@ -144,36 +142,42 @@ class _Reader:
         shape = (*(1,) * (ROW - array.ndim), *array.shape)
         if len(shape) != ROW or shape[0] != 1 or shape[2] not in (1, self._sources):
             raise NoProgramError(f"a constant has shape {array.shape}")
-        rows = np.asarray(array, np.float32).reshape(shape[1:])
-        return [self._row(row) for row in rows]
-
-    def _row(self, row: Array) -> int:
-        if (row == row[0]).all() or len(row) == 1:
-            return self.number(float(row[0]))
-        key = row.tobytes()
-        if key not in self._table_places:
-            self._table_places[key] = len(self.tables)
-            self.tables.append(row)
-        return self.cell("table", value=self._table_places[key])
+        cells = []
+        for row in np.asarray(array, np.float32).reshape(shape[1:]):
+            if (row == row[0]).all() or len(row) == 1:
+                cells.append(self.number(float(row[0])))
+                continue
+            key = row.tobytes()
+            if key not in self._table_places:
+                self._table_places[key] = len(self.tables)
+                self.tables.append(row)
+            cells.append(self.cell("table", value=self._table_places[key]))
+        return cells
 
     # radon: one operator after the other.
-    def _node(self, node: Any) -> None:
-        kind, names = node.op_type, list(node.input)
-        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}  # noqa: TID251 - read
+    def _operator(self, operator: Operator) -> None:
+        kind, names, attributes = operator.kind, operator.inputs, operator.attributes
         if kind == "Gather" and attributes.get("axis") == 1:
-            rows = self._of(names[0])
-            values = [rows[at] for at in self._arrays[names[1]].reshape(-1).tolist()]
+            values = [self._of(names[0])[at] for at in self._arrays[names[1]].reshape(-1).tolist()]
         elif kind in ("Reshape", "Slice"):
             values = self._moved(kind, self._of(names[0]), [self._arrays[name] for name in names[1:]])
         elif kind == "Concat" and attributes["axis"] == 1:
             values = [row for name in names for row in self._of(name)]
         elif kind == "Pow":
-            values = self._power(self._of(names[0]), self._arrays.get(names[1]))
+            exponent = self._arrays.get(names[1], np.zeros(0))
+            power = float(exponent.item()) if exponent.size == 1 else 0.0
+            if power not in range(2, POWERS):
+                raise NoProgramError(f"the power {power}")
+            rows = values = self._of(names[0])
+            for _ in range(int(power) - 1):
+                values = self._stacked("Mul", [values, rows])
         elif kind == "HardSigmoid":
-            values = self._ramp(self._of(names[0]), attributes["alpha"], attributes["beta"])
+            values = self._of(names[0])
+            for step, number in (("Mul", attributes["alpha"]), ("Add", attributes["beta"]), ("Max", 0.0), ("Min", 1.0)):
+                values = self._stacked(step, [values, [self.number(number)]])
         else:
             values = self._stacked(kind, [self._of(name) for name in names])
-        self.rows[node.output[0]] = values
+        self.rows[operator.outputs[0]] = values
 
     def _moved(self, kind: str, rows: list[int], shapes: list[npt.NDArray[Any]]) -> list[int]:
         """The rows of a Reshape, which are the same, or of a Slice."""
@@ -187,38 +191,24 @@ class _Reader:
             raise NoProgramError(f"a slice of axis {axis}")
         return rows[start:stop]
 
-    def _power(self, rows: list[int], exponent: npt.NDArray[Any] | None) -> list[int]:
-        power = 0.0 if exponent is None or exponent.size != 1 else float(exponent.item())
-        if power not in range(2, POWERS):
-            raise NoProgramError(f"the power {power}")
-        values = rows
-        for _ in range(int(power) - 1):
-            values = self._stacked("Mul", [values, rows])
-        return values
-
-    def _ramp(self, rows: list[int], alpha: float, beta: float) -> list[int]:
-        line = self._stacked("Add", [self._stacked("Mul", [rows, [self.number(alpha)]]), [self.number(beta)]])
-        return self._stacked("Min", [self._stacked("Max", [line, [self.number(0.0)]]), [self.number(1.0)]])
-
+    # radon: operators that are several instructions.
     def _stacked(self, kind: str, operands: list[list[int]]) -> list[int]:
         """An elementwise operator on stacks, which broadcast if they have one row."""
         count = max(map(len, operands))
         if any(len(rows) not in (1, count) for rows in operands):
             raise NoProgramError(f"{kind} of stacks of different sizes")
-        return [self._single(kind, [rows[at if len(rows) > 1 else 0] for rows in operands]) for at in range(count)]
-
-    def _single(self, kind: str, of: list[int]) -> int:
+        stacks = [rows if len(rows) > 1 else rows * count for rows in operands]
         if kind in ("Cast", "Identity"):
-            return of[0]
+            return stacks[0]
         if kind == "Not":
-            return self.cell("Sub", self.number(1.0), of[0])
+            return [self.cell("Sub", self.number(1.0), at) for at in stacks[0]]
         if kind == "Clip":  # as the operator: NaN stays
-            return self.cell("Min", self.cell("Max", of[0], of[1]), of[2])
+            return [self.cell("Min", self.cell("Max", x, low), high) for x, low, high in zip(*stacks, strict=True)]
         name = {"And": "Mul", "Or": "Max"}.get(kind, kind)
         wanted = 2 if name in BINARY else 1 if name in UNARY else 3
-        if name not in PLAIN or len(of) != wanted:
+        if name not in PLAIN or len(operands) != wanted:
             raise NoProgramError(f"the operator {kind}")
-        return self.cell(name, *of)
+        return [self.cell(name, *of) for of in zip(*stacks, strict=True)]
 
 
 class _Writer:
@@ -244,8 +234,13 @@ class _Writer:
             operands = [self._operand(other) for other in self._cells[at].of]
             ended = {other for other in self._cells[at].of if last[other] == step} & self._place.keys()
             free += [self._place[other] for other in sorted(ended - kept)]
-            if at not in self._place:
-                self._place[at] = free.pop() if free else self._new()
+            if at not in self._place and free:
+                self._place[at] = free.pop()
+            elif at not in self._place:
+                self._place[at] = self._registers
+                self._registers += 1
+                if self._registers > REGISTERS:
+                    raise NoProgramError("too many values at a time")
             self._write(self._cells[at].kind, self._place[at], operands)
         for register, result in enumerate(self._results):
             if self._place.get(result) != register:
@@ -254,12 +249,6 @@ class _Writer:
         held = np.array(tables or [np.zeros(sources, np.float32)])
         code = np.array(self._code, np.float32)
         return Program(code, np.array([constants], np.float32), held, self._registers, len(self._results))
-
-    def _new(self) -> int:
-        self._registers += 1
-        if self._registers > REGISTERS:
-            raise NoProgramError("too many values at a time")
-        return self._registers - 1
 
     def _operand(self, at: int) -> int:
         cell = self._cells[at]

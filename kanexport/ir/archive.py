@@ -117,14 +117,14 @@ class _Writer:
         if isinstance(value, tuple | list):
             return [self.encode(item, f"{at}.{index}") for index, item in enumerate(value)]
         if isinstance(value, Unary):
-            return {FUNCTION: self.encode(_recipe(value), at)}
+            if not value.recipe:
+                raise NotArchivable(f"the function {value.name!r} has no formula that a file can hold")
+            return {FUNCTION: self.encode(value.recipe, at)}
         if type(value) in _classes().values():
-            return {CLASS: _name(type(value))} | self._fields(value, at)
+            names = [field.name for field in dataclasses.fields(value)]
+            fields = {name: self.encode(getattr(value, name), f"{at}.{name}") for name in names}
+            return {CLASS: _name(type(value))} | fields
         return _plain(value, at)
-
-    def _fields(self, value: Any, at: str) -> dict[str, Any]:
-        names = [field.name for field in dataclasses.fields(value)]
-        return {name: self.encode(getattr(value, name), f"{at}.{name}") for name in names}
 
     def _array(self, array: np.ndarray[Any, Any], at: str) -> Any:
         if self.short and array.size > 1 and (array == array.flat[0]).all():
@@ -136,12 +136,6 @@ class _Writer:
             self.tensors[at] = short if np.array_equal(short, array) else array
             self._names[id(array)] = at
         return {TENSOR: self._names[id(array)]}
-
-
-def _recipe(function: Unary) -> tuple[Any, ...]:
-    if not function.recipe:
-        raise NotArchivable(f"the function {function.name!r} has no formula that a file can hold")
-    return function.recipe
 
 
 def _plain(value: Any, at: str) -> Any:

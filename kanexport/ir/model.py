@@ -77,13 +77,12 @@ class BasisTerm:
                 code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
-        for step in self.pre_steps:
-            if step.width_out(shape[0]) != shape[0]:
-                raise InvalidKan(
-                    f"a step before {self.kind} changes the number of sources",
-                    code="tensors-inconsistent",
-                    hint=CHECK_FAMILY,
-                )
+        if any(step.width_out(shape[0]) != shape[0] for step in self.pre_steps):
+            raise InvalidKan(
+                f"a step before {self.kind} changes the number of sources",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         _require_finite(self.coef, f"{self.kind} coefficient")
 
 

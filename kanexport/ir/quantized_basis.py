@@ -5,8 +5,8 @@ Where all sources share their knots, the codes are read from a table over where 
 cell: its last and its first entry are zero, as the functions are there. Splines on other knots have a table for each
 source. Its entries are equally spaced or, if some cells are much narrower than others, equally many in each cell. The
 graph has the knots, and a runtime computes these tables when it loads the graph. Elsewhere the functions that end are
-computed and rounded. In all forms the unit and the steps are the model's own and not a batch's, so that a row's answer
-does not depend on its company, and nothing is cut off.
+computed and rounded. In all forms the unit and the steps are the model's own and not a batch's, so that the
+outputs of a row do not depend on its company, and nothing is cut off.
 """
 
 from __future__ import annotations
@@ -184,7 +184,11 @@ class SteppedPieces(Stepped):
         start, last = self._bounds(g, 0, count), self._bounds(g, count, count + 1)
         width = g.sub(self._bounds(g, 1, count + 1), start)
         start, width = (g.reshape(value, count, 1, sources) for value in (start, width))
-        x = g.add(start, g.mul(width, self._emitted_parts(g)))
+        # [1, E, 1]: the places of the entries of a piece, as sums of two short constants.
+        fine = math.gcd(self.each, CELL)
+        coarse = g.const(np.arange(0, self.each, fine)[None, :, None] / self.each)
+        parts = g.reshape(g.add(coarse, g.const(np.arange(fine)[None, None] / self.each)), 1, self.each, 1)
+        x = g.add(start, g.mul(width, parts))
         x = g.op("Concat", g.reshape(x, count * self.each, sources), g.reshape(last, 1, sources), axis=0)
         unpacked, g.unpacked = g.unpacked, False
         values = self.spline.emit(g, x, sources)
@@ -193,21 +197,10 @@ class SteppedPieces(Stepped):
         codes = g.op("QuantizeLinear", values, g.const(unit), g.raw(np.zeros((), np.uint8)))
         return g.reshape(g.transpose(codes, 2, 0, 1), sources * self.entries.shape[1], self.functions)
 
-    def _emitted_parts(self, g: Graph) -> Value:
-        """[1, E, 1]: the places of the entries of a piece, as sums of two short constants."""
-        fine = math.gcd(self.each, CELL)
-        coarse = g.const(np.arange(0, self.each, fine)[None, :, None] / self.each)
-        return g.reshape(g.add(coarse, g.const(np.arange(fine)[None, None] / self.each)), 1, self.each, 1)
-
 
 def _within(g: Graph, place: Value, count: int) -> Value:
     """Numbers of entries, in the table. The number of NaN is any int32; at both ends of a table are zeros."""
     return g.op("Clip", place, *(g.raw(np.array(end, np.int32)) for end in (0, count - 1)))
-
-
-def _parts(each: int) -> Array:
-    """The places of the entries of a piece, as parts of its width."""
-    return np.arange(each) / each
 
 
 def _by_pieces(spline: BSpline) -> SteppedPieces | None:
@@ -227,7 +220,7 @@ def _by_pieces(spline: BSpline) -> SteppedPieces | None:
 
 def _with_entries(spline: BSpline, pieces: Array, each: int) -> SteppedPieces | None:
     bounds = pieces.T  # [P + 1, I]
-    x = bounds[:-1, None] + np.diff(bounds, axis=0)[:, None] * _parts(each)[:, None]
+    x = bounds[:-1, None] + np.diff(bounds, axis=0)[:, None] * (np.arange(each) / each)[:, None]
     values = spline.evaluate(np.concatenate([x.reshape(-1, x.shape[2]), bounds[-1:]]))  # [L, K, I]
     if not (values.min() >= NOTHING and 0 < values.max() < np.inf):
         return None

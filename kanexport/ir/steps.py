@@ -1,13 +1,12 @@
 """Steps on nodes before and after the sum of the edges.
 
-Each step has both faces, like a basis: float64 numpy and ONNX operators. Those that
-look at the whole row, the normalisations, are in `ir/norms.py`.
+Each step has both faces, like a basis: float64 numpy and ONNX operators. Normalizations are in `ir/norms.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -190,6 +189,90 @@ class RowRange:
     def describe(self) -> NodeStep:
         """Only the kind."""
         return NodeStep(kind="rowrange")
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """Softmax over the nodes of a row: exp(x) / sum exp(x), or its logarithm."""
+
+    log: bool = False
+
+    mixes: ClassVar[bool] = True
+
+    def width_out(self, width_in: int) -> int:
+        """The same width, for any number of nodes."""
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        centred = x - x.max(axis=1, keepdims=True)
+        total = np.exp(centred).sum(axis=1, keepdims=True)
+        return np.asarray(centred - np.log(total) if self.log else np.exp(centred) / total)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        centred = g.sub(x, g.op("ReduceMax", x, axes=[1], keepdims=1))
+        powers = g.op("Exp", centred)
+        total = g.sum(powers, axis=1, keepdims=True)
+        return g.sub(centred, g.op("Log", total)) if self.log else g.op("Div", powers, total)
+
+    def describe(self) -> NodeStep:
+        """The name of the function."""
+        return NodeStep(kind="function", function="log_softmax" if self.log else "softmax")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FourierFeatures:
+    """Fourier features: cos(x P + p) and sin(x P + p), combined to as many nodes: [cos, sin] C + c, with P [N, G], p
+    [G], C [2 G, N], c [N].
+
+    Source: KAF's RandomFourierFeatures (kolmogorovArnoldFourierNetwork/KAF).
+    """
+
+    projection: Array
+    phase: Array
+    combination: Array
+    shift: Array
+
+    mixes = True
+
+    def __post_init__(self) -> None:
+        n, count = self.projection.shape if self.projection.ndim == 2 else (0, 0)
+        fits = (self.phase.shape, self.combination.shape, self.shift.shape) == ((count,), (2 * count, n), (n,))
+        if not fits or not n or not count:
+            raise InvalidKan(
+                f"Fourier features of shapes {self.projection.shape}, {self.phase.shape}, {self.combination.shape} "
+                f"and {self.shift.shape} do not fit",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
+        if not all(np.isfinite(a).all() for a in (self.projection, self.phase, self.combination, self.shift)):
+            raise InvalidKan("a weight of the Fourier features is not finite", code="weights-not-finite", hint=REPAIR)
+
+    def width_out(self, width_in: int) -> int:
+        """The same width. Raises InvalidKan for another number of nodes."""
+        if len(self.projection) != width_in:
+            raise InvalidKan(
+                f"Fourier features of {len(self.projection)} nodes get {width_in}",
+                code="tensors-inconsistent",
+                hint="pass the order of the modules with --architecture FILE",
+            )
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        inner = x @ self.projection + self.phase
+        return np.asarray(np.concatenate([np.cos(inner), np.sin(inner)], axis=1) @ self.combination + self.shift)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        inner = g.gemm(x, g.const(self.projection), g.const(self.phase))
+        waves = g.op("Concat", g.op("Cos", inner), g.op("Sin", inner), axis=1)
+        return g.gemm(waves, g.const(self.combination), g.const(self.shift))
+
+    def describe(self) -> NodeStep:
+        """The formula as text."""
+        return NodeStep(kind="function", function=f"Fourier features ({len(self.phase)} frequencies of the whole row)")
 
 
 @dataclass(frozen=True, slots=True)

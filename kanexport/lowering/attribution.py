@@ -95,26 +95,29 @@ def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> byt
     """Graph from the edges of every layer [B, I, O], with the names `names`, to CONTRIBUTIONS [B, inputs, outputs]."""
     g = Graph(CONTRIBUTIONS, dtype)
     edges = [g.input(name, *link.edges.shape) for name, link in zip(names, anchor.links, strict=True)]
-    chains = [_chain(g, link.layer, values) for link, values in zip(anchor.links, edges, strict=True)]
+    chains = []  # of each layer, the sums of the edges [B, O] and the result of each step after them
+    for link, values in zip(anchor.links, edges, strict=True):
+        chain = [g.add(g.sum(values, axis=1), g.const(link.layer.bias[None]))]
+        for step in link.layer.post_steps:
+            chain.append(step.emit(g, chain[-1]))
+        chains.append(chain)
     multipliers = g.const(np.eye(len(anchor.base))[None])
     for at in reversed(range(len(anchor.links))):
         link, chain = anchor.links[at], chains[at]
         for index in reversed(range(len(link.layer.post_steps))):
             multipliers = _pulled(g, link, index, chain, multipliers)
-        if at:
-            multipliers = _through(g, link, edges[at], chains[at - 1][-1], multipliers)
+        if at:  # [B, O, D] of the sums of the layer -> [B, O, n] of its nodes
+            sources = columns(link.layer, len(link.nodes))
+            nodes = g.gather(chains[at - 1][-1], sources, axis=1)
+            pair = _difference(g, nodes, link.nodes[sources])
+            difference, is_near = (g.reshape(value, 0, len(sources), 1) for value in pair)
+            rates = g.op("Div", g.sub(edges[at], g.const(link.edges[None])), difference)
+            rates = g.transpose(g.op("Where", is_near, g.const(link.slopes[None]), rates), 0, 2, 1)
+            multipliers = _to_nodes(g, link.layer, len(link.nodes), g.op("MatMul", multipliers, rates))
     first = anchor.links[0]
     difference = g.transpose(g.sub(edges[0], g.const(first.edges[None])), 0, 2, 1)
     by_node = _to_nodes(g, first.layer, len(anchor.row), g.op("MatMul", multipliers, difference))
     return g.build({CONTRIBUTIONS: (g.transpose(by_node, 0, 2, 1), (len(anchor.row), len(anchor.base)))})
-
-
-def _chain(g: Graph, layer: Layer, edges: Value) -> list[Value]:
-    """The sums of the edges [B, O], and the result of each step after them."""
-    values = [g.add(g.sum(edges, axis=1), g.const(layer.bias[None]))]
-    for step in layer.post_steps:
-        values.append(step.emit(g, values[-1]))
-    return values
 
 
 def _pulled(g: Graph, link: Link, index: int, chain: Sequence[Value], multipliers: Value) -> Value:
@@ -130,16 +133,11 @@ def _pulled(g: Graph, link: Link, index: int, chain: Sequence[Value], multiplier
         if max(step.groups) == 1:
             return multipliers
         own = [at for at, size in enumerate(step.groups) for _ in range(size)]
-        return g.mul(g.gather(multipliers, own, axis=2), _row(g, _others(g, step, v, v_r), len(v_r)))
+        return g.mul(g.gather(multipliers, own, axis=2), g.reshape(_others(g, step, v, v_r), 0, 1, len(v_r)))
     difference, is_near = _difference(g, v, v_r)
     rates = g.op("Div", g.sub(w, g.const(w_r[None])), difference)
     rates = g.op("Where", is_near, g.const(link.steep[index][None]), rates)
-    return g.mul(multipliers, _row(g, rates, len(v_r)))
-
-
-def _row(g: Graph, values: Value, width: int) -> Value:
-    """[B, n] -> [B, 1, n]"""
-    return g.reshape(values, 0, 1, width)
+    return g.mul(multipliers, g.reshape(rates, 0, 1, len(v_r)))
 
 
 def _difference(g: Graph, v: Value, reference: Array) -> tuple[Value, Value]:
@@ -162,16 +160,6 @@ def _others(g: Graph, step: Product, v: Value, v_r: Array) -> Value:
         total = product if total is None else g.add(total, product)
     assert total is not None
     return total
-
-
-def _through(g: Graph, link: Link, edges: Value, nodes: Value, multipliers: Value) -> Value:
-    """[B, O, D] of the sums of a layer -> [B, O, n] of its nodes."""
-    sources = columns(link.layer, len(link.nodes))
-    difference, is_near = _difference(g, g.gather(nodes, sources, axis=1), link.nodes[sources])
-    difference, is_near = (g.reshape(value, 0, len(sources), 1) for value in (difference, is_near))
-    rates = g.op("Div", g.sub(edges, g.const(link.edges[None])), difference)
-    rates = g.op("Where", is_near, g.const(link.slopes[None]), rates)
-    return _to_nodes(g, link.layer, len(link.nodes), g.op("MatMul", multipliers, g.transpose(rates, 0, 2, 1)))
 
 
 def _to_nodes(g: Graph, layer: Layer, width: int, multipliers: Value) -> Value:

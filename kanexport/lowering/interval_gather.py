@@ -66,7 +66,16 @@ def summed(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
     assert spline is not None
     sources, destinations = layer.sources, layer.destinations
     x, centres, step = placed(g, spline, terms.sources(g, layer, term, x))
-    rows = _rows(g, x, centres, step, sources)
+    # [B, 4, I], int32: the rows k I + i of the functions k of the grid interval of each value. Beyond the grid and for
+    # NaN it is an interval at the end, whose functions are all that are not zero there.
+    last, middle = len(centres) - LIVE, len(centres) // 2  # `last`: the first function of the last interval
+    place = g.mul(g.sub(x, g.const(centres[middle : middle + 1])), g.const(1 / step))
+    first = g.clip(g.op("Floor", place), 1 - middle, last + 1 - middle)
+    row = g.whole(g.mul(first, g.const(float(sources))))
+    ends = ((end + 1 - middle) * sources for end in (0, last))
+    row = g.op("Clip", row, *(g.raw(np.array(end, np.int32)) for end in ends))  # NaN is any int32
+    functions = (np.arange(LIVE)[:, None] + middle - 1) * sources + np.arange(sources)
+    rows = g.add(g.reshape(row, 0, 1, sources), g.raw(functions[None].astype(np.int32)))
     flat = np.broadcast_to(centres, (spline.functions, sources)).reshape(-1)
     nearest = g.op("Gather", g.const(flat), rows, axis=0)
     distance = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), nearest))
@@ -74,17 +83,3 @@ def summed(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
     matrix = terms.weight_matrix(g, layer, term, term.functions * sources, destinations)
     coefficients = g.op("Gather", matrix, g.reshape(rows, 0, LIVE * sources), axis=0)
     return g.reshape(g.op("MatMul", values, coefficients), 0, destinations)
-
-
-def _rows(g: Graph, x: Value, centres: Array, step: float, sources: int) -> Value:
-    """[B, 4, I], int32: the rows k I + i of the functions k of the grid interval of each value. Beyond the grid and for
-    NaN it is an interval at the end, whose functions are all that are not zero there."""
-    last = len(centres) - LIVE  # the first function of the last interval
-    middle = len(centres) // 2
-    place = g.mul(g.sub(x, g.const(centres[middle : middle + 1])), g.const(1 / step))
-    first = g.clip(g.op("Floor", place), 1 - middle, last + 1 - middle)
-    row = g.whole(g.mul(first, g.const(float(sources))))
-    ends = ((end + 1 - middle) * sources for end in (0, last))
-    row = g.op("Clip", row, *(g.raw(np.array(end, np.int32)) for end in ends))  # NaN is any int32
-    functions = (np.arange(LIVE)[:, None] + middle - 1) * sources + np.arange(sources)
-    return g.add(g.reshape(row, 0, 1, sources), g.raw(functions[None].astype(np.int32)))

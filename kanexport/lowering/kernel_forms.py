@@ -15,10 +15,8 @@ basis is a part of BasisLayer, and so are steps of single nodes, such as an affi
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -151,11 +149,12 @@ def plan(
     if np.dtype(dtype) != np.float32:
         return [], list(layer.terms)
     parts: list[Part] = []
-    splines = _splines(layer) if custom_ops.SPLINES in custom else None
-    if splines is not None:
-        parts.append(splines)
-    left = [term for term in layer.terms if splines is None or term not in (splines.spline, splines.base)]
-    chosen = [term for term in left if _operator(term) in custom]
+    taken = splines(layer, dtype) if custom_ops.SPLINES in custom else None
+    if taken is not None:
+        parts.append(taken)
+    left = [term for term in layer.terms if taken is None or term not in (taken.spline, taken.base)]
+    names = {id(term): custom_ops.EDGES if isinstance(term, EdgeTerm) else custom_ops.BASIS for term in left}
+    chosen = [term for term in left if names[id(term)] in custom]
     programs = [(term, program) for term in chosen if (program := _own_program(layer, term)) is not None]
     for group in _groups([term for term, _ in programs if isinstance(term, BasisTerm)]):
         parts.append(Bases(group, compiled(_emission(layer, group), layer.sources), _epsilon(group)))
@@ -166,7 +165,13 @@ def plan(
 
 def splines(layer: Layer, dtype: npt.DTypeLike) -> Splines | None:
     """The splines that SplineLayer supports, if a layer has some."""
-    return _splines(layer) if np.dtype(dtype) == np.float32 else None
+    bases = [term for term in layer.terms if isinstance(term, BasisTerm) and not term.pre_steps]
+    for term in bases:
+        form = _spline_form(term.basis)
+        if form is not None and np.dtype(dtype) == np.float32:
+            degree, knots = form
+            return Splines(term, degree, knots, next((base for base in bases if base.kind == SILU), None))
+    return None
 
 
 def splines_only(layer: Layer, dtype: npt.DTypeLike) -> Splines | None:
@@ -177,26 +182,20 @@ def splines_only(layer: Layer, dtype: npt.DTypeLike) -> Splines | None:
     return taken if all(term in (taken.spline, taken.base) for term in layer.terms) else None
 
 
-def _operator(term: Term) -> str:
-    return custom_ops.EDGES if isinstance(term, EdgeTerm) else custom_ops.BASIS
-
-
+# radon: conditions on steps, terms and operators.
 def absorbed(layer: Layer, dtype: npt.DTypeLike, custom: Collection[str]) -> Layer:
     """The layer with its normalization and affine maps as steps of its terms, if one BasisLayer then computes it."""
     steps = layer.pre_steps
     movable = custom_ops.BASIS in custom and all(isinstance(step, (LayerNorm, Affine)) for step in steps)
-    if not steps or not movable or not _alone(layer):
+    # The terms are all that reads the sources, and none of them is for SplineLayer.
+    whole = layer.nan_spreads.all() or not layer.nan_spreads.any()
+    alone = layer.terms and whole and not layer.symbolic and splines(layer, dtype) is None
+    if not steps or not movable or not alone:
         return layer
     moved = tuple(dataclasses.replace(term, pre_steps=(*steps, *term.pre_steps)) for term in layer.terms)
     changed = dataclasses.replace(layer, terms=moved, pre_steps=())
     parts, rest = plan(changed, dtype)
     return changed if len(parts) == 1 and isinstance(parts[0], Bases) and not rest else layer
-
-
-def _alone(layer: Layer) -> bool:
-    """Whether the terms are all that reads the sources, and none of them is for SplineLayer."""
-    whole = layer.nan_spreads.all() or not layer.nan_spreads.any()
-    return bool(layer.terms and whole and not layer.symbolic and _splines(layer) is None)
 
 
 def operators(layers: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
@@ -230,15 +229,6 @@ def step(g: Graph, step: Step, x: Value, custom: Collection[str]) -> Value:
     return g.custom(custom_ops.NORM, x, bias, scale, shape=shape, groups=groups, epsilon=norm.epsilon)
 
 
-def _splines(layer: Layer) -> Splines | None:
-    for term in layer.terms:
-        form = _spline_form(term.basis) if isinstance(term, BasisTerm) and not term.pre_steps else None
-        if isinstance(term, BasisTerm) and form is not None:
-            degree, knots = form
-            return Splines(term, degree, knots, next(filter(_is_silu, layer.terms), None))
-    return None
-
-
 def _spline_form(basis: Basis) -> tuple[int, Array] | None:
     """Degree and knots of splines that SplineLayer supports, in its precision; None for other functions."""
     if isinstance(basis, Cubic):
@@ -252,10 +242,6 @@ def _spline_form(basis: Basis) -> tuple[int, Array] | None:
     cells = np.diff(knots.astype(np.float32).astype(np.float64), axis=1)
     fits = ((cells >= custom_ops.NARROWEST) & (cells <= custom_ops.WIDEST)).all()
     return (degree, basis.knots() if isinstance(basis, BSpline) else knots) if fits else None
-
-
-def _is_silu(term: Term) -> TypeGuard[BasisTerm]:
-    return isinstance(term, BasisTerm) and term.kind == SILU and not term.pre_steps
 
 
 def _own_program(layer: Layer, term: Term) -> Program | None:
@@ -287,26 +273,24 @@ def _epsilon(group: Iterable[BasisTerm]) -> float | None:
 
 
 def _emission(layer: Layer, group: Sequence[BasisTerm]) -> Emit:
-    return functools.partial(_emitted, layer, group)
+    """Emission of the functions of terms, from the sources and their layer normalization without scale and bias."""
 
+    def emit(g: Graph, x: Value, normalized: Value) -> list[tuple[Value, int]]:
+        results = []
+        for term in group:
+            value, steps = x, term.pre_steps
+            if steps and isinstance(steps[0], LayerNorm):
+                norm, steps = steps[0], steps[1:]
+                value = g.add(g.mul(normalized, g.const(norm.scale)), g.const(norm.bias))
+            if any(step.mixes for step in steps):
+                raise NoProgramError("a step mixes the nodes of a row")
+            for step in steps:
+                value = step.emit(g, value)
+            value = terms.guarded(g, layer, term, value)
+            results.append((term.basis.emit(g, value, layer.sources), term.functions))
+        return results
 
-def _emitted(
-    layer: Layer, group: Sequence[BasisTerm], g: Graph, x: Value, normalized: Value
-) -> list[tuple[Value, int]]:
-    """The functions of terms, from the sources and their layer normalization without scale and bias."""
-    results = []
-    for term in group:
-        value, steps = x, term.pre_steps
-        if steps and isinstance(steps[0], LayerNorm):
-            norm, steps = steps[0], steps[1:]
-            value = g.add(g.mul(normalized, g.const(norm.scale)), g.const(norm.bias))
-        if any(step.mixes for step in steps):
-            raise NoProgramError("a step mixes the nodes of a row")
-        for step in steps:
-            value = step.emit(g, value)
-        value = terms.guarded(g, layer, term, value)
-        results.append((term.basis.emit(g, value, layer.sources), term.functions))
-    return results
+    return emit
 
 
 def _constants(g: Graph, program: Program) -> tuple[Value, Value]:

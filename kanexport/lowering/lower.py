@@ -196,6 +196,7 @@ def _steps(g: Graph, steps: Iterable[Step], x: Value, custom: Collection[str]) -
     return x
 
 
+# radon: one expression for each part of the sum.
 def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str], *, carried: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias. `carried`: as `passes.carries_nan`
     says."""
@@ -204,7 +205,16 @@ def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str], *, carried:
     if total is None:
         total = _terms(g, layer, x, carried=carried)
     if layer.symbolic:
-        total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
+        # A gather and a sum, not a matrix product: NaN on one edge must reach its own destination only.
+        columns, ordered = terms.symbolic_columns(g, layer, x)
+        incoming: list[list[int]] = [[] for _ in range(layer.destinations)]
+        for at, edge in enumerate(ordered):
+            incoming[edge.destination].append(at)
+        depth = max(map(len, incoming))
+        table = [column + [len(ordered)] * (depth - len(column)) for column in incoming]  # padded with zeros
+        flat = np.array(table, dtype=np.int64).T.reshape(-1)  # [depth * O]
+        values = g.reshape(g.gather(columns, flat, axis=1), 0, depth, layer.destinations)
+        total = g.add(total, g.sum(values, axis=1))
     if edges:
         total = symbolic_sums.summed(g, layer, edges, x, total)
     if layer.nan_spreads.any() and not layer.nan_spreads.all():
@@ -230,7 +240,7 @@ def _terms(g: Graph, layer: Layer, x: Value, *, carried: bool) -> Value:
     part, kept = passes.drop_idle_sources(layer)
     rest, blocks = passes.separate(part)
     if carried and kept is None and not blocks:
-        bias = g.const(layer.bias[None]) if passes.has_bias(layer) else None
+        bias = g.const(layer.bias[None]) if layer.bias.any() else None
         return _summed(g, layer, x, bias)
     total = _start(g, layer, x)
     if kept is not None:
@@ -277,24 +287,7 @@ def _start(g: Graph, layer: Layer, x: Value) -> Value:
     spread = g.sum(g.sub(x, x), axis=1, keepdims=True, exact=True)
     if not layer.nan_spreads.all():  # no terms: only the batch axis is wanted
         spread = g.op("Where", g.op("IsNaN", spread), g.const(0.0), spread)
-    return g.add(spread, bias) if passes.has_bias(layer) or not layer.terms else spread
-
-
-def _symbolic_table(g: Graph, layer: Layer, x: Value) -> Value:
-    """[B, D, O]: the symbolic values of each destination, padded with zeros to D.
-
-    A gather and a sum, not a matrix product: NaN on one edge must reach its own
-    destination only.
-    """
-    columns, ordered = terms.symbolic_columns(g, layer, x)
-    incoming: list[list[int]] = [[] for _ in range(layer.destinations)]
-    for at, edge in enumerate(ordered):
-        incoming[edge.destination].append(at)
-    depth = max(len(column) for column in incoming)
-    zero = len(ordered)
-    table = [column + [zero] * (depth - len(column)) for column in incoming]
-    flat = np.array(table, dtype=np.int64).T.reshape(-1)  # [D * O]
-    return g.reshape(g.gather(columns, flat, axis=1), 0, depth, layer.destinations)
+    return g.add(spread, bias) if layer.bias.any() or not layer.terms else spread
 
 
 @contextlib.contextmanager
@@ -321,7 +314,7 @@ def edge_graph(
     x = g.input(name, width)
     for step in layer.pre_steps:
         x = step.emit(g, x)
-    total, parts = (_kernel_edges(g, layer, x), {}) if kernel else _edge_values(g, layer, x)
+    total, parts = _edge_values(g, layer, x, kernel=kernel)
     shape: tuple[int, ...] = (layer.sources, layer.destinations)
     return g.build({name: (value, shape) for name, value in {EDGES: total, **parts}.items()})
 
@@ -355,46 +348,31 @@ def term_tensors(layer: Layer) -> tuple[str, ...]:
     return tuple(f"{EDGES}_term{at}" if term in live.terms else "" for at, term in enumerate(layer.terms))
 
 
-def _edge_values(g: Graph, layer: Layer, x: Value) -> tuple[Value, dict[str, Value]]:
-    """[B, I] -> [B, I, O]: every edge by itself, and its parts by name."""
+# radon: one expression for each part of an edge.
+def _edge_values(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> tuple[Value, dict[str, Value]]:
+    """[B, I] -> [B, I, O]: every edge by itself, and its parts by name. `kernel`: without parts, and with the terms of
+    the custom operator by its form for edges."""
     live = passes.live(layer)
-    parts = [terms.by_edge(g, live, term, x) for term in live.terms]
-    names = [name for name, term in zip(term_tensors(layer), layer.terms, strict=True) if term in live.terms]
-    named = {name: value for name, value in zip(names, parts, strict=True) if name}
-    if live.symbolic:
-        parts.append(_symbolic_edges(g, live, x))
-    parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]
-    return _spoilt(g, live, x, functools.reduce(g.add, parts)), named
-
-
-def _kernel_edges(g: Graph, layer: Layer, x: Value) -> Value:
-    """[B, I] -> [B, I, O]: every edge by itself, with the terms of the custom operator by its form for edges."""
-    live = passes.live(layer)
-    taken = kernel_forms.splines(live, g.dtype)
-    if taken is None:
-        return _edge_values(g, layer, x)[0]
-    others = [term for term in live.terms if term not in (taken.spline, taken.base)]
-    of_splines = taken.emit(g, live, x, g.const(live.bias[None]), spreads=False, edges=True)
-    parts = [of_splines, *(terms.by_edge(g, live, term, x) for term in others)]
-    if live.symbolic:
-        parts.append(_symbolic_edges(g, live, x))
-    return _spoilt(g, live, x, functools.reduce(g.add, parts))
-
-
-def _spoilt(g: Graph, layer: Layer, x: Value, total: Value) -> Value:
-    """NaN on the edges that become NaN for a source that is not finite."""
-    if not layer.nan_spreads.any():
-        return total
-    if layer.nan_spreads.all():
-        return g.add(total, g.reshape(g.sub(x, x), 0, layer.sources, 1))
-    spoilt = g.op("And", g.reshape(terms.nonfinite(g, x), 0, layer.sources, 1), g.truth(layer.nan_spreads[None]))
-    return g.op("Where", spoilt, g.nan(), total)
-
-
-def _symbolic_edges(g: Graph, layer: Layer, x: Value) -> Value:
-    """[B, I, O]: the symbolic values of edges that have one, zero elsewhere."""
-    columns, ordered = terms.symbolic_columns(g, layer, x)
-    place = np.full(layer.mask.shape, len(ordered), dtype=np.int64)
-    for at, edge in enumerate(ordered):
-        place[edge.source, edge.destination] = at
-    return g.reshape(g.gather(columns, place.reshape(-1), axis=1), 0, layer.sources, layer.destinations)
+    taken = kernel_forms.splines(live, g.dtype) if kernel else None
+    parts: list[Value] = []
+    named: dict[str, Value] = {}
+    if taken is not None:
+        parts.append(taken.emit(g, live, x, g.const(live.bias[None]), spreads=False, edges=True))
+    for name, term in zip(term_tensors(layer), layer.terms, strict=True):
+        if term in live.terms and not (taken and term in (taken.spline, taken.base)):
+            parts.append(terms.by_edge(g, live, term, x))
+            named |= {name: parts[-1]} if name and not kernel else {}
+    if live.symbolic:  # zero for an edge without a symbolic function
+        columns, ordered = terms.symbolic_columns(g, live, x)
+        place = np.full(layer.mask.shape, len(ordered), dtype=np.int64)
+        for at, edge in enumerate(ordered):
+            place[edge.source, edge.destination] = at
+        parts.append(g.reshape(g.gather(columns, place.reshape(-1), axis=1), 0, layer.sources, layer.destinations))
+    total = functools.reduce(g.add, parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))])
+    # NaN on the edges that become NaN for a source that is not finite.
+    if live.nan_spreads.all():
+        total = g.add(total, g.reshape(g.sub(x, x), 0, layer.sources, 1))
+    elif live.nan_spreads.any():
+        spoilt = g.op("And", g.reshape(terms.nonfinite(g, x), 0, layer.sources, 1), g.truth(live.nan_spreads[None]))
+        total = g.op("Where", spoilt, g.nan(), total)
+    return total, named

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.bases import Basis
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform_bspline import UniformSpline
@@ -76,17 +75,13 @@ def coefficients(layer: Layer, term: Term, scale: float = 1.0, *, part: slice = 
         return np.asarray(folded)
 
 
-def has_bias(layer: Layer) -> bool:
-    """Whether the bias of a layer has an effect."""
-    return bool(layer.bias.any())
-
-
 def outer(edges: list[SymbolicEdge]) -> tuple[list[float], list[float]]:
     """Scale and bias outside the symbolic function of each edge, with its mask folded in: mask * (c * f + d) is (mask *
     c) * f + mask * d."""
     return [edge.mask * edge.c for edge in edges], [edge.mask * edge.d for edge in edges]
 
 
+# radon: conditions on two layers.
 def carries_nan(before: Layer, layer: Layer) -> bool:
     """Whether a NaN of the layer `before` reaches all destinations of a layer in its base branch, and no other number
     that is not finite occurs. Then the sum needs no other term for NaN.
@@ -94,11 +89,9 @@ def carries_nan(before: Layer, layer: Layer) -> bool:
     Of finite numbers, splines and SiLU make finite ones. Of others, `before` makes NaN."""
     plain = all(isinstance(step, Affine) for step in (*before.post_steps, *layer.pre_steps))
     spread = before.nan_spreads.all() and layer.nan_spreads.all()
-    return bool(plain and spread and _spline_layer(before) and _spline_layer(layer) and _has_silu(live(layer)))
-
-
-def _has_silu(layer: Layer) -> bool:
-    bases = [term.basis for term in layer.terms if isinstance(term, BasisTerm)]
+    if not (plain and spread and _spline_layer(before) and _spline_layer(layer)):
+        return False
+    bases = [term.basis for term in live(layer).terms if isinstance(term, BasisTerm)]
     return any(isinstance(basis, Activation) and basis.kind == SILU for basis in bases)
 
 
@@ -117,12 +110,18 @@ WORTH = 1 / 8  # of the sources: to leave out fewer costs more than their functi
 BLOCK_WORTH = 3 / 4  # of the edges: a block of more of them is not much faster than all
 
 
+# radon: conditions on all terms.
 def drop_idle_sources(layer: Layer) -> tuple[Layer, SourceIndices | None]:
     """The terms for the sources that contribute, and these sources; the layer itself and None if all sources
     contribute."""
     if not layer.terms or any(term.pre_steps for term in layer.terms):
         return layer, None
-    kept = np.flatnonzero(~_idle_sources(layer))
+    idle = np.ones(layer.sources, dtype=bool)  # sources that contribute nothing, for any value
+    for term in layer.terms:
+        for part in blocks(term):
+            idle[part] &= ~coefficients(layer, term, part=part).any(axis=(1, 2))
+    compact = all(isinstance(term, BasisTerm) and term.basis.compact for term in layer.terms)
+    kept = np.flatnonzero(~(idle & (compact | layer.nan_spreads.all(axis=1))))
     if len(kept) > (1 - WORTH) * layer.sources or not len(kept):
         return layer, None
     terms = [_select_sources(term, kept) for term in layer.terms]
@@ -130,20 +129,10 @@ def drop_idle_sources(layer: Layer) -> tuple[Layer, SourceIndices | None]:
     if len(live_terms) < len(terms):
         return layer, None
     spreads = layer.nan_spreads[kept]
-    part = dataclasses.replace(
+    bare = dataclasses.replace(
         layer, terms=live_terms, mask=layer.mask[kept], nan_spreads=spreads, symbolic=(), pre_steps=(), post_steps=()
     )
-    return part, kept
-
-
-def _idle_sources(layer: Layer) -> npt.NDArray[np.bool_]:
-    """[I]: sources that contribute nothing, for any value."""
-    idle = np.ones(layer.sources, dtype=bool)
-    for term in layer.terms:
-        for part in blocks(term):
-            idle[part] &= ~coefficients(layer, term, part=part).any(axis=(1, 2))
-    compact = all(isinstance(term, BasisTerm) and term.basis.compact for term in layer.terms)
-    return idle & (compact | layer.nan_spreads.all(axis=1))
+    return bare, kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,18 +161,19 @@ def spoils(term: Term) -> bool:
         return bool(np.isnan(term.function.evaluate(np.array([np.nan, np.inf, -np.inf]))).all())
 
 
-def _separable(term: Term) -> bool:
-    """Whether values that are not finite have the same effect on all edges of a term."""
-    compact = isinstance(term, BasisTerm) and term.basis.compact
-    return not term.pre_steps and (compact or spoils(term))
-
-
+# radon: conditions on a term.
 def _block(layer: Layer, term: Term) -> Block | None:
     """The block of a term, if it is much smaller than the layer, and if all else of the term is zero or NaN."""
-    if not _separable(term):
+    compact = isinstance(term, BasisTerm) and term.basis.compact
+    if term.pre_steps or not (compact or spoils(term)):  # values that are not finite have other effects on some edges
         return None
     active = np.concatenate([coefficients(layer, term, part=part).any(axis=2) for part in blocks(term)])
-    sources, destinations = (_hull(np.asarray(active.any(axis=axis))) for axis in (1, 0))
+    # The range from the first active entry to the last; empty if there is none.
+    places = (np.flatnonzero(active.any(axis=axis)) for axis in (1, 0))
+    ranges = [
+        (int(at.min(initial=size)), int(at.max(initial=-1)) + 1) for at, size in zip(places, active.shape, strict=True)
+    ]
+    sources, destinations = (slice(*ends) for ends in ranges)
     if not 0 < active[sources, destinations].size <= BLOCK_WORTH * active.size:
         return None
     part = _select_sources(term, np.arange(layer.sources)[sources])
@@ -203,26 +193,16 @@ def _block(layer: Layer, term: Term) -> Block | None:
     return Block(small, sources, destinations)
 
 
-def _hull(active: npt.NDArray[np.bool_]) -> slice:
-    """The range from the first true entry to the last; empty if there is none."""
-    places = np.flatnonzero(active)
-    return slice(int(places.min(initial=len(active))), int(places.max(initial=-1)) + 1)
-
-
 def _select_sources(term: Term, kept: SourceIndices) -> Term | None:
     """A term for these sources only; None if its basis needs all of them."""
     if not isinstance(term, BasisTerm):
         arrays = {name: getattr(term, name)[kept] for name in ("centre", "rate", "coef")}
         return dataclasses.replace(term, **arrays)
-    basis = _basis(term.basis, kept)
-    return None if basis is None else dataclasses.replace(term, basis=basis, coef=term.coef[kept])
-
-
-def _basis(basis: Basis, kept: SourceIndices) -> Basis | None:
-    if basis.sources is None:
-        return basis
-    if isinstance(basis, BSpline):
-        return dataclasses.replace(basis, extended=basis.extended[kept])
-    if isinstance(basis, UniformSpline):
-        return UniformSpline(dataclasses.replace(basis.spline, extended=basis.spline.extended[kept]))
-    return None
+    basis = term.basis
+    if isinstance(basis, BSpline) and basis.sources is not None:
+        basis = dataclasses.replace(basis, extended=basis.extended[kept])
+    elif isinstance(basis, UniformSpline) and basis.sources is not None:
+        basis = UniformSpline(dataclasses.replace(basis.spline, extended=basis.spline.extended[kept]))
+    elif basis.sources is not None:
+        return None
+    return dataclasses.replace(term, basis=basis, coef=term.coef[kept])

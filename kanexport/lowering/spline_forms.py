@@ -65,14 +65,14 @@ def narrow(layer: Layer) -> bool:
     terms = [term for term in layer.terms if isinstance(term, BasisTerm)]
     splines = [term.basis for term in terms if isinstance(term.basis, BSpline)]
     full = all(term.stored == FULL for term in terms)  # other columns have other weights than those that are stored
-    return full and bool(splines) and all(_narrow(layer, spline) for spline in splines)
 
+    def fast(spline: BSpline) -> bool:
+        if spline.closed_form(np.float32):
+            return layer.sources <= FEW_SOURCES and layer.destinations <= FEW_SOURCES
+        small = layer.destinations <= FEW_DESTINATIONS and layer.sources * spline.functions <= COLUMNS
+        return small and spline.degree <= 3 and spline.increasing
 
-def _narrow(layer: Layer, spline: BSpline) -> bool:
-    if spline.closed_form(np.float32):
-        return layer.sources <= FEW_SOURCES and layer.destinations <= FEW_SOURCES
-    small = layer.destinations <= FEW_DESTINATIONS and layer.sources * spline.functions <= COLUMNS
-    return small and spline.degree <= 3 and spline.increasing
+    return full and bool(splines) and all(map(fast, splines))
 
 
 def unpacked(layer: Layer, rows: int) -> bool:
@@ -119,27 +119,17 @@ def summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
         if isinstance(term, EdgeTerm):
             total = terms.summed(g, layer, term, x, total)
         elif isinstance(term.basis, BSpline):
-            columns += _spline(g, layer, term, term.basis, x)
+            form = _hats if term.basis.closed_form(g.dtype) else _powers
+            own = terms.sources(g, layer, term, x)
+            columns += form(g, term.basis, passes.coefficients(layer, term), own)
         else:
-            columns.append(_other(g, layer, term, x))
+            basis = terms.basis_term(g, layer, term, x)
+            if term.functions > 1:
+                basis = g.reshape(basis, 0, term.functions * layer.sources)
+            columns.append((basis, _flat(passes.coefficients(layer, term, term.basis.emitted_scale(g)))))
     values = [value for value, _ in columns]
     joined = g.op("Concat", *values, axis=1) if len(values) > 1 else values[0]
     return g.gemm(joined, g.const(np.concatenate([weights for _, weights in columns])), total)
-
-
-def _other(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value, Array]:
-    basis = terms.basis_term(g, layer, term, x)
-    if term.functions > 1:
-        basis = g.reshape(basis, 0, term.functions * layer.sources)
-    return basis, _flat(passes.coefficients(layer, term, term.basis.emitted_scale(g)))
-
-
-def _spline(g: Graph, layer: Layer, term: BasisTerm, spline: BSpline, x: Value) -> Columns:
-    x = terms.sources(g, layer, term, x)
-    coefficients = passes.coefficients(layer, term)
-    if spline.closed_form(g.dtype):
-        return _hats(g, spline, coefficients, x)
-    return _powers(g, spline, coefficients, x)
 
 
 def _hats(g: Graph, spline: BSpline, coefficients: Array, x: Value) -> Columns:
@@ -157,7 +147,14 @@ def _powers(g: Graph, spline: BSpline, coefficients: Array, x: Value) -> Columns
     with np.errstate(over="ignore"):  # the graph refuses what is not finite
         slope = (1 / width).T.reshape(1, -1)
     ramps = g.hard_sigmoid(g.mul(_less(g, spline, spline.extended[:, :-1], x), g.const(slope)), alpha=1.0, beta=0.0)
-    weights = _polynomials(spline, coefficients)
+    # a_q [I, O, T - 1] for q = 1 to the degree: from values inside of every grid interval.
+    t, count = spline.extended, spline.degree + 1
+    places = (np.arange(count) + 0.5) / count
+    inner = t[:, :-1, None] + np.diff(t, axis=1)[:, :, None] * places  # [I, cells, count]
+    basis = spline.evaluate(inner.reshape(len(t), -1).T)  # [cells * count, K, I]
+    values = (coefficients @ basis.transpose(2, 1, 0)).reshape(*coefficients.shape[:2], -1, count)
+    powers = values @ np.linalg.inv(np.vander(places, increasing=True)).T  # [I, O, cells, count]
+    weights = [powers[..., q] for q in range(1, count)]
     columns = [(ramps, _flat(np.sum(weights, axis=0)))]
     if spline.degree > 1:
         local = g.sub(ramps, g.mul(ramps, ramps))
@@ -166,17 +163,6 @@ def _powers(g: Graph, spline: BSpline, coefficients: Array, x: Value) -> Columns
             local = g.mul(local, ramps)
             columns.append((local, _flat(-np.sum(weights[q:], axis=0))))
     return columns
-
-
-def _polynomials(spline: BSpline, coefficients: Array) -> list[Array]:
-    """[I, O, K] -> a_q [I, O, T - 1] for q = 1 to the degree: from values inside of every grid interval."""
-    t, count = spline.extended, spline.degree + 1
-    places = (np.arange(count) + 0.5) / count
-    x = t[:, :-1, None] + np.diff(t, axis=1)[:, :, None] * places  # [I, cells, count]
-    basis = spline.evaluate(x.reshape(len(t), -1).T)  # [cells * count, K, I]
-    values = (coefficients @ basis.transpose(2, 1, 0)).reshape(*coefficients.shape[:2], -1, count)
-    powers = values @ np.linalg.inv(np.vander(places, increasing=True)).T  # [I, O, cells, count]
-    return [powers[..., q] for q in range(1, count)]
 
 
 def _less(g: Graph, spline: BSpline, points: Array, x: Value) -> Value:
@@ -211,11 +197,16 @@ def with_uniform_knots(kan: Kan, chosen: Collection[int]) -> Kan:
     """The network with the splines of these layers in closed form."""
     if not chosen:
         return kan
-    changed = [
-        dataclasses.replace(layer, terms=tuple(map(_changed, layer.terms))) if at in chosen else layer
-        for at, layer in enumerate(kan.layers)
-    ]
-    return dataclasses.replace(kan, layers=tuple(changed))
+    layers = list(kan.layers)
+    for at in chosen:
+        changed: list[Term] = []
+        for term in layers[at].terms:
+            if isinstance(term, BasisTerm) and (spline := _near(term)) is not None:
+                basis = UniformSpline(spline)
+                term = FittedTerm(basis, term.coef, term.pre_steps, fit=basis.fit)
+            changed.append(term)
+        layers[at] = dataclasses.replace(layers[at], terms=tuple(changed))
+    return dataclasses.replace(kan, layers=tuple(layers))
 
 
 def _near(term: Term) -> BSpline | None:
@@ -224,14 +215,6 @@ def _near(term: Term) -> BSpline | None:
     if not isinstance(basis, BSpline) or basis.degree not in DEGREES or basis.closed_form(np.float32):
         return None
     return basis if departure(basis) <= NEAR else None
-
-
-def _changed(term: Term) -> Term:
-    spline = _near(term)
-    if spline is None or not isinstance(term, BasisTerm):
-        return term
-    basis = UniformSpline(spline)
-    return FittedTerm(basis, term.coef, term.pre_steps, fit=basis.fit)
 
 
 def choices(away: Mapping[int, float]) -> list[tuple[int, ...]]:

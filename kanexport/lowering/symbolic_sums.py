@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -37,25 +36,21 @@ MANY = 64  # edges, of which the operators themselves take longer in the other f
 NUMBERS = 2**15  # in the two matrices; more make files larger than the time is worth
 
 
+# radon: costs of two forms.
 def split(layer: Layer) -> tuple[Layer, tuple[SymbolicEdge, ...]]:
     """The layer with the symbolic edges that are gathered, and the other ones, whose constants its bias has."""
     chosen = tuple(edge for edge in layer.symbolic if _fits(edge))
-    if not layer.nan_spreads.all() or not _worth(layer, chosen):
+    names = {edge.function.name for edge in chosen}
+    growing = OVERFLOW if names & set(GROWING) else 0
+    faster = len(names) + PRODUCTS + growing < GATHERED * len(names) + SUMMED or len(chosen) >= MANY
+    small = len(chosen) * (layer.sources + layer.destinations) <= NUMBERS
+    if not (layer.nan_spreads.all() and chosen and small and faster):
         return layer, ()
     bias = layer.bias.copy()
     for edge in chosen:
         bias[edge.destination] += edge.mask * edge.d
     others = tuple(edge for edge in layer.symbolic if not _fits(edge))
     return dataclasses.replace(layer, symbolic=others, bias=bias), chosen
-
-
-def _worth(layer: Layer, edges: Collection[SymbolicEdge]) -> bool:
-    """Whether two products are faster for these edges, and their matrices not too large."""
-    names = {edge.function.name for edge in edges}
-    size = len(edges) * (layer.sources + layer.destinations)
-    growing = OVERFLOW if names & set(GROWING) else 0
-    fewer = len(names) + PRODUCTS + growing < GATHERED * len(names) + SUMMED
-    return size <= NUMBERS and bool(edges) and (fewer or len(edges) >= MANY)
 
 
 def _fits(edge: SymbolicEdge) -> bool:

@@ -31,8 +31,16 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value | None) ->
         if term.functions > 1:  # one sum, not one after the other
             values = g.reshape(values, 0, layer.sources * term.functions, layer.destinations)
         return _plus(g, total, g.sum(values, axis=1))
-    if isinstance(term.basis, Stepped):
-        return _bytes(g, layer, term, term.basis, x, total)
+    if isinstance(term.basis, Stepped):  # int8 values of the basis times those of the coefficients, summed as int32
+        read = _prepared(g, term, x) if term.basis.by_source else sources(g, layer, term, x)
+        codes = term.basis.codes(g, read, layer.sources)
+        if not term.basis.compact:  # NaN has no code
+            spoilt = g.op("Where", g.op("IsNaN", read), g.nan(), g.const(0.0))
+            total = _plus(g, total, g.sum(spoilt, axis=1, keepdims=True, exact=True))
+        shape = (term.functions * layer.sources, layer.destinations)
+        weights = _codes(g, layer, term, term.basis.by_source, shape)
+        products = g.op("MatMulInteger", codes, weights)
+        return _plus(g, total, g.mul(g.cast(products), g.const(units(layer, term)[None] * term.basis.unit)))
     basis = basis_term(g, layer, term, x)
     if term.basis.functions > 1:
         basis = g.reshape(basis, 0, term.basis.functions * layer.sources)
@@ -41,17 +49,6 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value | None) ->
 
 def _plus(g: Graph, total: Value | None, value: Value) -> Value:
     return value if total is None else g.add(total, value)
-
-
-def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value | None) -> Value:
-    """The same in whole numbers: int8 values of the basis times int8 values of the coefficients, summed as int32."""
-    read = _prepared(g, term, x) if basis.by_source else sources(g, layer, term, x)
-    codes = basis.codes(g, read, layer.sources)
-    if not basis.compact:  # NaN has no code
-        spoilt = g.op("Where", g.op("IsNaN", read), g.nan(), g.const(0.0))
-        total = _plus(g, total, g.sum(spoilt, axis=1, keepdims=True, exact=True))
-    products = g.op("MatMulInteger", codes, weight_codes(g, layer, term, by_source=basis.by_source))
-    return _plus(g, total, g.mul(g.cast(products), g.const(units(layer, term)[None] * basis.unit)))
 
 
 def by_edge(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
@@ -63,19 +60,12 @@ def by_edge(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
     if term.basis.functions == 1:
         column = g.reshape(basis, 0, layer.sources, 1)
         return g.mul(column, weight_matrix(g, layer, term, 1, layer.sources, layer.destinations))
-    by_source = g.transpose(basis, 2, 0, 1)  # [I, B, K]
-    return g.transpose(_by_source(g, layer, term, by_source), 1, 0, 2)
-
-
-def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
-    """[I, B, K] -> [I, B, O]: the basis of each source times its coefficients [K, O].
-
-    Where the model's graphs share a file, they are rows of the matrix [K * I, O] that the sums use,
-    gathered a block of sources at a time: a runtime either does that once, when it loads the
-    graph, or never holds more than a block.
-    """
+    basis = g.transpose(basis, 2, 0, 1)  # [I, B, K], times the coefficients [K, O] of each source
     if g.weights is None or term.stored == BYTES:  # where sums are of bytes, they read these too
-        return g.op("MatMul", basis, by_source(g, layer, term))
+        return g.transpose(g.op("MatMul", basis, by_source(g, layer, term)), 1, 0, 2)
+    # The graphs of the model share a file. The coefficients are rows of the matrix [K * I, O] that the sums use,
+    # gathered a block of sources at a time: a runtime either does that once, when it loads the graph, or never holds
+    # more than a block.
     matrix = weight_matrix(g, layer, term, term.functions * layer.sources, layer.destinations)
     first = g.index(np.arange(term.functions)[None] * layer.sources)  # [1, K]: rows of source 0
     parts = []
@@ -83,7 +73,7 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
         rows = g.add(g.index(np.arange(part.start, part.stop)[:, None]), first)
         own = basis if part.stop - part.start == layer.sources else g.slice(basis, part.start, part.stop, axis=0)
         parts.append(g.op("MatMul", own, g.op("Gather", matrix, rows, axis=0)))
-    return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0)
+    return g.transpose(parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0), 1, 0, 2)
 
 
 def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
@@ -200,17 +190,14 @@ def by_source(g: Graph, layer: Layer, term: BasisTerm) -> Value:
     return g.const(passes.coefficients(layer, term, scale).transpose(0, 2, 1))
 
 
-def weight_codes(g: Graph, layer: Layer, term: BasisTerm, *, by_source: bool) -> Value:
-    """The int8 values of a term, [I * K, O] or [K * I, O]."""
-    return _codes(g, layer, term, by_source, (term.functions * layer.sources, layer.destinations))
-
-
 def units(layer: Layer, term: BasisTerm) -> npt.NDArray[np.float64]:
     """[O]: the unit of the int8 values of each destination."""
     return precision.scales(passes.coefficients(layer, term))
 
 
 def _codes(g: Graph, layer: Layer, term: BasisTerm, by_source: bool, shape: tuple[int, ...]) -> Value:
+    """The int8 values of a term in the order [I, K, O] or [K, I, O], in a shape of the same size."""
+
     def make() -> WeightArray:
         values = passes.coefficients(layer, term)
         return precision.codes(values, precision.scales(values)).transpose((0, 2, 1) if by_source else (2, 0, 1))

@@ -118,12 +118,14 @@ def match(recorded: RecordedOutputs, outputs: Array, evaluate: Evaluate, dtype: 
     off, keep = np.flatnonzero(error > tolerance), np.ones(len(y), dtype=bool)
     if len(off):
         exact = evaluate(recorded.x, None)
-        some = _Off(recorded.x[off], exact.y.reshape(len(y), -1)[off], scale[off], error[off])
         unit = max(map(precision.rounding, (dtype, recorded.dtype)))
-        bound[off] += CONDITION * _change(evaluate, some, unit, tolerance)
+        exact_y = exact.y.reshape(len(y), -1)[off]
+        change = _change(evaluate, recorded.x[off], exact_y, scale[off], error[off], unit, tolerance)
+        bound[off] += CONDITION * change
         bound[off] = np.maximum(bound[off], TYPICAL * unit * np.median(scale) / scale[off])
         keep = exact.peak < OVERFLOW
-    return _Rows(recorded, flat, y, error, absolute, bound, keep & (bound - tolerance <= LOOSE)).match(tolerance)
+    keep = keep & (bound - tolerance <= LOOSE)
+    return _matched(recorded, (flat, y), (error, absolute), bound, keep, tolerance)
 
 
 def _same_shape(recorded: RecordedOutputs, outputs: Array) -> tuple[Array, Array]:
@@ -134,52 +136,49 @@ def _same_shape(recorded: RecordedOutputs, outputs: Array) -> tuple[Array, Array
     return y, flat
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """Recorded outputs and given outputs, [B, numbers]. By row [B]: the error, relative and absolute, its allowance,
-    and whether the comparison keeps the row."""
+def _matched(
+    recorded: RecordedOutputs,
+    sides: tuple[Array, Array],
+    errors: tuple[Array, Array],
+    bound: Array,
+    keep: npt.NDArray[np.bool_],
+    usual: float | Array,
+    explained: Array | None = None,
+) -> Match:
+    """The result of a comparison.
 
-    recorded: RecordedOutputs
-    outputs: Array
-    y: Array
-    error: Array
-    absolute: Array
-    bound: Array
-    keep: npt.NDArray[np.bool_]
-
-    def match(self, usual: float | Array, explained: Array | None = None) -> Match:
-        """The result of the comparison. `usual`: the allowance without a relaxed tolerance."""
-        numbers, keep = _numbers(self.recorded), self.keep
-        if not keep.any():
-            return Match(0.0, 0.0, 0.0, 0.0, "", 0, len(self.y), 0, int(numbers.sum()))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            excess = np.where(self.error > 0, self.error / self.bound, 0.0)
-        excess = np.where(keep, excess, -1)
-        worst = int(excess.argmax())
-        usual = np.broadcast_to(usual, self.error.shape)
-        beyond = np.flatnonzero(keep & (self.error > usual) & (excess <= 1))
-        most = int(beyond[self.error[beyond].argmax()]) if len(beyond) else 0
-        return Match(
-            max_abs=float(self.absolute[keep].max()),
-            max_rel=float(self.error[keep].max()),
-            excess=float(excess[worst]),
-            error=float(self.error[worst]),
-            where=_where(worst, self.outputs, self.y, self.recorded),
-            rows=int(keep.sum()),
-            left_out=int((~keep).sum()),
-            telling=int((numbers & keep).sum()),
-            numbers=int(numbers.sum()),
-            explained=float(explained[worst]) if explained is not None else 0.0,
-            relaxed=(float(self.error[most]), float(usual[most])) if len(beyond) else None,
-            worst=tuple(int(at) for at in np.argsort(-excess, kind="stable")[: (excess > 1).sum()]),
-        )
-
-
-def _numbers(recorded: RecordedOutputs) -> npt.NDArray[np.bool_]:
-    """The rows [B] with a finite recorded output; only rows that the user chose, if there are any."""
-    some = np.asarray(np.isfinite(recorded.y.reshape(len(recorded.y), -1)).any(axis=1))
-    chosen = some & recorded.usual
-    return chosen if chosen.any() else some
+    sides   the outputs and the recorded outputs, [B, numbers]
+    errors  of each row [B]: relative and absolute
+    bound   the allowance of each row [B], and `keep`: whether the comparison keeps the row
+    usual   the allowance without a relaxed tolerance
+    """
+    (outputs, y), (error, absolute) = sides, errors
+    numbers = np.asarray(np.isfinite(recorded.y.reshape(len(recorded.y), -1)).any(axis=1))
+    if (numbers & recorded.usual).any():  # only rows that the user chose
+        numbers = numbers & recorded.usual
+    if not keep.any():
+        return Match(0.0, 0.0, 0.0, 0.0, "", 0, len(y), 0, int(numbers.sum()))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        excess = np.where(error > 0, error / bound, 0.0)
+    excess = np.where(keep, excess, -1)
+    worst = int(excess.argmax())
+    usual = np.broadcast_to(usual, error.shape)
+    beyond = np.flatnonzero(keep & (error > usual) & (excess <= 1))
+    most = int(beyond[error[beyond].argmax()]) if len(beyond) else 0
+    return Match(
+        max_abs=float(absolute[keep].max()),
+        max_rel=float(error[keep].max()),
+        excess=float(excess[worst]),
+        error=float(error[worst]),
+        where=_where(worst, outputs, y, recorded),
+        rows=int(keep.sum()),
+        left_out=int((~keep).sum()),
+        telling=int((numbers & keep).sum()),
+        numbers=int(numbers.sum()),
+        explained=float(explained[worst]) if explained is not None else 0.0,
+        relaxed=(float(error[most]), float(usual[most])) if len(beyond) else None,
+        worst=tuple(np.argsort(-excess, kind="stable")[: (excess > 1).sum()].tolist()),
+    )
 
 
 def match_notes(result: Match, recorded: RecordedOutputs, what: str) -> tuple[str, ...]:
@@ -225,10 +224,13 @@ def reading(kan: Kan, recorded: RecordedOutputs, relaxed: float, *, every_draw: 
     scale = _scale(y, outputs)
     error, absolute = _errors(_as(outputs, recorded.dtype), y, scale)
     change = _explained(kan, x, outputs, absolute, relaxed * scale, recorded.dtype, every_draw=every_draw)
-    explained = _typical(change, scale)
+    # Rounding changes some rows little by accident, and terms of a small output can be as large as those of others.
+    relative = change / scale
+    explained = np.maximum(np.maximum(relative, np.median(relative)), np.median(change) / scale)
     bound = np.maximum(EXPLAINED * explained, relaxed)
     keep = (exact.peak < OVERFLOW) & (bound <= LOOSE)
-    result = _Rows(recorded, outputs, y, error, absolute, bound, keep).match(EXPLAINED * explained, explained)
+    usual = EXPLAINED * explained
+    result = _matched(recorded, (outputs, y), (error, absolute), bound, keep, usual, explained)
     return dataclasses.replace(result, unlike=_unlike(outputs, y, recorded.usual))
 
 
@@ -250,13 +252,6 @@ def _explained(
         if gross or (error <= EXPLAINED * change).all() or (not first and ((error > HOPELESS * bound) & ~loose).any()):
             break
     return change
-
-
-def _typical(change: Array, scale: Array) -> Array:
-    """[B]: the change of each row, relative to its scale, and at least the median change, relative and absolute.
-    Rounding changes some rows little by accident, and terms of a small output can be as large as those of others."""
-    relative = change / scale
-    return np.maximum(np.maximum(relative, np.median(relative)), np.median(change) / scale)
 
 
 def _unlike(outputs: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
@@ -307,8 +302,8 @@ def unfit(recorded: RecordedOutputs, has: str, model: str) -> OptionError:
 def _scale(y: Array, outputs: Array) -> Array:
     """[B]: the scale of the errors of each row: its largest recorded output, or the largest given output if that is
     0."""
-    peaks, others = (np.where(np.isfinite(part), np.abs(part), 0).max(axis=1, initial=0) for part in (y, outputs))
-    some = np.where(peaks > 0, peaks, others)
+    peaks = float64_reference.peak(y)
+    some = np.where(peaks > 0, peaks, float64_reference.peak(outputs))
     return np.asarray(np.where(some > 0, some, 1.0))
 
 
@@ -328,28 +323,17 @@ def _errors(outputs: Array, y: Array, scale: Array) -> tuple[Array, Array]:
     return absolute / scale, absolute
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Off:
-    """Rows that are not within the tolerance: `x`, their outputs in float64, and their errors relative to `scale`
-    [B]."""
-
-    x: Array
-    y: Array
-    scale: Array
-    error: Array
-
-
-def _change(evaluate: Evaluate, rows: _Off, size: float, tolerance: float) -> Array:
-    """[B]: the change of each row if nodes and weights are rounded by `size`, relative. The draws end if one shows
-    that no other could explain the error of some row."""
-    change = np.zeros(len(rows.x))
+def _change(evaluate: Evaluate, x: Array, y: Array, scale: Array, error: Array, size: float, tolerance: float) -> Array:
+    """[B]: the change of each row if nodes and weights are rounded by `size`, relative to `scale` [B]. `y`: the outputs
+    of the rows in float64. The draws end if one shows that no other could explain the `error` of some row."""
+    change = np.zeros(len(x))
     with np.errstate(invalid="ignore"):
         for seed in range(DRAWS):
-            moved = evaluate(rows.x, Jitter(size, seed)).y.reshape(len(rows.x), -1)
-            differences = np.where(np.isfinite(moved) & np.isfinite(rows.y), np.abs(moved - rows.y), 0.0)
-            change = np.maximum(change, differences.max(axis=1) / rows.scale)
+            moved = evaluate(x, Jitter(size, seed)).y.reshape(len(x), -1)
+            differences = np.where(np.isfinite(moved) & np.isfinite(y), np.abs(moved - y), 0.0)
+            change = np.maximum(change, differences.max(axis=1) / scale)
             most = HOPELESS * (tolerance + CONDITION * change)
-            if ((rows.error > most) & (most <= LOOSE)).any():
+            if ((error > most) & (most <= LOOSE)).any():
                 break
     return change
 
@@ -361,9 +345,6 @@ def _where(row: int, outputs: Array, y: Array, recorded: RecordedOutputs) -> str
     column = int(np.where(np.isnan(differences), np.inf, differences).argmax())
     numbers = f"{outputs[row, column]:.6g}, recorded {y[row, column]:.6g}"
     return f"row {recorded.place(row)}, output {column}: {numbers}"
-
-
-ROWS_AT_ONCE = 1024
 
 
 def network(
@@ -392,7 +373,7 @@ def graph(
     tolerance of a graph if the user chooses none. Raises OutputsDiffer if the outputs differ, and OptionError if names
     or shapes differ."""
     recorded = recorded.of_model(ports.inputs, ports.outputs)
-    graph_outputs = _run(lowered, ports, recorded.x, target.dtype)
+    graph_outputs = graph_runner.run_graph(lowered, ports.feeds(recorded.x, target.dtype))
     tolerance = allowed(recorded, target.dtype, target.tolerance)
     parts = split(ports.outputs, recorded.y)
     matches, chosen = [], False
@@ -415,16 +396,6 @@ def graph(
     notes = (note for port_outputs in matches for note in match_notes(port_outputs, recorded, "the exported graph"))
     basis = CHOSEN_TOLERANCE if chosen else EXPECTED_OUTPUTS
     return VerificationBasis(basis, (document,), tuple(dict.fromkeys(notes)))
-
-
-def _run(lowered: Lowered, ports: Ports, x: Array, dtype: str) -> dict[str, Array]:
-    """The outputs of the graph by name, computed in chunks of ROWS_AT_ONCE rows."""
-    session = graph_runner.session(lowered.model, lowered.weights, optimization=lowered.optimization)
-    pieces = [
-        graph_runner.run(session, ports.feeds(x[at : at + ROWS_AT_ONCE], dtype))
-        for at in range(0, len(x), ROWS_AT_ONCE)
-    ]
-    return {port.name: np.concatenate([piece[port.name] for piece in pieces]) for port in ports.outputs}
 
 
 def _part(meaning: Evaluate, ports: Ports, at: int) -> Evaluate:

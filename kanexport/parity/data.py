@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import OptionError
-from kanexport.shared import array_files, csv_columns, csv_text, safe_files
+from kanexport.shared import csv_columns, csv_text, safe_files
 from kanexport.verify.graph_runner import FLOAT, Port, join, split
 
 Array = npt.NDArray[np.float64]
@@ -90,15 +90,6 @@ class RecordedOutputs:
         """The recorded outputs for a network of one input [N, n] and one output, the first of several outputs. If
         rows are tokens, x [B, *T, n] and y [B, *T, m], every token becomes a row. Raises OptionError for several
         inputs."""
-        x, y = self._only_input(), split(self.outputs, self.y)[0]
-        usual, tokens = self.usual, x.shape[:-1]
-        if x.ndim > 2 and y.shape[:-1] == tokens:
-            x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-            usual = np.repeat(usual, math.prod(tokens[1:]))
-        single = replace(self, x=x, y=y, usual=usual, inputs=self.inputs[:1], outputs=self.outputs[:1])
-        return single.some(ROWS_LIMIT)
-
-    def _only_input(self) -> Array:
         parts = dict(zip((port.name for port in self.inputs), split(self.inputs, self.x), strict=True))
         if len(parts) > 1 and (self.from_recorder or X not in parts):
             raise OptionError(
@@ -106,13 +97,27 @@ class RecordedOutputs:
                 code="expected-outputs-wrong-shape",
                 hint="record the inputs of the network itself, or export the PyTorch module with --module",
             )
-        return parts.get(X, next(iter(parts.values())))
+        x, y = parts.get(X, next(iter(parts.values()))), split(self.outputs, self.y)[0]
+        usual, tokens = self.usual, x.shape[:-1]
+        if x.ndim > 2 and y.shape[:-1] == tokens:
+            x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+            usual = np.repeat(usual, math.prod(tokens[1:]))
+        single = replace(self, x=x, y=y, usual=usual, inputs=self.inputs[:1], outputs=self.outputs[:1])
+        return single.some(ROWS_LIMIT)
 
     def of_model(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> RecordedOutputs:
         """The recorded outputs for a model with these inputs and outputs, in their order. Raises OptionError if one is
         missing or has another shape."""
         x = _chosen(split(self.inputs, self.x), self.inputs, inputs, self.name, "input")
-        x = [_shaped(rows, port, self.name, several=len(x) > 1) for rows, port in zip(x, inputs, strict=True)]
+        for at, (rows, port) in enumerate(zip(x, inputs, strict=True)):
+            if rows[0].size != port.size:
+                shown = f"rows of shape {rows.shape[1:]}" + (f" for {port.name}" if len(x) > 1 else "")
+                raise OptionError(
+                    f"--expected-outputs {self.name} has {shown}, expected {port.shape}",
+                    code="expected-outputs-wrong-shape",
+                    hint=FORMS,
+                )
+            x[at] = rows.reshape(-1, *port.shape)
         y = _chosen(split(self.outputs, self.y), self.outputs, outputs, self.name, "output")
         return replace(self, x=join(x), y=join(y), inputs=tuple(inputs), outputs=tuple(outputs))
 
@@ -142,18 +147,6 @@ def _by_name(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port]
     return {only: arrays[usual]} if usual in arrays else arrays
 
 
-def _shaped(rows: Array, port: Port, name: str, *, several: bool) -> Array:
-    """The rows in the shape of the model. Raises OptionError."""
-    if rows[0].size == port.size:
-        return rows.reshape(-1, *port.shape)
-    shown = f"rows of shape {rows.shape[1:]}" + (f" for {port.name}" if several else "")
-    raise OptionError(
-        f"--expected-outputs {name} has {shown}, expected {port.shape}",
-        code="expected-outputs-wrong-shape",
-        hint=FORMS,
-    )
-
-
 def load(paths: Sequence[Path]) -> RecordedOutputs:
     """The recorded outputs in one file, or in two .npy files. Raises OptionError, which names the file."""
     if len(paths) > 2 or (len(paths) == 2 and any(path.suffix != ".npy" for path in paths)):
@@ -162,14 +155,23 @@ def load(paths: Sequence[Path]) -> RecordedOutputs:
             code="option-repeated",
             hint=FORMS,
         )
-    data = [_bytes(path) for path in paths]
+    data = []
+    for path in paths:
+        try:
+            data.append(safe_files.read(path, safe_files.ANY, links=True))
+        except OSError as error:
+            raise OptionError(
+                f"--expected-outputs {path} cannot be read: {error.strerror}",
+                code="expected-outputs-unreadable",
+                hint=RECORD,
+            ) from error
     name = " and ".join(path.name for path in paths)
     digest = hashlib.sha256(b"".join(data)).hexdigest()
     try:
         arrays = _arrays(paths, data)
     except csv_text.CsvError as error:
         raise OptionError(f"--expected-outputs: {error.args[0]}", code=error.code, hint=FORMS) from error
-    except array_files.DAMAGED as error:
+    except csv_columns.DAMAGED as error:
         raise OptionError(
             f"--expected-outputs {name} cannot be read: {str(error)[:200]}",
             code="expected-outputs-unreadable",
@@ -192,7 +194,11 @@ def recorded_outputs(arrays: dict[str, Any], name: str, digest: str) -> Recorded
             hint=RECORD,
         )
     x, y = ([part[:ROWS_LIMIT].astype(np.float64) for part in parts.values()] for parts in (inputs, outputs))
-    narrow = all(_computed_in(part) == "float32" for part in outputs.values())
+    with np.errstate(over="ignore"):  # the model computed in float64 only if the outputs need it
+        narrow = all(
+            np.array_equal(part.astype(np.float32).astype(np.float64), part.astype(np.float64), equal_nan=True)
+            for part in outputs.values()
+        )
     return RecordedOutputs(
         join(x),
         join(y),
@@ -219,7 +225,12 @@ def _inputs(took: Mapping[str, str], arrays: Mapping[str, Any]) -> dict[str, str
     if X not in took:
         return dict(took)
     x = arrays[took[X]]
-    return {own: key for own, key in took.items() if own == X or _may_be_input(arrays[key], x)}
+    rows = len(x) if x.ndim else -1
+    return {
+        own: key
+        for own, key in took.items()
+        if own == X or (arrays[key].dtype.kind in "fiub" and arrays[key].ndim and len(arrays[key]) == rows)
+    }
 
 
 def _is_output(key: str) -> bool:
@@ -232,10 +243,6 @@ def stored(inputs: Mapping[str, Any], outputs: Mapping[str, Any], zone: Any) -> 
     arrays = {f"{X}.{name}" if name in reserved else name: rows for name, rows in inputs.items()}
     only = len(outputs) == 1
     return arrays | {Y if only else f"{Y}.{name}": rows for name, rows in outputs.items()} | {ZONE: zone}
-
-
-def _may_be_input(value: npt.NDArray[Any], x: npt.NDArray[Any]) -> bool:
-    return value.dtype.kind in "fiub" and value.ndim > 0 and x.ndim > 0 and len(value) == len(x)
 
 
 def _rows(inputs: Mapping[str, Any], outputs: Mapping[str, Any], name: str) -> int:
@@ -278,24 +285,6 @@ def _numbers(arrays: dict[str, Any], key: str, name: str) -> npt.NDArray[Any]:
             hint=FORMS,
         )
     return np.asarray(value)
-
-
-def _computed_in(y: npt.NDArray[Any]) -> str:
-    """The type in which a model computed: float64 only if the outputs need it."""
-    with np.errstate(over="ignore"):
-        narrow = np.array_equal(y.astype(np.float32).astype(np.float64), y.astype(np.float64), equal_nan=True)
-    return "float32" if narrow else "float64"
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return safe_files.read(path, safe_files.ANY, links=True)
-    except OSError as error:
-        raise OptionError(
-            f"--expected-outputs {path} cannot be read: {error.strerror}",
-            code="expected-outputs-unreadable",
-            hint=RECORD,
-        ) from error
 
 
 def _arrays(paths: Sequence[Path], data: Sequence[bytes]) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from kanexport.errors import USE_MODULE, ExportError, MissingFunctions, OpenQuestion, OutputsDiffer
 from kanexport.ir.model import Kan
-from kanexport.options import FORWARD, Options
+from kanexport.options import FORWARD, KnownFacts, Options
 from kanexport.parity import compare
 from kanexport.parity.compare import Match
 from kanexport.parity.data import RecordedOutputs
@@ -52,9 +52,9 @@ class Interpretation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """Result of one interpretation: the network, with the facts that replace assumed ones."""
+    """Network by the interpretation number `at`, with the facts that replace assumed ones."""
 
-    interpretation: Interpretation
+    at: int
     facts: Facts
     kan: Kan
     family: str
@@ -82,7 +82,7 @@ class Decision:
 class InterpretationSearch:
     """Search over the interpretations of one file, on a few of its recorded outputs.
 
-    options    makes the user's options with facts to try
+    facts      from the user, to which the search adds the facts to try
     tolerance  the user's
     advance    receives the number of readings tried so far, and their largest number
     """
@@ -91,12 +91,13 @@ class InterpretationSearch:
         self,
         interpretations: Sequence[Interpretation],
         recorded: RecordedOutputs,
-        options: Callable[[Facts], Options],
+        facts: KnownFacts,
         tolerance: float,
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.interpretations, self.all, self.recorded = interpretations, recorded, recorded.some(FEW_ROWS)
-        self.options, self.advance = options, advance
+        self.facts = dataclasses.replace(facts, width=recorded.x[0].size, outputs=recorded.y[0].size)
+        self.advance = advance
         self.relaxed = compare.relaxation(recorded, tolerance)
         self.tried: dict[tuple[int, frozenset[tuple[str, str]]], Reading | None] = {}
         self.questions: dict[tuple[int, frozenset[tuple[str, str]]], dict[str, tuple[str, ...]]] = {}
@@ -111,45 +112,29 @@ class InterpretationSearch:
         """Raises OutputsDiffer if no known interpretation fits, and the error of the reader if there is no
         interpretation."""
         for _ in range(SEARCHES):
-            chosen, fitting = self._choose()
+            fitting = self._search()
+            best = min(fitting, key=lambda reading: reading.match.excess)
+            enough = NEARER * max(best.match.excess, 1 / NEARER**2)
+            chosen = self._simpler(next(reading for reading in fitting if reading.match.excess <= enough))
             whole = compare.reading(chosen.kan, self.all, self.relaxed)
             if whole.fits or not whole.worst:
                 break
-            self._join(whole.worst)
+            # The search starts again, with more rows.
+            self.recorded = self.recorded.joined(self.all.at(whole.worst[:JOINING]))
+            self.tried.clear()
+            self.lacking = 0
         if not whole.fits:
             raise self._nearest([dataclasses.replace(chosen, match=whole)])
         decided, also = self._decided_facts(chosen)
         others = dict.fromkeys(reading.family for reading in fitting if reading.family != chosen.family)
-        return Decision(
-            chosen,
-            decided,
-            also,
-            tuple(others),
-            compare.match_notes(whole, self.all, "the interpretation of the checkpoint"),
-        )
-
-    def _choose(self) -> tuple[Reading, list[Reading]]:
-        """The interpretation to take, and all interpretations that fit the few rows."""
-        fitting = self._search()
-        best = min(fitting, key=lambda reading: reading.match.excess)
-        enough = NEARER * max(best.match.excess, 1 / NEARER**2)
-        chosen = next(reading for reading in fitting if reading.match.excess <= enough)
-        return self._simpler(chosen), fitting
-
-    def _join(self, rows: Sequence[int]) -> None:
-        """Add recorded rows to the few rows, and clear the results: the search starts again."""
-        self.recorded = self.recorded.joined(self.all.at(rows[:JOINING]))
-        self.tried.clear()
-        self.lacking = 0
+        notes = compare.match_notes(whole, self.all, "the interpretation of the checkpoint")
+        return Decision(chosen, decided, also, tuple(others), notes)
 
     def _simpler(self, reading: Reading) -> Reading:
         """The interpretation with the fewest changed facts that fits about equally well."""
-        at, enough = (
-            self.interpretations.index(reading.interpretation),
-            NEARER * max(reading.match.excess, 1 / NEARER**2),
-        )
+        enough = NEARER * max(reading.match.excess, 1 / NEARER**2)
         for key in reading.facts:
-            other = self._try(at, {name: value for name, value in reading.facts.items() if name != key})
+            other = self._try(reading.at, {name: value for name, value in reading.facts.items() if name != key})
             if other is not None and other.match.fits and other.match.excess <= enough:
                 return self._simpler(other)
         return reading
@@ -163,9 +148,7 @@ class InterpretationSearch:
             if not self.telling:
                 break
             if fitting:
-                near = self._next(
-                    [(self.interpretations.index(reading.interpretation), reading.facts) for reading in fitting]
-                )
+                near = self._next([(reading.at, reading.facts) for reading in fitting])
                 return fitting + self._fitting(near)
             if named := self._by_function():
                 return named
@@ -198,22 +181,15 @@ class InterpretationSearch:
         nearest = sorted(filter(None, self.tried.values()), key=_unlike)
         for near in [near for near in nearest if len(near.facts) < CHANGES][:NUMBERS]:
             for key, text in near.options.numbers.items():
-                value = self._number(near, key, float(text))
-                reading = self._try(
-                    self.interpretations.index(near.interpretation), {**near.facts, key: f"{value:.9g}"}
-                )
+
+                def error(value: float, near: Reading = near, key: str = key) -> float:
+                    reading = self._read(near.at, {**near.facts, key: repr(value)})
+                    return reading.match.max_rel if reading is not None else float("inf")
+
+                reading = self._try(near.at, {**near.facts, key: f"{likeliest(error, float(text)):.9g}"})
                 if reading is not None and reading.match.fits:
                     return [reading]
         return []
-
-    def _number(self, near: Reading, key: str, assumed: float) -> float:
-        at = self.interpretations.index(near.interpretation)
-
-        def error(value: float) -> float:
-            reading = self._read(at, {**near.facts, key: repr(value)})
-            return reading.match.max_rel if reading is not None else float("inf")
-
-        return likeliest(error, assumed)
 
     def _fitting(self, round_: Sequence[tuple[int, Facts]]) -> list[Reading]:
         """The interpretations of a round that fit. The round is in the order of likelihood. After the first one that
@@ -232,18 +208,17 @@ class InterpretationSearch:
     def _next(self, round_: Sequence[tuple[int, Facts]]) -> list[tuple[int, Facts]]:
         """Every interpretation of a round with one more fact, the nearer ones first. Facts about the steps around
         the layers are last."""
-        nearest = sorted(round_, key=lambda candidate: self._error(*candidate))
-        changed = [(at, key, {**facts, key: value}) for at, facts in nearest for key, value in self._changed(at, facts)]
+
+        def unlike(candidate: tuple[int, Facts]) -> float:
+            reading = self.tried.get((candidate[0], _key(candidate[1])))
+            return reading.match.unlike if reading is not None else float("inf")
+
+        changed = []
+        for at, facts in sorted(round_, key=unlike):
+            open_facts = self.questions.get((at, _key(facts)), {})
+            for key in [key for key in open_facts if key not in facts]:
+                changed += [(at, key, {**facts, key: value}) for value in open_facts[key]]
         return [(at, facts) for at, _, facts in sorted(changed, key=lambda candidate: candidate[1] in AROUND)]
-
-    def _changed(self, at: int, facts: Facts) -> Iterator[tuple[str, str]]:
-        """Each further fact that the file leaves open, with each of its other values."""
-        for key, values in self.questions.get((at, _key(facts)), {}).items():
-            yield from ((key, value) for value in values if key not in facts)
-
-    def _error(self, at: int, facts: Facts) -> float:
-        reading = self.tried.get((at, _key(facts)))
-        return reading.match.unlike if reading is not None else float("inf")
 
     def _try(self, at: int, facts: Facts) -> Reading | None:
         """The network of one interpretation, compared with the recorded outputs; None if it cannot be read."""
@@ -254,10 +229,9 @@ class InterpretationSearch:
         return self.tried[known]
 
     def _read(self, at: int, facts: Facts) -> Reading | None:
-        options, interpretation = self.options(facts), self.interpretations[at]
-        options.width, options.outputs = self.recorded.x[0].size, self.recorded.y[0].size
+        options = Options(dataclasses.replace(self.facts, tried=facts))
         try:
-            kan, family = interpretation.read(options)
+            kan, family = self.interpretations[at].read(options)
             result = compare.reading(kan, self.recorded, self.relaxed)
         except ExportError as error:
             self.first = self.first or error
@@ -267,7 +241,7 @@ class InterpretationSearch:
             self._ask(at, facts, options, question)
             return None
         self._ask(at, facts, options, {})
-        return Reading(interpretation, dict(facts), kan, family, options, result)
+        return Reading(at, dict(facts), kan, family, options, result)
 
     def _ask(self, at: int, facts: Facts, options: Options, question: Mapping[str, tuple[str, ...]]) -> None:
         """Record the open questions after an interpretation, also after one that failed: another forward may accept
@@ -287,36 +261,38 @@ class InterpretationSearch:
     def _decided_facts(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
         """The facts of the chosen interpretation that the recorded outputs decide, and for the others the values
         that fit equally well."""
-        at, taken = self.interpretations.index(chosen.interpretation), {**chosen.options.assumed, **chosen.facts}
+        taken = {**chosen.options.assumed, **chosen.facts}
         also: dict[str, tuple[str, ...]] = {}
         for key, value in taken.items():
-            others = self._values(at, chosen, key, value)
-            fitting = tuple(other for other in others if self._as_well(at, chosen, key, other))
+            others = self._values(chosen, key, value)
+            fitting = tuple(other for other in others if self._as_well(chosen, key, other))
             if fitting:
                 also[key] = fitting
         own = {} if FORWARD in chosen.options.explicit or FORWARD in taken else {FORWARD: chosen.family}
         return own | {key: value for key, value in taken.items() if key not in also}, also
 
-    def _values(self, at: int, chosen: Reading, key: str, taken: str) -> tuple[str, ...]:
+    def _values(self, chosen: Reading, key: str, taken: str) -> tuple[str, ...]:
         """The other values of a fact of the chosen interpretation; for an arbitrary number, one number near it."""
-        others = tuple(value for value in self.known.get((at, key), ()) if value != taken)
-        if key in chosen.options.numbers and not others and _is_number(taken):
+        others = tuple(value for value in self.known.get((chosen.at, key), ()) if value != taken)
+        is_number = taken.replace(".", "", 1).replace("e-", "", 1).isdecimal()
+        if key in chosen.options.numbers and not others and is_number:
             return (f"{float(taken) * BESIDE:.6g}",)
         return others
 
-    def _as_well(self, at: int, chosen: Reading, key: str, value: str) -> bool:
+    def _as_well(self, chosen: Reading, key: str, value: str) -> bool:
         """Whether the chosen interpretation with another value of one fact fits the recorded outputs equally well."""
         assumed = key not in chosen.facts and chosen.options.assumed.get(key) == value
-        other = chosen if assumed else self._try(at, {**chosen.facts, key: value})
+        other = chosen if assumed else self._try(chosen.at, {**chosen.facts, key: value})
         return other is not None and other.match.fits
 
-    def _readings(self) -> list[Reading]:
-        return [reading for reading in self.tried.values() if reading is not None]
-
     def _refusal(self) -> ExportError:
-        readings = self._readings()
+        readings = [reading for reading in self.tried.values() if reading is not None]
         if self.nameless is not None:
-            return self._nameless(self.nameless)
+            return OutputsDiffer(
+                f"{self.nameless.message}; no functions of the table of pykan reproduce the recorded outputs",
+                code="expected-outputs-not-reproduced",
+                hint=f"{self.nameless.hint}; or {USE_MODULE} --checkpoint FILE",
+            )
         if not readings:
             assert self.first is not None
             return self.first
@@ -325,29 +301,19 @@ class InterpretationSearch:
             return compare.too_few(readings[0].match, self.recorded)
         return self._nearest(compared)
 
-    def _nameless(self, error: MissingFunctions) -> ExportError:
-        """The error for symbolic edges without functions if no names from the table reproduce the recorded outputs."""
-        return OutputsDiffer(
-            f"{error.message}; no functions of the table of pykan reproduce the recorded outputs",
-            code="expected-outputs-not-reproduced",
-            hint=f"{error.hint}; or {USE_MODULE} --checkpoint FILE",
-        )
-
     def _nearest(self, readings: Sequence[Reading]) -> OutputsDiffer:
         """The error if no interpretation fits. It names the nearest one: the one with the most similar shape of
         outputs."""
         nearest = min(readings, key=_unlike)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
-        result, count = nearest.match, max(1, len(self._readings()))
-        few = (
-            "" if self.telling else "record outputs with more different values, which distinguish interpretations; or "
-        )
+        result, count = nearest.match, max(1, sum(reading is not None for reading in self.tried.values()))
+        more = "record outputs with more different values, which distinguish interpretations; or "
         return OutputsDiffer(
             f"none of {count} known interpretations of the file reproduces the recorded outputs; the nearest is "
             f"{nearest.family} ({facts or 'nothing assumed'}): off by {result.error:.2e} relative at "
             f"{result.where}; rounding explains {compare.EXPLAINED * result.explained:.1e}",
             code="expected-outputs-not-reproduced",
-            hint=f"nothing was written; {few}{USE_MODULE} --checkpoint FILE",
+            hint=f"nothing was written; {'' if self.telling else more}{USE_MODULE} --checkpoint FILE",
         )
 
 
@@ -355,10 +321,6 @@ def _unlike(reading: Reading) -> tuple[float, float]:
     """The difference in shape between the outputs of an interpretation and the recorded ones, then its largest
     error."""
     return (reading.match.unlike, reading.match.max_rel)
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).replace("e-", "", 1).isdecimal()
 
 
 def _key(facts: Facts) -> frozenset[tuple[str, str]]:
@@ -384,7 +346,10 @@ def likeliest(error: Error, assumed: float) -> float:
     if errors[at] > PROMISING * error(assumed):
         return assumed
     low, high = grid[max(at - 1, 0)], grid[min(at + 1, STEPS - 1)]
-    return _written(error, _bisected(error, low, high))
+    value = _bisected(error, low, high)
+    bound = 4 * error(value)  # a user wrote 0.8, not 0.80000012
+    shorter = (float(f"{value:.{digits}g}") for digits in range(1, DIGITS))
+    return next((short for short in shorter if error(short) <= bound), value)
 
 
 def _bisected(error: Error, low: float, high: float) -> float:
@@ -402,17 +367,6 @@ def _bisected(error: Error, low: float, high: float) -> float:
             inner[1] = low + ratio * (high - low)
             errors[1] = error(inner[1])
     return (low + high) / 2
-
-
-def _written(error: Error, value: float) -> float:
-    """The number with the fewest digits that fits equally well; a user wrote 0.8, not 0.80000012."""
-    bound = 4 * error(value)
-    return next((short for short in _shorter(value) if error(short) <= bound), value)
-
-
-def _shorter(value: float) -> Iterator[float]:
-    for digits in range(1, DIGITS):
-        yield float(f"{value:.{digits}g}")
 
 
 STARTS = ("x", "sin", "x^2", "exp")

@@ -36,7 +36,14 @@ class QuantizationOptions:
     def check(self, dtype: str, *, explain: bool) -> None:
         """Raises OptionError for invalid values, or for options that cannot be combined."""
         if not self.quantize:
-            self._unused()
+            for flag, value, other in (
+                ("--calibration", self.rows, "--quantize or --coverage"),
+                ("--max-error", self.max_error, "--quantize"),
+            ):
+                if value is not None:
+                    raise OptionError(
+                        f"{flag} needs {other}", code="option-needs-other", hint=f"add {other}, or remove {flag}"
+                    )
             return
         if self.quantize not in METHODS:
             raise OptionError(
@@ -63,14 +70,6 @@ class QuantizationOptions:
                 code="option-out-of-range",
                 hint="pass a number between 0 and 1, such as --max-error 0.01",
             )
-
-    def _unused(self) -> None:
-        for flag, value in (("--calibration", self.rows), ("--max-error", self.max_error)):
-            if value is not None:
-                other = "--quantize or --coverage" if flag == "--calibration" else "--quantize"
-                raise OptionError(
-                    f"{flag} needs {other}", code="option-needs-other", hint=f"add {other}, or remove {flag}"
-                )
 
 
 NOTHING = QuantizationOptions()

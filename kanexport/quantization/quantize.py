@@ -1,10 +1,15 @@
-"""Quantized graphs of a network, and their measured errors."""
+"""Quantized graphs of a network, and their measured errors.
+
+The exporter tests each branch by itself, and quantizes it as far as its share of the error allows. The loss differs
+between the base branch and the splines of efficient-kan and pykan, between layers, and between models. Rounding errors
+of branches are independent: with n branches, each may have 1 / sqrt(n) of the error of the whole model.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +17,17 @@ import numpy.typing as npt
 
 from kanexport.bundle import baseline
 from kanexport.errors import REPORT, OptionError, VerificationFailed
+from kanexport.graph import precision
 from kanexport.ir import scaling
-from kanexport.ir.model import Kan
+from kanexport.ir.model import BasisTerm, Kan, Layer, Term
+from kanexport.ir.quantized_basis import Stepped, stepped
+from kanexport.lowering import passes
 from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
-from kanexport.quantization import plan
 from kanexport.quantization.options import QuantizationOptions
-from kanexport.quantization.plan import Forms
 from kanexport.shared.manifest import Reference, TensorSpec
 from kanexport.shared.naming import Names
-from kanexport.shared.sections import FLOAT32, Approximation, Branch
-from kanexport.verify import graph_runner, test_points, verify
+from kanexport.shared.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS, Approximation, Branch
+from kanexport.verify import float64_reference, graph_runner, test_points, verify
 from kanexport.verify.tolerances import SLACK
 from kanexport.verify.verify import Proof
 
@@ -30,6 +36,11 @@ Array = npt.NDArray[np.float64]
 CALIBRATION = "--calibration"
 GENERATED_ZONES = ("inside", "extension", "knots")  # zones, where the user gave no rows
 ROWS_LIMIT = 4096  # rows on which the whole is measured
+TRIED = 256  # rows on which branches are tried
+AT_ONCE, AT_ONCE_EXACT = 1024, 256  # rows of a run of the graph, and of the float64 reference
+AGREE = 0.25  # of the rows inside, that must: steps are rare, and of a row with thousands of sources one is on another
+STORED = {INT8: precision.BYTES, INT8_WEIGHTS: precision.BYTES, FP16_WEIGHTS: precision.HALF}
+Forms = Mapping[tuple[int, int], str]  # by layer and term; FLOAT32 where there is none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,26 +57,74 @@ class QuantizedNetwork:
 
     def like(self, kan: Kan) -> tuple[Kan, Kan]:
         """Another network of the same layers in the same forms: the one that is served, and the one for the curves."""
-        served = plan.served(kan, self.forms)
-        return served, plan.curves(served)
+        network = served(kan, self.forms)
+        return network, curves(network)
 
     def verified(
         self, lowered: Lowered, options: QuantizationOptions, tolerance: float, advance: Callable[[int, int], None]
     ) -> tuple[Proof, Approximation]:
-        """Raises VerificationFailed and InvalidKan."""
-        approximation = measure(self.exact, lowered, self.branches, options, self.rows)
-        return verify_quantized(
-            self.exact, self.served, lowered, self.branches, options, tolerance, advance
-        ), approximation
+        """Raises VerificationFailed and InvalidKan. `tolerance`: between graphs and `served`, relative."""
+        approximation = self._measured(lowered, options)
+        return self.proof(lowered, options, tolerance, advance), approximation
+
+    def proof(
+        self, lowered: Lowered, options: QuantizationOptions, tolerance: float, advance: Callable[[int, int], None]
+    ) -> Proof:
+        """The verification without the measurement of the approximation, as in `verified`."""
+        reference = _meaning(self.served, lowered, tolerance, options.bound)
+        try:
+            proof = verify.verify(self.exact, lowered, "float32", tolerance=options.bound, advance=advance)
+        except VerificationFailed as error:
+            raise VerificationFailed(
+                f"{error.message}; {_worst(self.branches)}", code=error.code, hint=_hint(options)
+            ) from error
+        return dataclasses.replace(proof, reference=reference)
+
+    def _measured(self, lowered: Lowered, options: QuantizationOptions) -> Approximation:
+        """The error of the outputs of the graph on the rows, compared with the checkpoint. Raises VerificationFailed if
+        it exceeds the limit, or if no branch is quantized."""
+        x, branches = self.rows, self.branches
+        if not any(branch.form != FLOAT32 or branch.first for branch in branches):
+            raise VerificationFailed(
+                "nothing to quantize: symbolic edges and wavelets stay in float32",
+                code="nothing-to-quantize",
+                hint="export without --quantize",
+            )
+        if all(branch.form == FLOAT32 for branch in branches):
+            raise VerificationFailed(
+                f"no branch can be quantized within --max-error {options.bound:g}: {_worst(branches)}",
+                code="quantization-error-too-large",
+                hint=_hint(options),
+            )
+        outputs = scaling.in_network_units(self.exact, graph_outputs(lowered, x))
+        measured = errors(network_outputs(self.exact, x), outputs)
+        if not measured.largest <= options.bound:
+            raise VerificationFailed(
+                f"the outputs of the quantized graph are off by {measured.largest:.2e} of the largest output on "
+                f"{len(x)} rows, more than --max-error {options.bound:g}; {_worst(branches)}",
+                code="quantization-error-too-large",
+                hint=_hint(options),
+            )
+        return Approximation(
+            quantize=options.quantize,
+            max_error=options.bound,
+            rows=len(x),
+            rows_from="generated by the exporter" if options.rows is None else options.rows.name,
+            rows_sha256="" if options.rows is None else options.rows.sha256,
+            error=measured.largest,
+            median=measured.median,
+            changed=measured.changed,
+            branches=branches,
+        )
 
 
 def rounded(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> QuantizedNetwork:
     """Raises OptionError if the rows do not fit the model, and InvalidKan for a weight that is too large."""
     x = rows(kan, options, inputs, names)
-    branches = plan.choose(kan, options, x)
+    branches = choose(kan, options, x)
     chosen = {(branch.layer, branch.term): branch.form for branch in branches}
-    served = plan.served(kan, chosen)
-    return QuantizedNetwork(kan, served, plan.curves(served), branches, chosen, x)
+    network = served(kan, chosen)
+    return QuantizedNetwork(kan, network, curves(network), branches, chosen, x)
 
 
 def rows(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> Array:
@@ -89,74 +148,6 @@ def rows(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...],
     return np.asarray(x.astype(np.float32), dtype=np.float64)
 
 
-AGREE = 0.25  # of the rows inside, that must: steps are rare, and of a row with thousands of sources one is on another
-AT_ONCE = 1024
-
-
-def verify_quantized(
-    exact: Kan,
-    served: Kan,
-    lowered: Lowered,
-    branches: tuple[Branch, ...],
-    options: QuantizationOptions,
-    tolerance: float,
-    advance: Callable[[int, int], None],
-) -> Proof:
-    """Verify the quantized graphs. Raises VerificationFailed and InvalidKan.
-
-    exact      the network as it was read
-    served     the network that the graphs `lowered` mean
-    tolerance  between graphs and `served`, relative
-    """
-    reference = _meaning(served, lowered, tolerance, options.bound)
-    try:
-        proof = verify.verify(exact, lowered, "float32", tolerance=options.bound, advance=advance)
-    except VerificationFailed as error:
-        raise VerificationFailed(
-            f"{error.message}; {_worst(branches)}", code=error.code, hint=_hint(options)
-        ) from error
-    return dataclasses.replace(proof, reference=reference)
-
-
-def measure(
-    exact: Kan, lowered: Lowered, branches: tuple[Branch, ...], options: QuantizationOptions, x: Array
-) -> Approximation:
-    """The error of the outputs of the graph on rows x [B, inputs], compared with the checkpoint. Raises
-    VerificationFailed if it exceeds the limit, or if no branch is quantized."""
-    if not any(branch.form != FLOAT32 or branch.first for branch in branches):
-        raise VerificationFailed(
-            "nothing to quantize: symbolic edges and wavelets stay in float32",
-            code="nothing-to-quantize",
-            hint="export without --quantize",
-        )
-    if all(branch.form == FLOAT32 for branch in branches):
-        raise VerificationFailed(
-            f"no branch can be quantized within --max-error {options.bound:g}: {_worst(branches)}",
-            code="quantization-error-too-large",
-            hint=_hint(options),
-        )
-    outputs = scaling.in_network_units(exact, graph_outputs(lowered, x))
-    errors = plan.errors(plan.network_outputs(exact, x), outputs)
-    if not errors.largest <= options.bound:
-        raise VerificationFailed(
-            f"the outputs of the quantized graph are off by {errors.largest:.2e} of the largest output on {len(x)} "
-            f"rows, more than --max-error {options.bound:g}; {_worst(branches)}",
-            code="quantization-error-too-large",
-            hint=_hint(options),
-        )
-    return Approximation(
-        quantize=options.quantize,
-        max_error=options.bound,
-        rows=len(x),
-        rows_from="generated by the exporter" if options.rows is None else options.rows.name,
-        rows_sha256="" if options.rows is None else options.rows.sha256,
-        error=errors.largest,
-        median=errors.median,
-        changed=errors.changed,
-        branches=branches,
-    )
-
-
 def graph_outputs(lowered: Lowered, x: Array) -> Array:
     """[B, O]: the outputs of the serving graph."""
     session = graph_runner.session(lowered.model, lowered.weights)
@@ -170,7 +161,7 @@ def _meaning(served: Kan, lowered: Lowered, tolerance: float, bound: float) -> R
     layer = served.layers[0]
     rows = test_points.zone_rows(layer, served.n_inputs, 0, size=max(map(test_points.basis_size, served.layers)))
     x = rows["inside"]
-    meant = plan.network_outputs(served, x)
+    meant = network_outputs(served, x)
     with np.errstate(invalid="ignore"):
         outputs = scaling.in_network_units(served, graph_outputs(lowered, x))
         differences = np.abs(outputs - meant).max(axis=1) / (np.abs(meant[np.isfinite(meant)]).max(initial=0) or 1)
@@ -200,3 +191,114 @@ def _worst(branches: tuple[Branch, ...]) -> str:
 
 def _hint(options: QuantizationOptions) -> str:
     return f"nothing was written; set a larger --max-error, or export without --quantize {options.quantize}"
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Errors of outputs, relative to the largest output.
+
+    largest, median  over the rows
+    changed          the number of rows in which another output is the largest, -1 for one output
+    """
+
+    largest: float
+    median: float
+    changed: int
+
+
+def errors(expected: Array, outputs: Array) -> Errors:
+    """[B, O] each; rows that are finite on only one side differ without bound."""
+    fine = np.isfinite(expected).all(axis=1)
+    expected, outputs = expected[fine], outputs[fine]
+    if not expected.size:
+        return Errors(math.inf, math.inf, -1)
+    with np.errstate(invalid="ignore"):
+        differences = np.nan_to_num(np.abs(outputs - expected), nan=np.inf)
+    scale = float(np.abs(expected).max())
+    relative = differences / scale if scale else np.where(differences > 0, np.inf, 0.0)
+    top = int(np.count_nonzero(expected.argmax(axis=1) != outputs.argmax(axis=1))) if expected.shape[1] > 1 else -1
+    return Errors(float(relative.max()), float(np.median(relative)), top)
+
+
+def network_outputs(kan: Kan, x: Array) -> Array:
+    """[B, O] in float64, in the network's units, in chunks of rows."""
+    parts = [float64_reference.evaluate(kan, x[at : at + AT_ONCE_EXACT]).y for at in range(0, len(x), AT_ONCE_EXACT)]
+    return scaling.in_network_units(kan, np.concatenate(parts))
+
+
+def choose(kan: Kan, options: QuantizationOptions, x: Array) -> tuple[Branch, ...]:
+    """Every live branch, with its form; `x` [B, inputs]: rows on which the errors are measured."""
+    x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), TRIED)).round().astype(int))]
+    exact = network_outputs(kan, x)
+    known = {
+        (at, index): possible(layer, term, options.quantize)
+        for at, layer in enumerate(kan.layers)
+        for index, term in enumerate(layer.terms)
+    }
+    share = options.bound / math.sqrt(max(1, sum(len(forms) > 1 for forms in known.values())))
+    branches = []
+    for (at, index), forms in known.items():
+        tried: dict[str, float] = {}
+        for form in forms:
+            alone = served(kan, {(at, index): form})
+            tried[form] = errors(exact, network_outputs(alone, x)).largest if form != FLOAT32 else 0.0
+            if tried[form] <= share:
+                break
+        first, last = (
+            min(error, 1e300) for error in (next(iter(tried.values())), tried[form])
+        )  # finite, for the manifest
+        kind = kan.layers[at].terms[index].kind
+        branches.append(Branch(layer=at, term=index, kind=kind, form=form, error=last, first=first))
+    return tuple(branches)
+
+
+def possible(layer: Layer, term: Term, quantize: str) -> tuple[str, ...]:
+    """The forms that a branch may have for a method of quantization, the smallest first."""
+    if term not in passes.live(layer).terms or not isinstance(term, BasisTerm):
+        return (FLOAT32,)  # functions that every edge shifts for itself are numbers of three kinds; they stay
+    if quantize == FP16_WEIGHTS:
+        return (FP16_WEIGHTS, FLOAT32)
+    fits = layer.sources * term.functions <= precision.DEPTH
+    sums = (INT8,) if fits and stepped(term.basis, layer.sources, _room(layer, term)) else ()
+    halves = (FP16_WEIGHTS,) if np.abs(passes.coefficients(layer, term)).max() <= precision.LARGEST_HALF else ()
+    return (*sums, INT8_WEIGHTS, *halves, FLOAT32)
+
+
+def served(kan: Kan, forms: Forms) -> Kan:
+    """The network that the graph computes: with rounded coefficients, and quantized bases for sums of int8 values."""
+    layers = []
+    for at, layer in enumerate(kan.layers):
+        terms = [_term(layer, term, forms.get((at, index), FLOAT32)) for index, term in enumerate(layer.terms)]
+        layers.append(dataclasses.replace(layer, terms=tuple(terms)))
+    return dataclasses.replace(kan, layers=tuple(layers))
+
+
+def curves(served: Kan) -> Kan:
+    """The same coefficients with exact bases: the functions whose edge values are reported."""
+    layers = []
+    for layer in served.layers:
+        terms = [
+            dataclasses.replace(term, basis=term.basis.basis)
+            if isinstance(term, BasisTerm) and isinstance(term.basis, Stepped)
+            else term
+            for term in layer.terms
+        ]
+        layers.append(dataclasses.replace(layer, terms=tuple(terms)))
+    return dataclasses.replace(served, layers=tuple(layers))
+
+
+def _term(layer: Layer, term: Term, form: str) -> Term:
+    if form == FLOAT32 or not isinstance(term, BasisTerm):
+        return term
+    how = STORED[form]
+    mask = layer.mask[:, :, None]
+    rounded_values = precision.rounded(passes.coefficients(layer, term), how)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        coef = np.where(mask == 0, term.coef, rounded_values / mask)
+    basis = stepped(term.basis, layer.sources, _room(layer, term)) if form == INT8 else None
+    return dataclasses.replace(term, coef=coef, stored=how, basis=basis or term.basis)
+
+
+def _room(layer: Layer, term: BasisTerm) -> int:
+    """The size limit of a table in bytes: half of the size of the coefficients; for small layers a page."""
+    return max(term.functions * layer.mask.size // 2, 32768)

@@ -22,12 +22,12 @@ from collections.abc import Callable
 
 from kanexport.bases import Basis, recurrence
 from kanexport.bases.fermat import Fermat
-from kanexport.ir.model import Layer
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.steps import Step
 from kanexport.options import Options
-from kanexport.readers.common import chain, grid_steps
+from kanexport.readers.common import chain, module_kinds
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common.layer_tensors import Keys, Part, layer_of
 
 Make = Callable[[int, Part, Options], Basis]  # from the degree, what else the file holds, and the options
 
@@ -39,37 +39,23 @@ def _layer(name: str, make: Make, part: Part, options: Options) -> Layer:
     """One layer with coefficients of that name. Raises InvalidKan or OptionError."""
     coef = part.tensor(name, None, None, None)
     post_steps: tuple[Step, ...] = ()
-    if part.has("layernorm.weight"):
-        post_steps = _norm(name, part, options, coef.shape[1])
-    return grid_steps.layer(make(coef.shape[2] - 1, part, options), coef, post_steps=post_steps)
-
-
-def _norm(name: str, part: Part, options: Options, width: int) -> tuple[Step, ...]:
-    """The LayerNorm of BSRBF_KAN. Its network does not use the one of the last layer."""
-    used = options.choice(
-        "layernorm", NORMS, NORMS[0], words="every layer stores one; the file does not record which layers use it"
-    )
-    same = chain.prefixes(part.tensors, Keys({name: 3}, {}), options.optional("prefix") or "")
-    if used == "none" or (used == NORMS[0] and part.prefix == same[-1]):
-        return ()
-    return (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", width),)
-
-
-def _numbers(*names: str) -> Callable[[Part], list[float]]:
-    """Trained constants [1] by their names."""
-    return lambda part: [float(part.tensor(name, 1)[0]) for name in names]
+    if part.has("layernorm.weight"):  # of BSRBF_KAN, whose network does not use the one of the last layer
+        used = options.choice(
+            "layernorm", NORMS, NORMS[0], words="every layer stores one; the file does not record which layers use it"
+        )
+        same = chain.prefixes(part.tensors, Keys({name: 3}, {}), options.optional("prefix") or "")
+        if used == NORMS[1] or (used == NORMS[0] and part.prefix != same[-1]):
+            post_steps = module_kinds.layer_norm(part.inside("layernorm"), options, coef.shape[1])
+    return layer_of(BasisTerm(make(coef.shape[2] - 1, part, options), coef), post_steps=post_steps)
 
 
 def _trained(make: Callable[..., Basis], *names: str) -> Make:
-    return lambda degree, part, options: make(degree, *_numbers(*names)(part))
+    """`names`: trained constants [1]."""
+    return lambda degree, part, options: make(degree, *(float(part.tensor(name, 1)[0]) for name in names))
 
 
 def _plain(make: Callable[[int], Basis]) -> Make:
     return lambda degree, part, options: make(degree)
-
-
-def _nacci(kind: str) -> Make:
-    return lambda degree, part, options: recurrence.nacci(kind, degree)
 
 
 def _charlier(degree: int, part: Part, options: Options) -> Basis:
@@ -77,12 +63,7 @@ def _charlier(degree: int, part: Part, options: Options) -> Basis:
 
 
 def _boas_buck(degree: int, part: Part, options: Options) -> Basis:
-    a, b = _pair(part, degree + 1)
-    return recurrence.boas_buck(degree, a, b)
-
-
-def _pair(part: Part, count: int) -> tuple[Array, Array]:
-    return part.tensor("a", count), part.tensor("b", count)
+    return recurrence.boas_buck(degree, part.tensor("a", degree + 1), part.tensor("b", degree + 1))
 
 
 def _kind(family: str, name: str, make: Make, *more: str, optional: dict[str, int] | None = None) -> LayerKind:
@@ -105,12 +86,11 @@ FAMILIES = (
     _kind("vietapellkan", "vp_coeffs", _plain(recurrence.vieta_pell)),
     _kind("narayanakan", "narayana_coeffs", _plain(recurrence.narayana)),
     _kind("padokan", "pado_coeffs", _plain(recurrence.padovan)),
-    _kind("tribokan", "tribo_coeffs", _nacci("tribonacci")),
-    _kind("tetranaccikan", "tetranacci_coeffs", _nacci("tetranacci")),
-    _kind("pentanaccikan", "pentanacci_coeffs", _nacci("pentanacci")),
-    _kind("hexanaccikan", "hexanacci_coeffs", _nacci("hexanacci")),
-    _kind("heptanaccikan", "heptanacci_coeffs", _nacci("heptanacci")),
-    _kind("octanaccikan", "octanacci_coeffs", _nacci("octanacci")),
+    _kind("tribokan", "tribo_coeffs", _plain(functools.partial(recurrence.nacci, "tribonacci"))),
+    *(
+        _kind(f"{name}kan", f"{name}_coeffs", _plain(functools.partial(recurrence.nacci, name)))
+        for name in ("tetranacci", "pentanacci", "hexanacci", "heptanacci", "octanacci")
+    ),
     _kind("alsalamcarlitzkan", "al_salam_carlitz_coeffs", _trained(recurrence.al_salam_carlitz, "a", "q"), "a", "q"),
     _kind("bannaiitokan", "bannai_ito_coeffs", _trained(recurrence.bannai_ito, "a", "b", "c"), "a", "b", "c"),
     _kind("boasbuckkan", "boas_buck_coeffs", _boas_buck, "a", "b"),

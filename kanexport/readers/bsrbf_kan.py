@@ -16,17 +16,11 @@ Edge classes: A, B
 
 from __future__ import annotations
 
-import numpy as np
-
-from kanexport.bases.activation import Activation
-from kanexport.bases.bspline import BSpline
 from kanexport.bases.gaussian import Gaussian
-from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
-from kanexport.ir.steps import Step
 from kanexport.options import Options
-from kanexport.readers.common import chain, grid_steps, layer_tensors
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common import grid_steps, module_kinds
+from kanexport.readers.common.layer_tensors import Keys, Part, activation, branch, layer_of, stored_splines
 
 FAMILY = "bsrbf-kan"
 KEYS = Keys(
@@ -41,26 +35,14 @@ def layer(part: Part, options: Options) -> Layer:
     centres = part.tensor("rbf.grid", None)
     coef = part.blocks("spline_weight", len(centres))
     n, m, count = coef.shape
-    grid = part.tensor("grid", n, None)
-    if grid.shape[1] <= count + 1:
-        raise InvalidKan(
-            f"grid has shape {grid.shape}, expected (sources, {count} + k + 1) with k >= 1",
-            code="grid-wrong-shape",
-            hint=USE_MODULE,
-        )
-    activation = Activation(layer_tensors.activation(options, "silu"))
-    pre_steps: tuple[Step, ...] = ()
-    if part.has("layernorm.weight"):
-        pre_steps = (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
-    return Layer(
-        terms=(
-            BasisTerm(BSpline(grid, grid.shape[1] - count - 1), coef),
-            BasisTerm(Gaussian(centres, grid_steps.denominator(centres, options)), coef),
-            BasisTerm(activation, part.tensor("base_weight", m, n).T[:, :, None]),
-        ),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
+    splines = stored_splines(part, n, count)
+    base = branch(activation(options, "silu"), part.tensor("base_weight", m, n))
+    pre_steps = module_kinds.layer_norm(part.inside("layernorm"), options, n)
+    return layer_of(
+        BasisTerm(splines, coef),
+        BasisTerm(Gaussian(centres, grid_steps.denominator(centres, options)), coef),
+        base,
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
-        nan_spreads=np.ones((n, m), dtype=bool),
+        nan_spreads=True,
         pre_steps=pre_steps,
     )

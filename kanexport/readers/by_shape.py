@@ -24,26 +24,29 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from kanexport.bases import Basis, polynomial, recurrence
-from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.fourier import Fourier
 from kanexport.bases.gaussian import Gaussian
+from kanexport.bases.polynomial import Polynomial
+from kanexport.bases.recurrence import Recurrence
 from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.formats.checkpoint import Checkpoint
-from kanexport.functions import elementwise, wavelets
+from kanexport.functions import domain_maps, elementwise, wavelets
+from kanexport.functions.domain_maps import Bounded, Raw, Sigmoid, Squash
 from kanexport.functions.elementwise import Unary
 from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
-from kanexport.ir.steps import Step
+from kanexport.ir.steps import Elementwise, RowRange, Step
 from kanexport.options import Options
 from kanexport.readers import pykan_0_0
-from kanexport.readers.common import grid_steps, layer_tensors, roles
+from kanexport.readers.common import chain, grid_steps, layer_tensors, roles
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.grid_steps import Argument
-from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, branch, layer_of
 from kanexport.readers.common.roles import BASE, BIAS, POINTS, SCALE, WIDTHS, LayerRoles, Roles, Sizes
 
 FAMILY = "by-shape"
@@ -90,6 +93,58 @@ WORDS = (
 POINTED = "Gaussians or wavelets around centers, with widths in one of several forms, splines on knots, or small MLPs"
 
 
+@dataclass(frozen=True, slots=True)
+class _Argument:
+    """The argument of the functions of a layer: steps of the whole row `first`, then a squash of each source."""
+
+    squash: Squash
+    first: tuple[Step, ...] = ()
+
+    # The squash by name, a key of `grid_steps.SQUASHES`. A layernorm has no weights; row-range scales by the extremes
+    # of the row.
+    NAMES: ClassVar[dict[str, str]] = {
+        "tanh": "tanh",
+        "x": "raw",
+        "clip": "clip",
+        "sigmoid": "",
+        "clip-eps": "clip-eps",
+        "tanh-eps": "tanh-eps",
+        "arctan": "arctan",
+        "arctan-1": "",
+        "softsign": "softsign",
+        "sigmoid-2": "sigmoid",
+        "tanh-twice": "tanh-twice",
+        "row-range": "raw",
+        "layernorm": "raw",
+        "layernorm-tanh": "tanh",
+    }
+
+    @classmethod
+    def make(cls, name: str, sources: int, options: Options) -> _Argument:
+        """The argument with one of NAMES. Raises OptionError."""
+        own: dict[str, Squash] = {"sigmoid": Sigmoid(), "arctan-1": Bounded(elementwise.SYMBOLIC["arctan"])}
+        squash = own[name] if name in own else grid_steps.SQUASHES[cls.NAMES[name]](options)
+        if name == "row-range":
+            return cls(squash, (RowRange(),))
+        if name.startswith("layernorm"):
+            return cls(squash, (chain.without_tensors("layernorm", sources, options),))
+        return cls(squash)
+
+    def applied(self, basis: Basis) -> Basis:
+        """The polynomials of the squashed sources, after the steps of the row."""
+        if isinstance(basis, Polynomial):
+            return polynomial.squashed(basis, self.squash)
+        assert isinstance(basis, Recurrence)
+        return replace(basis, squash=self.squash)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The whole argument as steps, for functions without a squash."""
+        if isinstance(self.squash, Raw):
+            return self.first
+        return (*self.first, Elementwise(domain_maps.function(self.squash)))
+
+
 def matches(checkpoint: Checkpoint) -> str:
     """The reason why the tensors may be those of a KAN: the coefficients of one candidate."""
     layer_roles = roles.find(checkpoint.tensors)
@@ -100,6 +155,7 @@ def matches(checkpoint: Checkpoint) -> str:
     return f"by shape: {prefix + name} {shapes[name]} in {count} layer{'s' * (count > 1)}"
 
 
+# radon: the assignment of the user, the only fitting one, or the likeliest.
 def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
     """The kind of layers in this checkpoint, and how to read them. Raises InvalidKan and OptionError."""
     root = options.optional("prefix") or ""
@@ -108,39 +164,31 @@ def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
         raise InvalidKan(
             "no tensor has the shape of the coefficients of a KAN layer", code="layers-not-found", hint=USE_MODULE
         )
-    chosen = _chosen(layer_roles, options)
+    by_text = {assignment.text: assignment for assignment in layer_roles.roles}
+    fitting = [text for text, assignment in by_text.items() if _fits_rows(assignment, layer_roles, options)]
+    chosen = next(iter(by_text))
+    if len(by_text) > 1 and len(fitting) == 1 and options.optional(ROLES) is None:
+        chosen = fitting[0]
+        options.assume(ROLES, chosen)
+    elif len(by_text) > 1:
+        likely = fitting or list(by_text)
+        chosen = options.choice(ROLES, likely, likely[0], words=f"or {'; or '.join(likely[1:])}")
     shapes = next(iter(layer_roles.layers.values()))
     keys = Keys({name: len(shape) for name, shape in shapes.items()}, {})
-    return LayerKind(FAMILY, keys, functools.partial(_layer, chosen))
+    return LayerKind(FAMILY, keys, functools.partial(_layer, by_text[chosen]))
 
 
-def _chosen(layer_roles: LayerRoles, options: Options) -> Roles:
-    """The assignment that the option names, otherwise the most likely one, which `options` records. Raises
-    OptionError."""
-    by_text = {assignment.text: assignment for assignment in layer_roles.roles}
-    fitting = [text for text, assignment in by_text.items() if _between(assignment, layer_roles, options)] or list(
-        by_text
-    )
-    if len(by_text) == 1:
-        return layer_roles.roles[0]
-    if len(fitting) == 1 and options.optional(ROLES) is None:
-        options.assume(ROLES, fitting[0])
-        return by_text[fitting[0]]
-    named = options.choice(ROLES, fitting, fitting[0], words=f"or {'; or '.join(fitting[1:])}")
-    return by_text[named]
-
-
-def _between(assignment: Roles, layer_roles: LayerRoles, options: Options) -> bool:
+def _fits_rows(assignment: Roles, layer_roles: LayerRoles, options: Options) -> bool:
     """Whether the network takes rows as wide as the recorded ones, and returns as many outputs. True if no rows are
     recorded."""
-    first, *_, last = [
-        assignment.sizes(shapes) for shapes in (*layer_roles.layers.values(), *layer_roles.layers.values())
-    ]
+    layers = list(layer_roles.layers.values())
+    first, last = assignment.sizes(layers[0]), assignment.sizes(layers[-1])
     if first is None or last is None:
         return False
-    return options.width in (None, first.i) and options.outputs in (None, last.o)
+    return options.facts.width in (None, first.i) and options.facts.outputs in (None, last.o)
 
 
+# radon: the parts that a layer may have.
 def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
     """One layer. Raises InvalidKan or OptionError."""
     shapes = {name: part.shape(name) for name in (chosen.coef, *(name for name, _ in chosen.others))}
@@ -151,54 +199,38 @@ def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
             code="tensor-wrong-shape",
             hint="assign the tensors with --option roles=...",
         )
-    forward = _forward(chosen, sizes, shapes, part, options)
-    kind, _, argument_name = forward.rpartition("-of-")
-    coef = _coefficients(chosen, sizes, part)
-    terms = list(
-        _terms(kind, Argument.make(argument_name, sizes.i, options), coef, _Points(chosen, sizes, part), options)
-    )
-    if name := chosen.name(BASE):
-        activation = Activation(layer_tensors.activation(options, "silu"))
-        terms.append(BasisTerm(activation, _edges(part, name, chosen, sizes)[:, :, None]))
-    bias = sum((part.tensor(name, *shapes[name]).reshape(-1) for name, role in chosen.others if role == BIAS), 0.0)
-    spline = any(isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) for term in terms)
-    return Layer(
-        tuple(terms),
-        mask=np.ones((sizes.i, sizes.o)),
-        bias=np.zeros(sizes.o) + bias,
-        nan_spreads=np.full((sizes.i, sizes.o), spline and argument_name == "x"),
-    )
-
-
-def _forward(chosen: Roles, sizes: Sizes, shapes: roles.Shapes, part: Part, options: Options) -> str:
-    """The name of the functions. Raises OpenQuestion if neither the user nor recorded outputs give it."""
-    names = tuple(_forwards(chosen, sizes, shapes))
     what = POINTED if chosen.name(POINTS) else WORDS
     named = f"{part.prefix}{chosen.coef} {shapes[chosen.coef]}"
-    return options.must_forward(names, f"the functions of {named} are ambiguous: names and shapes fit {what}")
+    forward = options.must_forward(
+        _forwards(chosen, sizes, shapes), f"the functions of {named} are ambiguous: names and shapes fit {what}"
+    )
+    kind, _, argument_name = forward.rpartition("-of-")
+    coef = _coefficients(chosen, sizes, part)
+    argument = _Argument.make(argument_name, sizes.i, options)
+    terms = _terms(kind, argument, coef, _Points(chosen, sizes, part), options)
+    spline = any(isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) for term in terms)
+    if name := chosen.name(BASE):
+        terms.append(branch(layer_tensors.activation(options, "silu"), _edges(part, name, chosen, sizes).T))
+    bias = sum((part.tensor(name, *shapes[name]).reshape(-1) for name, role in chosen.others if role == BIAS), 0.0)
+    return layer_of(*terms, bias=np.zeros(sizes.o) + bias, nan_spreads=spline and argument_name == "x")
 
 
+# radon: one case for each set of tensors.
 def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:
     """All forwards that the shapes allow, the most likely first."""
     points, widths = chosen.name(POINTS), chosen.name(WIDTHS)
     if chosen.axes in roles.FOURIER:
         return _with_arguments([FOURIER])
-    if points is None:
-        return _on_no_points(sizes, scaled=widths is not None)
+    if points is None:  # polynomials, and functions on a fixed grid or without a grid
+        names = [f"{name}-of-{argument}" for argument in _Argument.NAMES for name in (*POLYNOMIALS, JACOBI)]
+        series = [FOURIER, SINES_FIRST] if sizes.k % 2 == 0 else []
+        others = _with_arguments([*GRIDS, *([SPLINES] if sizes.k > DEGREE else []), *series])
+        return names + others if widths is None else others
     if shapes[points][-1] != sizes.k:
         return _with_arguments(["bspline"])
     if widths is None:
         return _with_arguments(["gaussian", "sech2"])
     return _with_arguments(AROUND_SOURCES if len(shapes[points]) == len(shapes[widths]) == 2 else AROUND)
-
-
-def _on_no_points(sizes: Sizes, *, scaled: bool) -> list[str]:
-    """Forwards without points: polynomials, and functions on a fixed grid or without a grid."""
-    whole = (
-        [] if scaled else [f"{name}-of-{argument}" for argument in Argument.NAMES for name in (*POLYNOMIALS, JACOBI)]
-    )
-    series = [FOURIER, SINES_FIRST] if sizes.k % 2 == 0 else []
-    return whole + _with_arguments([*GRIDS, *([SPLINES] if sizes.k > DEGREE else []), *series])
 
 
 def _with_arguments(kinds: list[str]) -> list[str]:
@@ -208,20 +240,11 @@ def _with_arguments(kinds: list[str]) -> list[str]:
 
 def _coefficients(chosen: Roles, sizes: Sizes, part: Part) -> Array:
     """The coefficients [I, O, K], times the scale of the edges if there is one."""
-    values = part.tensor(chosen.coef, *part.shape(chosen.coef))
-    o, i, k = sizes.o, sizes.i, sizes.k
-    match chosen.axes:
-        case "o-ik":
-            coef = values.reshape(o, i, k).transpose(1, 0, 2)
-        case "o-ki":
-            coef = values.reshape(o, k, i).transpose(2, 0, 1)
-        case "ik-o":
-            coef = values.reshape(i, k, o).transpose(0, 2, 1)
-        case axes if len(axes) == 4:
-            order = [axes.index(axis) for axis in "io2k"]
-            coef = values.transpose(order).reshape(i, o, 2 * k)
-        case axes:
-            coef = values.transpose([axes.index(axis) for axis in "iok"])
+    axes = chosen.axes.replace("-", "")
+    lengths = {"o": sizes.o, "i": sizes.i, "k": sizes.k, "2": 2}
+    values = part.tensor(chosen.coef, *part.shape(chosen.coef)).reshape([lengths[axis] for axis in axes])
+    order = [axes.index(axis) for axis in "io2k" if axis in axes]
+    coef = values.transpose(order).reshape(sizes.i, sizes.o, -1)
     if name := chosen.name(SCALE):
         coef = layer_tensors.product(coef, _edges(part, name, chosen, sizes)[:, :, None])
     return np.ascontiguousarray(coef)
@@ -238,62 +261,50 @@ class _Points:
 
     def __init__(self, chosen: Roles, sizes: Sizes, part: Part) -> None:
         self.chosen, self.sizes, self.part = chosen, sizes, part
-        self.has = chosen.name(POINTS) is not None
 
+    # radon: one case for each shape.
     def of(self, role: str) -> Array | None:
         """The tensor of a role as [], [K], [I, 1], [I, K] or [I, O, K]; None if there is none."""
         name = self.chosen.name(role)
         if name is None:
             return None
         values = self.part.tensor(name, *self.part.shape(name))
+        if values.ndim == 3 and values.shape[:2] == (1, 1) != (self.sizes.i, self.sizes.o):
+            return np.asarray(values[0, 0])  # one row for all edges
         if values.ndim == 3:
-            return self._of_edges(name, values)
+            return values.transpose(1, 0, 2) if self.chosen.turned(name, values.shape[:2], self.sizes) else values
         if values.size == 1:
             return values.reshape(())
         if values.shape == (self.sizes.i,) and role == WIDTHS and self.sizes.i != self.sizes.k:
             return values[:, None]
         return values[0] if values.ndim == 2 and values.shape[0] == 1 else values
 
-    def _of_edges(self, name: str, values: Array) -> Array:
-        """The values as [I, O, K], or [K] if there is one row for all edges."""
-        if values.shape[:2] == (1, 1) != (self.sizes.i, self.sizes.o):
-            return np.asarray(values[0, 0])
-        return values.transpose(1, 0, 2) if self.chosen.turned(name, values.shape[:2], self.sizes) else values
 
-
-def _terms(kind: str, argument: Argument, coef: Array, points: _Points, options: Options) -> list[Term]:
+# radon: one expression for each kind of functions.
+def _terms(kind: str, argument: _Argument, coef: Array, points: _Points, options: Options) -> list[Term]:
     """The functions of the edges. Raises InvalidKan or OptionError."""
+    n, _, count = coef.shape
     if kind in (*POLYNOMIALS, JACOBI):
-        return [_polynomials(kind, argument, coef, options)]
+        if kind == JACOBI:
+            a, b = (options.number(f"jacobi_{name}", NUMBERS[0], among=NUMBERS) for name in "ab")
+            basis: Basis = polynomial.jacobi(count - 1, a, b)
+        else:
+            basis = POLYNOMIALS[kind](count - 1)
+        return [BasisTerm(argument.applied(basis), coef, argument.first)]
     pre_steps = argument.steps
     if kind in (FOURIER, SINES_FIRST):
-        half = coef.shape[2] // 2
+        half = count // 2
         ordered = coef if kind == FOURIER else np.concatenate([coef[:, :, half:], coef[:, :, :half]], axis=2)
         return [BasisTerm(Fourier(half), ordered, pre_steps)]
-    if kind == SPLINES:
-        return [BasisTerm(BSpline(_uniform(coef.shape[2], len(coef)), DEGREE), coef, pre_steps)]
+    if kind == SPLINES:  # uniform knots from -1 to 1, extended on both sides
+        row = -1.0 + 2.0 / (count - DEGREE) * np.arange(-DEGREE, count + 1)
+        return [BasisTerm(BSpline(np.tile(row, (n, 1)), DEGREE), coef, pre_steps)]
     if kind in GRIDS:
-        centres = np.linspace(*GRIDS[kind], coef.shape[2])
+        centres = np.linspace(*GRIDS[kind], count)
         return [BasisTerm(Gaussian(centres, grid_steps.denominator(centres, options)), coef, pre_steps)]
     if kind == "bspline":
         return _knotted(points, coef, pre_steps)
     return [_around(kind, points, coef, pre_steps, options)]
-
-
-def _polynomials(kind: str, argument: Argument, coef: Array, options: Options) -> BasisTerm:
-    degree = coef.shape[2] - 1
-    if kind == JACOBI:
-        a, b = (options.number(f"jacobi_{name}", NUMBERS[0], among=NUMBERS) for name in "ab")
-        basis: Basis = polynomial.jacobi(degree, a, b)
-    else:
-        basis = POLYNOMIALS[kind](degree)
-    return BasisTerm(argument.applied(basis), coef, argument.first)
-
-
-def _uniform(functions: int, sources: int) -> Array:
-    """Uniform knots from -1 to 1 for this number of functions, extended on both sides, one row per source."""
-    step = 2.0 / (functions - DEGREE)
-    return np.tile(-1.0 + step * np.arange(-DEGREE, functions + 1), (sources, 1))
 
 
 def _knotted(points: _Points, coef: Array, pre_steps: tuple[Step, ...]) -> list[Term]:
@@ -311,19 +322,39 @@ def _knotted(points: _Points, coef: Array, pre_steps: tuple[Step, ...]) -> list[
     return [BasisTerm(term.basis, term.coef, pre_steps) for term in terms]
 
 
+# radon: widths in the file, or one width for all.
 def _around(kind: str, points: _Points, coef: Array, pre_steps: tuple[Step, ...], options: Options) -> Term:
-    """Functions around centres. Raises InvalidKan or OptionError."""
+    """Functions around centres. Without widths in the file, the option `denominator` is one width for all. Raises
+    InvalidKan or OptionError."""
     centres, widths = points.of(POINTS), points.of(WIDTHS)
     assert centres is not None
-    if widths is None:
-        return _alone(kind, centres, coef, pre_steps, options)
     name, _, form = kind.partition("-")
-    if name == "mlp":
-        return _hidden(form, centres, widths, coef, pre_steps)
-    rate = _rate(kind, form, widths)
+    if widths is None:
+        width = grid_steps.denominator(np.sort(centres.reshape(-1, centres.shape[-1])[0]), options)
+        if not width:
+            raise InvalidKan(
+                "option denominator is 0, expected another number",
+                code="option-out-of-range",
+                hint="pass --option denominator=NUMBER",
+            )
+        spread, rate = np.asarray(width), np.asarray(1 / width)
+    elif name == "mlp":  # sum_c C_ijc act(slope_ic x_i + shift_ic): the hidden units of an MLP of one source
+        if (widths == 0).any():
+            raise InvalidKan(
+                "a hidden unit of the MLP of a source has the weight 0",
+                code="option-does-not-fit-weights",
+                hint="select other functions with --option forward=NAME",
+            )
+        return _each(elementwise.activation(form), -centres / widths, widths, coef, pre_steps)
+    else:
+        rate = _rate(kind, form, widths)
+        spread = 1 / rate
     if name == "gaussian" and centres.ndim < 3 and rate.ndim < 3:
-        return BasisTerm(_gaussian(centres, 1 / rate), coef, pre_steps)
-    function = elementwise.SYMBOLIC["gaussian"] if name == "gaussian" else wavelets.WAVELETS[name]
+        return BasisTerm(_gaussian(centres, spread), coef, pre_steps)
+    if name == "gaussian":
+        function = elementwise.SYMBOLIC["gaussian"]
+    else:
+        function = elementwise.SHAPES["sech2"] if name == "sech2" else wavelets.WAVELETS[name]
     return _each(function, centres, rate, coef, pre_steps)
 
 
@@ -341,28 +372,10 @@ def _rate(kind: str, form: str, widths: Array) -> Array:
     return rate
 
 
-def _alone(kind: str, centres: Array, coef: Array, pre_steps: tuple[Step, ...], options: Options) -> Term:
-    """Functions around centers without widths: the option `denominator` is one width for all."""
-    row = np.sort(centres.reshape(-1, centres.shape[-1])[0])
-    width = grid_steps.denominator(row, options)
-    if not width:
-        raise InvalidKan(
-            "option denominator is 0, expected another number",
-            code="option-out-of-range",
-            hint="pass --option denominator=NUMBER",
-        )
-    if kind == "gaussian" and centres.ndim < 3:
-        return BasisTerm(_gaussian(centres, np.asarray(width)), coef, pre_steps)
-    function = elementwise.SYMBOLIC["gaussian"] if kind == "gaussian" else elementwise.SHAPES["sech2"]
-    return _each(function, centres, np.asarray(1 / width), coef, pre_steps)
-
-
 def _gaussian(centres: Array, widths: Array) -> Gaussian:
     """Gaussians with one row of centres and one width for all, or with a row of both for each source."""
-    if centres.ndim == 1 and widths.ndim == 0:
-        return Gaussian(centres, float(widths))
-    if centres.ndim == 1 and widths.ndim == 1:
-        return Gaussian(centres, widths)
+    if centres.ndim == 1 and widths.ndim < 2:
+        return Gaussian(centres, widths if widths.ndim else float(widths))
     shape = np.broadcast_shapes(centres.shape, widths.shape)
     return Gaussian(np.array(np.broadcast_to(centres, shape)), np.array(np.broadcast_to(widths, shape)))
 
@@ -373,14 +386,3 @@ def _each(function: Unary, centres: Array, rate: Array, coef: Array, pre_steps: 
         np.array(np.broadcast_to(part[:, None] if part.ndim == 2 else part, coef.shape)) for part in (centres, rate)
     )
     return EdgeTerm(function, centre, spread, coef, pre_steps)
-
-
-def _hidden(name: str, shifts: Array, slopes: Array, coef: Array, pre_steps: tuple[Step, ...]) -> EdgeTerm:
-    """sum_c C_ijc act(slope_ic x_i + shift_ic): the hidden units of an MLP of one source. Raises InvalidKan."""
-    if (slopes == 0).any():
-        raise InvalidKan(
-            "a hidden unit of the MLP of a source has the weight 0",
-            code="option-does-not-fit-weights",
-            hint="select other functions with --option forward=NAME",
-        )
-    return _each(elementwise.activation(name), -shifts / slopes, slopes, coef, pre_steps)

@@ -32,12 +32,12 @@ from kanexport.bases import polynomial
 from kanexport.bases.polynomial import Polynomial
 from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.functions.domain_maps import Raw, Tanh, TanhOf
-from kanexport.ir.model import Layer
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.steps import Elementwise, RowRange, Step
 from kanexport.options import Options
-from kanexport.readers.common import chain, grid_steps, layer_tensors
+from kanexport.readers.common import grid_steps, module_kinds
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common.layer_tensors import Keys, Part, activation, layer_of
 
 FAMILY, NORMED = "chebykan", "chebykan-norm"
 OPTIONAL = {"arange": 1, "tanh_scale": 0, "tanh_bias": 0, "bias": 1}
@@ -77,18 +77,17 @@ def layer(part: Part, options: Options) -> Layer:
     if whose == FAMILY and part.has("tanh_scale"):
         shift = float(part.tensor("tanh_bias")) if part.has("tanh_bias") else 0.0
         basis = polynomial.squashed(basis, Tanh(slope=float(part.tensor("tanh_scale")), shift=shift))
-    bias = part.tensor("bias", coef.shape[1]) if part.has("bias") else None
-    return grid_steps.layer(basis, coef * factor, bias=bias, pre_steps=pre_steps)
+    return layer_of(BasisTerm(basis, coef * factor, pre_steps), bias=part.optional("bias", coef.shape[1]))
 
 
 def normed_layer(part: Part, options: Options) -> Layer:
     """One layer of a copy that normalizes in the layer. Raises InvalidKan or OptionError."""
     coef = part.tensor("cheby_coeffs", None, None, None)
-    norm = chain.norm(Part(part.tensors, part.prefix + "layer_norm."), options, "layernorm", coef.shape[0])
-    activation = layer_tensors.activation(options, "silu", "output_activation")
+    norm = module_kinds.layer_norm(part.inside("layer_norm"), options, coef.shape[0])
+    output = Elementwise(activation(options, "silu", "output_activation"))
     short = options.number("cheby_epsilon", "0.0", among=EPSILONS)
     basis = polynomial.squashed(polynomial.chebyshev(coef.shape[2] - 1), Tanh(short=short))
-    return grid_steps.layer(basis, coef, pre_steps=(norm,), post_steps=(Elementwise(activation),))
+    return layer_of(BasisTerm(basis, coef, norm), post_steps=(output,))
 
 
 def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float]:

@@ -20,16 +20,12 @@ import re
 
 import numpy as np
 
-from kanexport.bases.activation import Activation
-from kanexport.bases.bspline import BSpline
-from kanexport.errors import USE_MODULE, FamilyError, InvalidKan
+from kanexport.errors import USE_MODULE, FamilyError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import BasisTerm, Kan, Layer
-from kanexport.ir.norms import LayerNorm
-from kanexport.ir.steps import Step
-from kanexport.options import EPSILONS, Options
+from kanexport.options import Options
 from kanexport.readers.common import chain, layer_tensors
-from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
+from kanexport.readers.common.layer_tensors import Part, Tensors, branch, layer_of, storage_dtype, stored_splines
 
 FAMILY = "dropkan"
 MARK = "act_fun.0.neuron_train"
@@ -42,12 +38,35 @@ def matches(checkpoint: Checkpoint) -> str:
     return f"{roots[0]}{MARK} next to act_fun.0.coef" if roots else ""
 
 
+# radon: the checks of a file, then its layers.
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read the state. Raises FamilyError, InvalidKan or OptionError."""
-    tensors, root = checkpoint.tensors, _root(checkpoint.tensors, options.optional("prefix"))
+    tensors, prefix = checkpoint.tensors, options.optional("prefix")
+    roots = _roots(tensors, prefix or "")
+    if len(roots) != 1:
+        raise FamilyError(
+            f"{MARK} occurs under {len(roots)} prefixes, expected one",
+            code="model-ambiguous",
+            hint="select one with --option prefix=KEY_PREFIX",
+        )
+    root = roots[0]
+    others = [key for key in tensors if not key.startswith(root)]
+    if others and prefix is None:
+        raise FamilyError(
+            f"the file has a DropKAN under {root!r} and tensors of other modules, such as {others[0]!r}",
+            code="other-modules-in-file",
+            hint=f"export the DropKAN by itself with --option prefix={root}, or the whole module with --module",
+        )
     pattern = re.compile(re.escape(root) + r"act_fun\.\d+\.coef")
     depth = len([key for key in tensors if pattern.fullmatch(key)])
-    _refuse_symbolic(tensors, root, depth, options)
+    masks = [tensors.get(f"{root}symbolic_fun.{at}.mask") for at in range(depth)]
+    on = sum(int(np.count_nonzero(mask)) for mask in masks if mask is not None)
+    if on and options.choice("symbolic_enabled", ("false", "true"), "false") == "true":
+        raise FamilyError(
+            f"{on} symbolic edges are active, and the file does not store their functions",
+            code="functions-not-recorded",
+            hint=USE_MODULE,
+        )
     layers = [_layer(Part(tensors, root), at, options) for at in range(depth)]
     return chain.chain(layers, storage_dtype([tensors[f"{root}act_fun.{at}.coef"] for at in range(depth)]))
 
@@ -57,85 +76,32 @@ def _roots(tensors: Tensors, start: str) -> list[str]:
     return [root for root in roots if (coef := tensors.get(root + "act_fun.0.coef")) is not None and coef.ndim == 3]
 
 
-def _root(tensors: Tensors, prefix: str | None) -> str:
-    """The prefix of the only DropKAN. Raises FamilyError if there are several, or other tensors."""
-    roots = _roots(tensors, prefix or "")
-    if len(roots) != 1:
-        raise FamilyError(
-            f"{MARK} occurs under {len(roots)} prefixes, expected one",
-            code="model-ambiguous",
-            hint="select one with --option prefix=KEY_PREFIX",
-        )
-    others = [key for key in tensors if not key.startswith(roots[0])]
-    if others and prefix is None:
-        raise FamilyError(
-            f"the file has a DropKAN under {roots[0]!r} and tensors of other modules, such as {others[0]!r}",
-            code="other-modules-in-file",
-            hint=f"export the DropKAN by itself with --option prefix={roots[0]}, or the whole module with --module",
-        )
-    return roots[0]
-
-
 def _layer(part: Part, at: int, options: Options) -> Layer:
     """Layer number `at`. Raises InvalidKan or OptionError."""
-    own = Part(part.tensors, f"{part.prefix}act_fun.{at}.")
+    own = part.inside(f"act_fun.{at}")
     coef = own.tensor("coef", None, None, None)
     n, m, functions = coef.shape
-    grid = own.tensor("grid", n, None)
-    if grid.shape[1] <= functions + 1:
-        raise InvalidKan(
-            f"layer {at}: grid has shape {grid.shape}, expected ({n}, {functions} + k + 1) with k >= 1",
-            code="grid-wrong-shape",
-            hint=USE_MODULE,
-        )
-    share = 1 / n if _neuron(options) == "mean" else 1.0
-    scaled = layer_tensors.product(coef, own.tensor("scale_sp", n, m)[:, :, None]) * share
-    base = Activation(layer_tensors.activation(options, "silu", "base_fun"))
-    bias = f"biases.{at}.weight"
-    return Layer(
-        terms=(
-            BasisTerm(BSpline(grid, grid.shape[1] - functions - 1), scaled),
-            BasisTerm(base, own.tensor("scale_base", n, m)[:, :, None] * share),
-        ),
-        mask=np.ones((n, m)),
-        bias=part.tensor(bias, 1, m)[0] if part.has(bias) else np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-        pre_steps=_before(options, n),
-    )
-
-
-def _neuron(options: Options) -> str:
-    """The step that replaces the sum. Raises FamilyError for an unknown one."""
-    kind = options.choice("neuron_fun", NEURONS, NEURONS[0])
-    if kind not in ("sum", "mean"):
+    splines = stored_splines(own, n, functions, named=str(n), where=f"layer {at}: ")
+    neuron = options.choice("neuron_fun", NEURONS, NEURONS[0])
+    if neuron not in ("sum", "mean"):
         raise FamilyError(
-            f"neuron_fun={kind} is not supported: a node is then not the sum of its edges",
+            f"neuron_fun={neuron} is not supported: a node is then not the sum of its edges",
             code="option-unsupported",
             hint=USE_MODULE,
         )
-    return kind
-
-
-def _before(options: Options, n: int) -> tuple[Step, ...]:
-    kind = options.choice("input_preprocessing", ("none", "ln", "ls"), "none")
-    if kind == "ls":
+    share = 1 / n if neuron == "mean" else 1.0
+    scaled = layer_tensors.product(coef, own.tensor("scale_sp", n, m)[:, :, None]) * share
+    base = branch(layer_tensors.activation(options, "silu", "base_fun"), own.tensor("scale_base", n, m).T * share)
+    before = options.choice("input_preprocessing", ("none", "ln", "ls"), "none")
+    if before == "ls":
         raise FamilyError(
             "input_preprocessing=ls is not supported: it scales a row by its smallest and largest value",
             code="option-unsupported",
             hint=USE_MODULE,
         )
-    if kind == "none":
-        return ()
-    return (LayerNorm(np.ones(n), np.zeros(n), options.number("layernorm_eps", EPSILONS[0], among=EPSILONS)),)
-
-
-def _refuse_symbolic(tensors: Tensors, root: str, depth: int, options: Options) -> None:
-    """Raises FamilyError if symbolic edges are active, because files do not store the names of their functions."""
-    masks = [tensors.get(f"{root}symbolic_fun.{at}.mask") for at in range(depth)]
-    on = sum(int(np.count_nonzero(mask)) for mask in masks if mask is not None)
-    if on and options.choice("symbolic_enabled", ("false", "true"), "false") == "true":
-        raise FamilyError(
-            f"{on} symbolic edges are active, and the file does not store their functions",
-            code="functions-not-recorded",
-            hint=USE_MODULE,
-        )
+    return layer_of(
+        BasisTerm(splines, scaled),
+        base,
+        bias=part.optional(f"biases.{at}.weight", 1, m),
+        pre_steps=(chain.without_tensors("layernorm", n, options),) if before == "ln" else (),
+    )

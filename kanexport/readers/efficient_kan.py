@@ -20,16 +20,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.steps import Affine, Clip, Elementwise, Step
 from kanexport.options import Options
-from kanexport.readers.common import layer_tensors
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.layer_tensors import Keys, Part, scaled
+from kanexport.readers.common.layer_tensors import Keys, Part, activation, branch, layer_of, scaled
 
 FAMILY = "efficient-kan"
 OPTIONAL = {"spline_scaler": 2, "bias": 1}
@@ -51,7 +49,7 @@ def fits(part: Part) -> bool:
 
 def layer(part: Part, options: Options) -> Layer:
     """One KANLinear. Raises InvalidKan or OptionError."""
-    activation = Activation(layer_tensors.activation(options, "silu"))
+    base_function = activation(options, "silu")
     m, n, functions = part.shape("spline_weight")
     if not fits(part):
         raise InvalidKan(
@@ -62,36 +60,24 @@ def layer(part: Part, options: Options) -> Layer:
     grid = part.tensor("grid", n, None) if len(part.shape("grid")) == 2 else np.tile(part.tensor("grid", None), (n, 1))
     splines = BSpline(grid, grid.shape[1] - functions - 1)
     forward = options.forward(FAMILY, COPIES)
-    base = part.tensor("base_weight", m, n)
-    return Layer(
-        terms=(
-            BasisTerm(splines, _coefficients(part, options).transpose(1, 0, 2), _before(forward, splines)),
-            BasisTerm(activation, base.T[:, :, None]),
-        ),
-        mask=np.ones((n, m)),
-        bias=part.tensor("bias", m) if part.has("bias") else np.zeros(m),
+    base = branch(base_function, part.tensor("base_weight", m, n))
+    weight = part.tensor("spline_weight", m, n, functions)
+    if part.has("spline_scaler"):
+        scaler = part.tensor("spline_scaler", m, n)
+        if options.choice("spline_scaler", ("used", "unused"), "used") == "used":
+            weight = scaled(weight, scaler[:, :, None])
+    # From x to the input of the splines.
+    tanh, half = Elementwise(elementwise.activation("tanh")), np.full(n, 0.5)
+    clip = Clip(*splines.support(n).core)
+    steps: dict[str, tuple[Step, ...]] = {TANH: (tanh,), HALF: (tanh, Affine(half, half)), CLAMPED: (clip,)}
+    return layer_of(
+        BasisTerm(splines, weight.transpose(1, 0, 2), steps.get(forward, ())),
+        base,
+        bias=part.optional("bias", m),
         # The basis of a non-finite value is NaN there, and its product reaches every sum. For infinities, tanh
         # and a clamp give finite numbers.
-        nan_spreads=np.full((n, m), forward == FAMILY),
+        nan_spreads=forward == FAMILY,
     )
-
-
-def _coefficients(part: Part, options: Options) -> layer_tensors.Array:
-    """The coefficients of the splines [m, n, G + k], with their scaler."""
-    weight = part.tensor("spline_weight", None, None, None)
-    if not part.has("spline_scaler"):
-        return weight
-    scaler = part.tensor("spline_scaler", *weight.shape[:2])
-    used = options.choice("spline_scaler", ("used", "unused"), "used") == "used"
-    return scaled(weight, scaler[:, :, None]) if used else weight
-
-
-def _before(forward: str, splines: BSpline) -> tuple[Step, ...]:
-    """The steps from x to the input of the splines."""
-    n, (low, high) = len(splines.extended), splines.support(len(splines.extended)).core
-    tanh, half = Elementwise(elementwise.activation("tanh")), np.full(n, 0.5)
-    steps: dict[str, tuple[Step, ...]] = {TANH: (tanh,), HALF: (tanh, Affine(half, half)), CLAMPED: (Clip(low, high),)}
-    return steps.get(forward, ())
 
 
 FAMILIES = (LayerKind(FAMILY, KEYS, layer, fits), LayerKind("efficient-kan-row", ROW_KEYS, layer, fits))

@@ -16,14 +16,11 @@ Edge classes: A, B
 
 from __future__ import annotations
 
-import numpy as np
-
 from kanexport.bases.sech2 import Sech2
 from kanexport.ir.model import BasisTerm, Layer
-from kanexport.ir.steps import Step
 from kanexport.options import Options
-from kanexport.readers.common import chain
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common import module_kinds
+from kanexport.readers.common.layer_tensors import Keys, Part, layer_of
 
 FAMILY = "fasterkan"
 KEYS = Keys(
@@ -44,12 +41,4 @@ def layer(part: Part, options: Options) -> Layer:
     else:
         used = options.choice("inv_denominator", ("unused", "used"), "unused") == "used"
     basis = Sech2(centres, float(part.tensor("rbf.inv_denominator")) if used else 1.0)
-    pre_steps: tuple[Step, ...] = ()
-    if part.has("layernorm.weight"):
-        pre_steps = (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
-    return Layer(
-        terms=(BasisTerm(basis, coef, pre_steps),),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-    )
+    return layer_of(BasisTerm(basis, coef, module_kinds.layer_norm(part.inside("layernorm"), options, n)))

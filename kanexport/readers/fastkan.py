@@ -25,18 +25,15 @@ Edge classes: A, B
 
 from __future__ import annotations
 
-import numpy as np
-
 from kanexport.bases import Basis
-from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
 from kanexport.bases.sech2 import Sech2
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.steps import Step
 from kanexport.options import Options
-from kanexport.readers.common import chain, grid_steps, layer_tensors
+from kanexport.readers.common import grid_steps, module_kinds
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, activation, branch, layer_of
 
 NORM_AND_BASE = {"layernorm.weight": 1, "layernorm.bias": 1, "base_linear.weight": 2, "base_linear.bias": 1}
 KEYS = Keys(
@@ -85,15 +82,12 @@ def _assembled(part: Part, options: Options, basis: Basis, coef: Array) -> Layer
         places = ("spline", "both", "unused") if based else ("spline", "unused")
         used = options.choice("layernorm", places, "spline", words=NORM_WORDS if based else "")
     if used != "unused":
-        norms = (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
-    terms = [BasisTerm(basis, coef, norms)]
-    bias = np.zeros(m)
-    if based:
-        activation = Activation(layer_tensors.activation(options, "silu"))
-        weight = part.tensor("base_linear.weight", m, n).T[:, :, None]
-        terms.append(BasisTerm(activation, weight, norms if used == "both" else ()))
-        bias = part.tensor("base_linear.bias", m) if part.has("base_linear.bias") else bias
-    return Layer(tuple(terms), mask=np.ones((n, m)), bias=bias, nan_spreads=np.zeros((n, m), dtype=bool))
+        norms = module_kinds.layer_norm(part.inside("layernorm"), options, n)
+    splines = BasisTerm(basis, coef, norms)
+    if not based:
+        return layer_of(splines)
+    base = branch(activation(options, "silu"), part.tensor("base_linear.weight", m, n), norms if used == "both" else ())
+    return layer_of(splines, base, bias=part.optional("base_linear.bias", m))
 
 
 FAMILIES = (LayerKind("fastkan", KEYS, layer), LayerKind("first-fastkan", FIRST_KEYS, first_layer))

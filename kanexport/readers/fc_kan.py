@@ -36,8 +36,17 @@ from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, Term
 from kanexport.ir.norms import LayerNorm, NormOfGroups
 from kanexport.ir.steps import Product, Select, Step
 from kanexport.options import Options
-from kanexport.readers.common import chain, grid_steps, layer_tensors
-from kanexport.readers.common.layer_tensors import Array, Part, Tensors, natural, storage_dtype
+from kanexport.readers.common import chain, grid_steps, layer_tensors, module_kinds
+from kanexport.readers.common.layer_tensors import (
+    Array,
+    Part,
+    Tensors,
+    activation,
+    branch,
+    layer_of,
+    natural,
+    storage_dtype,
+)
 
 FAMILY = "fc-kan"
 CONCAT = "concat_weight"
@@ -61,11 +70,27 @@ def matches(checkpoint: Checkpoint) -> str:
     return f"{roots[0]}{CONCAT} next to translation and rbf.grid" if roots else ""
 
 
+# radon: the checks of a file, then its layers.
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """The layers, each with a block for every function. Raises ExportError."""
-    root = _root(checkpoint.tensors, options.optional("prefix") or "")
+    start = options.optional("prefix") or ""
+    roots = _roots(checkpoint.tensors, start)
+    if len(roots) != 1:
+        raise FamilyError(
+            f"found {len(roots)} FC_KAN models" + (f" under {start[:80]!r}" if start else "") + ", expected one",
+            code="model-ambiguous",
+            hint="select one with --option prefix=KEY_PREFIX",
+        )
+    root = roots[0]
     tensors = {key.removeprefix(root): value for key, value in checkpoint.tensors.items() if key.startswith(root)}
-    prefixes = _prefixes(tensors)
+    prefixes = sorted({match[0] for key in tensors if (match := LAYER.match(key))}, key=natural)
+    others = [key for key in tensors if key != CONCAT and not LAYER.match(key)]
+    if others:
+        raise FamilyError(
+            f"the file has an FC_KAN and tensors of other modules, such as {others[0]!r}",
+            code="other-modules-in-file",
+            hint="export the FC_KAN by itself with --option prefix=KEY_PREFIX, or the whole module with --module",
+        )
     concat = layer_tensors.tensor(tensors, CONCAT, (None, None))
     m = len(concat)
     count = concat.shape[1] // m
@@ -88,30 +113,6 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 def _roots(tensors: Tensors, start: str) -> list[str]:
     roots = [key.removesuffix(CONCAT) for key in tensors if key.endswith(CONCAT) and key.startswith(start)]
     return [root for root in roots if all(f"{root}layers.0.{name}" in tensors for name in OWN)]
-
-
-def _root(tensors: Tensors, start: str) -> str:
-    roots = _roots(tensors, start)
-    if len(roots) != 1:
-        raise FamilyError(
-            f"found {len(roots)} FC_KAN models" + (f" under {start[:80]!r}" if start else "") + ", expected one",
-            code="model-ambiguous",
-            hint="select one with --option prefix=KEY_PREFIX",
-        )
-    return roots[0]
-
-
-def _prefixes(tensors: Tensors) -> list[str]:
-    """The prefixes of all layers, in order. Raises FamilyError for other tensors."""
-    prefixes = {match[0] for key in tensors if (match := LAYER.match(key))}
-    others = [key for key in tensors if key != CONCAT and not LAYER.match(key)]
-    if others:
-        raise FamilyError(
-            f"the file has an FC_KAN and tensors of other modules, such as {others[0]!r}",
-            code="other-modules-in-file",
-            hint="export the FC_KAN by itself with --option prefix=KEY_PREFIX, or the whole module with --module",
-        )
-    return sorted(prefixes, key=natural)
 
 
 def _functions(options: Options, count: int) -> tuple[str, ...]:
@@ -140,7 +141,7 @@ def _layer(part: Part, functions: tuple[str, ...], options: Options) -> Layer:
     count = len(functions)
     terms = tuple(_term(part, name, at, count, options) for at, name in enumerate(functions))
     block = np.asarray(np.kron(np.eye(count), np.ones((n, m))), dtype=np.float64)
-    norm = chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n)
+    norm = module_kinds.step(part.inside("layernorm"), options, "layernorm", n)
     assert isinstance(norm, LayerNorm)
     return Layer(
         terms=terms,
@@ -175,7 +176,7 @@ def _term(part: Part, name: str, at: int, count: int, options: Options) -> Term:
         rate = block(wavelets.rates(part.tensor("scale", m, n)[:, :, None]), 1.0)
         return EdgeTerm(wavelets.WAVELETS["dog"], centre=centre, rate=rate, coef=weight)
     if name == "base":
-        return BasisTerm(Activation(layer_tensors.activation(options, "silu")), weight)
+        return BasisTerm(Activation(activation(options, "silu")), weight)
     return BasisTerm(Activation(elementwise.symbolic(name)), weight)
 
 
@@ -207,14 +208,7 @@ def _combined(kind: str, concat: Array, count: int) -> list[Layer | Step]:
 
 def _polynomial(linear: Array, squares: Array) -> Layer:
     """The layer of edges a x + b x^2, with a and b [I, O]."""
-    terms = [BasisTerm(Activation(elementwise.activation("identity")), linear[:, :, None])]
+    terms = [branch(elementwise.activation("identity"), linear.T)]
     if squares.any():
-        terms.append(BasisTerm(Activation(elementwise.symbolic("x^2")), squares[:, :, None]))
-    n, m = linear.shape
-    return Layer(
-        tuple(terms),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-        name="combined_type",
-    )
+        terms.append(branch(elementwise.symbolic("x^2"), squares.T))
+    return layer_of(*terms, name="combined_type")

@@ -14,14 +14,11 @@ Options: h, base_activation
 
 from __future__ import annotations
 
-import numpy as np
-
-from kanexport.bases.activation import Activation
 from kanexport.bases.uniform_cubic import Cubic
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
-from kanexport.readers.common import grid_steps, layer_tensors
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common import grid_steps
+from kanexport.readers.common.layer_tensors import Keys, Part, activation, branch, layer_of
 
 FAMILY = "flashkan"
 KEYS = Keys(required={"grid_starts": 1, "spline_weight": 3, "base_weight": 2}, optional={})
@@ -34,14 +31,10 @@ def layer(part: Part, options: Options) -> Layer:
     starts = part.tensor("grid_starts", None)
     m, n = part.shape("base_weight")
     coef = part.tensor("spline_weight", m, n, len(starts)) * (6 * SIXTH)
-    activation = Activation(layer_tensors.activation(options, "silu"))
-    return Layer(
-        terms=(
-            BasisTerm(Cubic(starts, grid_steps.cubic_step(starts, options)), coef.transpose(1, 0, 2)),
-            BasisTerm(activation, part.tensor("base_weight", m, n).T[:, :, None]),
-        ),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
+    base = branch(activation(options, "silu"), part.tensor("base_weight", m, n))
+    return layer_of(
+        BasisTerm(Cubic(starts, grid_steps.cubic_step(starts, options)), coef.transpose(1, 0, 2)),
+        base,
         # For infinity, the truncated powers are infinity minus infinity in every output.
-        nan_spreads=np.ones((n, m), dtype=bool),
+        nan_spreads=True,
     )

@@ -26,7 +26,7 @@ from kanexport.bases.sine import Sine
 from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
-from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common.layer_tensors import Keys, Part, layer_of
 
 FAMILY = "fourierkan"
 KEYS = Keys(required={"fouriercoeffs": 4}, optional={"bias": 2, "gridsize_param": 0})
@@ -36,37 +36,23 @@ STEPS = ("1.0", repr(2 * math.pi), repr(math.pi), "0.5", "2.0")  # of copies
 
 def layer(part: Part, options: Options) -> Layer:
     """One NaiveFourierKANLayer. Raises InvalidKan or OptionError."""
-    stored = _used(part, part.tensor("fouriercoeffs", 2, None, None, None))
+    stored = part.tensor("fouriercoeffs", 2, None, None, None)
+    if part.has("gridsize_param"):  # of a copy, with a trained number of harmonics
+        count = np.round(max(float(part.tensor("gridsize_param")), 1.0))  # half to even, as torch rounds
+        if not count <= stored.shape[3]:
+            raise InvalidKan(
+                f"gridsize_param selects {count:g} harmonics, expected at most {stored.shape[3]}",
+                code="tensors-inconsistent",
+                hint=USE_MODULE,
+            )
+        stored = stored[..., : int(count)]
     _, m, n, harmonics = stored.shape
     coef = stored.transpose(2, 1, 0, 3).reshape(n, m, 2 * harmonics)  # cosines first
-    return Layer(
-        (BasisTerm(_basis(harmonics, n, options), coef),),
-        mask=np.ones((n, m)),
-        bias=part.tensor("bias", 1, m)[0] if part.has("bias") else np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-    )
-
-
-def _used(part: Part, stored: Array) -> Array:
-    """The harmonics that a copy with a trained number of harmonics uses."""
-    if not part.has("gridsize_param"):
-        return stored
-    count = np.round(max(float(part.tensor("gridsize_param")), 1.0))  # half to even, as torch rounds
-    if not count <= stored.shape[3]:
-        raise InvalidKan(
-            f"gridsize_param selects {count:g} harmonics, expected at most {stored.shape[3]}",
-            code="tensors-inconsistent",
-            hint=USE_MODULE,
-        )
-    return stored[..., : int(count)]
-
-
-def _basis(harmonics: int, sources: int, options: Options) -> Basis:
-    """K cosines and K sines. If the frequencies are not 1 .. K, a cosine is a sine with a phase of 90 degrees."""
     first = options.forward(FAMILY, RIVALS) == "first-version"
     step = options.number("fourier_step", STEPS[0], among=STEPS)
-    if step == 1 and not first:
-        return Fourier(harmonics)
-    frequencies = step * np.tile(np.arange(float(not first), harmonics + float(not first)), 2)
-    phases = np.repeat([math.pi / 2, 0.0], harmonics)
-    return Sine(frequencies, np.tile(phases[:, None], sources))
+    basis: Basis = Fourier(harmonics)
+    if step != 1 or first:  # a cosine is a sine with a phase of 90 degrees
+        frequencies = step * np.tile(np.arange(float(not first), harmonics + float(not first)), 2)
+        phases = np.repeat([math.pi / 2, 0.0], harmonics)
+        basis = Sine(frequencies, np.tile(phases[:, None], n))
+    return layer_of(BasisTerm(basis, coef), bias=part.optional("bias", 1, m))

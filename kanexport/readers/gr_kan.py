@@ -22,8 +22,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,7 +35,7 @@ from kanexport.ir.steps import Step
 from kanexport.options import Options
 from kanexport.readers.common import chain, module_kinds
 from kanexport.readers.common.layer_tensors import Array, Keys, Part, Tensors, linear_layer, natural, storage_dtype
-from kanexport.readers.common.order import OtherModule
+from kanexport.readers.common.order import OtherModule, number_of, parent_of
 
 FAMILY = "gr-kan"
 ABOVE, BELOW = "weight_numerator", "weight_denominator"
@@ -49,99 +48,48 @@ DENOMINATORS = (
 GIVE_ORDER = "pass --option order=act1,fc1,act2,fc2, with the names of the file, from input to output"
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
-    """A module of the file: its key prefix ("mlp.act1."), its kind, and its width if it is a step."""
-
-    prefix: str
-    kind: str
-    width: int = 0
-
-    @property
-    def parent(self) -> str:
-        """The prefix of the parent of the module: "mlp." of "mlp.act1."."""
-        return re.sub(r"[^.]*\.$", "", self.prefix)
-
-    @property
-    def number(self) -> int | None:
-        """The number at the end of its name, if there is one: 1 of "mlp.act1."."""
-        digits = re.search(r"(\d+)\.$", self.prefix)
-        return int(digits[1]) if digits else None
-
-    @property
-    def numbered(self) -> bool:
-        """Whether its name is a number: a child of a Sequential."""
-        return self.name.rpartition(".")[2].isdecimal()
-
-    @property
-    def name(self) -> str:
-        """The prefix without the dot at its end."""
-        return self.prefix.removesuffix(".")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The settings of the user for all rational functions.
-
-    below   position of the absolute values in their denominators
-    groups  number of groups; None: as many as the file has
-    """
-
-    below: str
-    groups: int | None
-
-
 def matches(checkpoint: Checkpoint) -> str:
     """The reason why the checkpoint belongs to this family, or an empty text."""
     prefixes = _rationals(checkpoint.tensors, "")
     return f"{ABOVE} and {BELOW} in {len(prefixes)} module{'s' * (len(prefixes) > 1)}" if prefixes else ""
 
 
+# radon: one case for each kind of module.
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """The rational functions and Linears in their order. Raises FamilyError, InvalidKan or OptionError."""
     tensors, root = checkpoint.tensors, options.optional("prefix") or ""
     modules = _modules(tensors, root)
     order = _order_given(modules, options, root) or _order_of_names(modules, options)
     below = options.choice("denominator", rational.KINDS, "abs", words=DENOMINATORS)
-    settings = Settings(below, options.integer("num_groups", at_least=1))
-    norms = _norms(order, options)
+    groups = options.integer("num_groups", at_least=1)
+    own = [module.prefix for module in order if module.kind in (RATIONAL, LINEAR)]
+    others = [module for module in order if module.kind not in (RATIONAL, LINEAR)]
+    norms = {other.prefix: other.kind for other in module_kinds.decide_kinds(others, own, options)}
     links: list[Layer | Step] = []
     for before, module in zip([None, *order[:-1]], order, strict=True):
         part = Part(tensors, module.prefix)
         if module.kind == LINEAR:
-            links.append(_edges(before, part, settings))
+            layer = dataclasses.replace(linear_layer(part), name=module.name)
+            if before is not None and before.kind == RATIONAL:
+                layer = _with_rational(layer, Part(tensors, before.prefix), below, groups)
+            links.append(layer)
         elif module.kind != RATIONAL:
-            links.append(chain.norm(part, options, norms[module.prefix], module.width))
+            links.append(module_kinds.step(part, options, norms[module.prefix], module.width))
     used = [value for key, value in tensors.items() if any(key.startswith(module.prefix) for module in order)]
     return chain.chain(links, storage_dtype(used))
 
 
-def _norms(order: Sequence[Module], options: Options) -> dict[str, str]:
-    """The kinds of the modules other than rational functions and Linears. Raises FamilyError or OptionError."""
-    own = [module.prefix for module in order if module.kind in (RATIONAL, LINEAR)]
-    others = [OtherModule(m.prefix, m.kind, m.width) for m in order if m.kind not in (RATIONAL, LINEAR)]
-    return {other.prefix: other.kind for other in module_kinds.decide_kinds(others, own, options)}
-
-
-def _edges(before: Module | None, linear: Part, settings: Settings) -> Layer:
-    """The layer of a Linear, with the rational function if one precedes it."""
-    if before is None or before.kind != RATIONAL:
-        return dataclasses.replace(linear_layer(linear), name=linear.prefix.removesuffix("."))
-    return _layer(Part(linear.tensors, before.prefix), linear, settings)
-
-
-def _layer(module: Part, linear: Part, settings: Settings) -> Layer:
-    """A rational function of every source, and the weights of its edges. Raises InvalidKan or OptionError."""
-    plain = linear_layer(linear)
-    above, below = (_rows(module, name, plain.sources, settings.groups) for name in (ABOVE, BELOW))
+def _with_rational(linear: Layer, part: Part, below: str, groups: int | None) -> Layer:
+    """The edges of a Linear with a rational function of every source. `below`: the position of the absolute values in
+    the denominator. `groups`: the number of groups; None: as many as the file has. Raises InvalidKan or OptionError."""
+    numerator, denominator = (_rows(part, name, linear.sources, groups) for name in (ABOVE, BELOW))
     try:
-        basis = Rational(above, below, settings.below)
+        basis = Rational(numerator, denominator, below)
     except InvalidKan as error:
-        raise InvalidKan(f"{module.prefix}*: {error.message}", code=error.code, hint=error.hint) from error
-    (identity,) = plain.terms
+        raise InvalidKan(f"{part.prefix}*: {error.message}", code=error.code, hint=error.hint) from error
+    (identity,) = linear.terms
     assert isinstance(identity, BasisTerm)
-    name = linear.prefix.removesuffix(".")
-    return Layer((BasisTerm(basis, identity.coef),), plain.mask, plain.bias, plain.nan_spreads, name=name)
+    return dataclasses.replace(linear, terms=(BasisTerm(basis, identity.coef),))
 
 
 def _rows(part: Part, name: str, sources: int, groups: int | None) -> Array:
@@ -171,7 +119,7 @@ def _rationals(tensors: Tensors, root: str) -> list[str]:
     return [p for p in prefixes if (p == "" or p.endswith(".")) and p + BELOW in tensors]
 
 
-def _modules(tensors: Tensors, root: str) -> list[Module]:
+def _modules(tensors: Tensors, root: str) -> list[OtherModule]:
     """All modules under a prefix, in natural order. Raises FamilyError for an unknown one."""
     rationals = _rationals(tensors, root)
     if not rationals:
@@ -185,62 +133,50 @@ def _modules(tensors: Tensors, root: str) -> list[Module]:
         for key, value in tensors.items()
         if key.startswith(root) and f".{key}".endswith(".weight") and len(value.shape) == 2
     ]
-    others = chain.other_modules(tensors, OWN, [*rationals, *linears], root)
-    modules = [Module(prefix, RATIONAL) for prefix in rationals] + [Module(prefix, LINEAR) for prefix in linears]
-    modules += [Module(other.prefix, other.kind, other.width) for other in others]
+    others = module_kinds.other_modules(tensors, OWN, [*rationals, *linears], root)
+    own = ((prefix, kind) for kind, prefixes in ((RATIONAL, rationals), (LINEAR, linears)) for prefix in prefixes)
+    modules = [*(OtherModule(prefix, kind, 0) for prefix, kind in own), *others]
     return sorted(modules, key=lambda module: natural(module.prefix))
 
 
-def _order_given(modules: Sequence[Module], options: Options, root: str) -> list[Module]:
+# radon: the faults of an order.
+def _order_given(modules: Sequence[OtherModule], options: Options, root: str) -> list[OtherModule]:
     """The order of the user, or an empty list. Raises OptionError."""
     text = options.optional("order")
     if text is None:
         return []
     known = {module.name: module for module in modules} | {module.name.removeprefix(root): module for module in modules}
     names = [name.strip() for name in text.split(",")]
-    fault = _fault(names, known, modules)
+    unknown = [name for name in names if name not in known]
+    order = [known[name] for name in names if name in known]
+    # Modules that are neither a rational function nor a Linear may be left out.
+    missing = [module.name for module in modules if module.kind in (RATIONAL, LINEAR) and module not in order]
+    fault = ""
+    if unknown:
+        fault = f"has the unknown name {unknown[0]!r:.80}"
+    elif missing:
+        fault = f"does not have {missing[0]}"
+    elif len(set(names)) < len(names):
+        fault = "has a name twice"
     if fault:
         raise OptionError(
             f"option order {fault}",
             code="option-does-not-fit-weights",
             hint="use each of the names once: " + ", ".join(module.name for module in modules),
         )
-    order = [known[name] for name in names]
     _refuse_loose(order)
     return order
 
 
-def _fault(names: Sequence[str], known: Mapping[str, Module], modules: Sequence[Module]) -> str:
-    """The fault of an order of these names, or an empty text. Modules that are neither a rational function nor a
-    Linear may be left out."""
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        return f"has the unknown name {unknown[0]!r:.80}"
-    chosen = [known[name] for name in names]
-    missing = [module.name for module in modules if module.kind in (RATIONAL, LINEAR) and module not in chosen]
-    if missing:
-        return f"does not have {missing[0]}"
-    return "has a name twice" if len(set(names)) < len(names) else ""
-
-
-def _order_of_names(modules: Sequence[Module], options: Options) -> list[Module]:
+# radon: the conditions under which names give an order.
+def _order_of_names(modules: Sequence[OtherModule], options: Options) -> list[OtherModule]:
     """The order that the names give; it is recorded as assumed. Raises FamilyError if they do not give one."""
-    blocks: dict[str, list[Module]] = {}
+    blocks: dict[str, list[OtherModule]] = {}
     for module in modules:
-        blocks.setdefault(module.parent, []).append(module)
+        blocks.setdefault(parent_of(module.prefix), []).append(module)
     parents = sorted(blocks, key=natural)
-    _refuse_apart(parents)
-    order = [module for parent in parents for module in _block(blocks[parent])]
-    _refuse_loose(order)
-    names = list(dict.fromkeys(module.name for module in order))
-    if len(names) > 1:
-        options.assumed["order"] = ",".join(names)
-    return order
-
-
-def _refuse_apart(parents: Sequence[str]) -> None:
-    """Several parents are accepted if they are numbered blocks that follow one another."""
-    numbers = [Module(parent, "").number for parent in parents]
+    # Several parents are accepted if they are numbered blocks that follow one another.
+    numbers = [number_of(parent) for parent in parents]
     first = numbers[0] or 0
     one_list = len({re.sub(r"\d+\.$", "", parent) for parent in parents}) == 1
     if len(parents) > 1 and not (one_list and numbers == list(range(first, first + len(parents)))):
@@ -250,44 +186,40 @@ def _refuse_apart(parents: Sequence[str]) -> None:
             code="model-ambiguous",
             hint=f"select one with --option prefix={parents[0]}; or, if they follow one another, {GIVE_ORDER}",
         )
+    order = []
+    for parent in parents:
+        numbered = all(module.name.rpartition(".")[2].isdecimal() for module in blocks[parent])
+        order += _sequential(blocks[parent]) if numbered else _pairs(blocks[parent])
+    _refuse_loose(order)
+    names = list(dict.fromkeys(module.name for module in order))
+    if len(names) > 1:
+        options.assume("order", ",".join(names))
+    return order
 
 
-def _block(modules: list[Module]) -> list[Module]:
-    """The order of the modules of one parent. Raises FamilyError if their names do not give it."""
-    if all(module.numbered for module in modules):
-        return _sequential(modules)
-    pairs = _pairs(modules)
-    if not pairs:
+# radon: the conditions of pairs.
+def _pairs(modules: Sequence[OtherModule]) -> list[OtherModule]:
+    """Each rational function with the Linear of its number, or the only one of each. Raises FamilyError if there are
+    other modules, or if their numbers do not pair."""
+    rationals, linears = ([module for module in modules if module.kind == kind] for kind in (RATIONAL, LINEAR))
+    by_number = {number_of(module.prefix): module for module in linears}
+    paired = 2 * len(rationals) == len(modules) and len(rationals) == len(linears) == len(by_number)
+    if paired and len(rationals) == 1:
+        return [rationals[0], linears[0]]
+    if not paired or None in by_number or {number_of(module.prefix) for module in rationals} != set(by_number):
         names = ", ".join(module.name for module in modules)
         raise FamilyError(f"the file does not record the order of {names}", code="order-not-recorded", hint=GIVE_ORDER)
-    return [module for pair in pairs for module in pair]
+    ordered = sorted(rationals, key=lambda module: number_of(module.prefix) or 0)
+    return [module for before in ordered for module in (before, by_number[number_of(before.prefix)])]
 
 
-def _of_kind(modules: Sequence[Module], kind: str) -> list[Module]:
-    return [module for module in modules if module.kind == kind]
-
-
-def _pairs(modules: Sequence[Module]) -> list[tuple[Module, Module]]:
-    """Each rational function with the Linear of its number, or the only one of each. Empty if there are other
-    modules, or if their numbers do not pair."""
-    rationals, linears = _of_kind(modules, RATIONAL), _of_kind(modules, LINEAR)
-    by_number = {module.number: module for module in linears}
-    if 2 * len(rationals) != len(modules) or not len(rationals) == len(linears) == len(by_number):
-        return []
-    if len(rationals) == 1:
-        return [(rationals[0], linears[0])]
-    if None in by_number or {module.number for module in rationals} != set(by_number):
-        return []
-    return [(module, by_number[module.number]) for module in sorted(rationals, key=lambda m: m.number or 0)]
-
-
-def _sequential(modules: list[Module]) -> list[Module]:
+def _sequential(modules: list[OtherModule]) -> list[OtherModule]:
     """Children of a Sequential. KAT has a dropout between a rational function and its Linear; at other places, a
     number without weights can be any module. Raises FamilyError."""
     for before, after in itertools.pairwise(modules):
         if before.prefix == after.prefix:  # one module with the tensors of both
             continue
-        gap = (after.number or 0) - (before.number or 0) - 1
+        gap = (number_of(after.prefix) or 0) - (number_of(before.prefix) or 0) - 1
         dropout = gap == 1 and before.kind == RATIONAL and after.kind == LINEAR
         if gap and not dropout:
             raise FamilyError(
@@ -298,7 +230,7 @@ def _sequential(modules: list[Module]) -> list[Module]:
     return modules
 
 
-def _refuse_loose(order: Sequence[Module]) -> None:
+def _refuse_loose(order: Sequence[OtherModule]) -> None:
     """Raises FamilyError for a rational function without a Linear after it: it would be a function of nodes, not of
     edges."""
     for module, following in zip(order, [*order[1:], None], strict=True):

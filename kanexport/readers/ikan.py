@@ -19,18 +19,14 @@ Options: forward, base_activation, jacobi_a, jacobi_b, wavelet_type
 
 from __future__ import annotations
 
-import numpy as np
-
-from kanexport.bases import Basis, polynomial, recurrence
-from kanexport.bases.activation import Activation
+from kanexport.bases import polynomial, recurrence
 from kanexport.bases.fourier import Fourier
 from kanexport.functions import wavelets
 from kanexport.functions.domain_maps import Clip, Tanh, TanhOf
 from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
 from kanexport.options import Options
-from kanexport.readers.common import layer_tensors
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.layer_tensors import Array, Keys, Part, product
+from kanexport.readers.common.layer_tensors import Keys, Part, activation, branch, layer_of, product
 
 NUMBERS = ("1.0", "0.0", "0.5", "-0.5", "2.0", "3.0")  # a and b in published models
 WAVELETS = ("mexican_hat", "morlet", "dog", "meyer", "shannon")
@@ -43,7 +39,7 @@ def cheby(part: Part, options: Options) -> Layer:
         part.tensor("cheby_orders", coef.shape[2])
     whose = options.forward("ikan-cheby", {"tanh": "ikan 0.x and copies, which do not clamp x"})
     squash = Tanh() if whose == "tanh" else TanhOf(Clip())
-    return _layer(part, options, polynomial.chebyshev(coef.shape[2] - 1, squash), coef)
+    return _layer(part, options, BasisTerm(polynomial.chebyshev(coef.shape[2] - 1, squash), coef))
 
 
 def jacobi(part: Part, options: Options) -> Layer:
@@ -54,13 +50,13 @@ def jacobi(part: Part, options: Options) -> Layer:
     )
     a, b = (options.number(f"jacobi_{name}", "1.0", among=NUMBERS) for name in "ab")
     basis = polynomial.jacobi_ikan(coef.shape[2] - 1, a, b, ahead=int(whose == "ahead"))
-    return _layer(part, options, basis, coef)
+    return _layer(part, options, BasisTerm(basis, coef))
 
 
 def taylor(part: Part, options: Options) -> Layer:
     """One TaylorKANLinear. Raises InvalidKan or OptionError."""
     coef = part.tensor("taylor_coeffs", None, None, None).transpose(1, 0, 2)
-    return _layer(part, options, recurrence.monomials(coef.shape[2] - 1), coef)
+    return _layer(part, options, BasisTerm(recurrence.monomials(coef.shape[2] - 1), coef))
 
 
 def fourier(part: Part, options: Options) -> Layer:
@@ -68,7 +64,7 @@ def fourier(part: Part, options: Options) -> Layer:
     stored = part.tensor("fourier_coeffs", 2, None, None, None)
     _, m, n, harmonics = stored.shape
     coef = stored.transpose(2, 1, 0, 3).reshape(n, m, 2 * harmonics)  # cosines first
-    return _layer(part, options, Fourier(harmonics), coef)
+    return _layer(part, options, BasisTerm(Fourier(harmonics), coef))
 
 
 def wavelet(part: Part, options: Options) -> Layer:
@@ -86,23 +82,14 @@ def wavelet(part: Part, options: Options) -> Layer:
         rate=wavelets.rates(part.tensor("scale", m, n)[:, :, None]),
         coef=weights.T[:, :, None],
     )
-    return _with_base(part, options, term, n, m)
+    return _layer(part, options, term)
 
 
-def _layer(part: Part, options: Options, basis: Basis, coef: Array) -> Layer:
-    n, m, _ = coef.shape
-    return _with_base(part, options, BasisTerm(basis, coef), n, m)
-
-
-def _with_base(part: Part, options: Options, term: Term, n: int, m: int) -> Layer:
+def _layer(part: Part, options: Options, term: Term) -> Layer:
     """A term, the base branch, and the bias."""
-    base = Activation(layer_tensors.activation(options, "silu"))
-    return Layer(
-        (term, BasisTerm(base, part.tensor("base_weight", m, n).T[:, :, None])),
-        mask=np.ones((n, m)),
-        bias=part.tensor("bias", m) if part.has("bias") else np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-    )
+    n, m, _ = term.coef.shape
+    base = branch(activation(options, "silu"), part.tensor("base_weight", m, n))
+    return layer_of(term, base, bias=part.optional("bias", m))
 
 
 def _keys(name: str, axes: int = 3, **optional: int) -> Keys:

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
-from kanexport.readers.common import grid_steps, layer_tensors
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common import grid_steps
+from kanexport.readers.common.layer_tensors import Keys, Part, activation, branch, layer_of
 
 FAMILY = "inkan"
 KEYS = Keys(
@@ -51,13 +50,7 @@ def layer(part: Part, options: Options) -> Layer:
     coef = weight[:, : n * count].reshape(m, n, count)
     step = grid_steps.cubic_step(starts, options)
     knots = starts[0] + step * np.arange(count + 4)
-    activation = Activation(layer_tensors.activation(options, "silu"))
-    return Layer(
-        terms=(
-            BasisTerm(BSpline(np.tile(knots, (n, 1)), 3), coef.transpose(1, 0, 2)),
-            BasisTerm(activation, weight[:, n * count :].T[:, :, None]),
-        ),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
+    return layer_of(
+        BasisTerm(BSpline(np.tile(knots, (n, 1)), 3), coef.transpose(1, 0, 2)),
+        branch(activation(options, "silu"), weight[:, n * count :]),
     )

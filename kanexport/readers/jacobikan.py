@@ -14,10 +14,10 @@ Options: forward, jacobi_a, jacobi_b, squash_eps
 from __future__ import annotations
 
 from kanexport.bases import polynomial
-from kanexport.ir.model import Layer
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers.common import grid_steps
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common.layer_tensors import Keys, Part, layer_of
 
 FAMILY = "jacobikan"
 KEYS = Keys(required={"jacobi_coeffs": 3}, optional={}, absent=("base_weights", "base_weight"))  # KAJN's, ikan's
@@ -33,5 +33,5 @@ def layer(part: Part, options: Options) -> Layer:
     a, b = (options.number(f"jacobi_{name}", default, among=NUMBERS) for name in "ab")
     degree = coef.shape[2] - 1
     if whose == "orthogpolykans":
-        return grid_steps.layer(polynomial.jacobi_orthogpoly(degree, a, b), coef)
-    return grid_steps.layer(grid_steps.squashed(polynomial.jacobi(degree, a, b), whose, options), coef)
+        return layer_of(BasisTerm(polynomial.jacobi_orthogpoly(degree, a, b), coef))
+    return layer_of(BasisTerm(grid_steps.squashed(polynomial.jacobi(degree, a, b), whose, options), coef))

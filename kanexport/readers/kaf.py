@@ -17,14 +17,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport.bases.activation import Activation
 from kanexport.functions import elementwise
-from kanexport.ir.model import BasisTerm, Layer
-from kanexport.ir.norms import FourierFeatures
-from kanexport.ir.steps import Step
+from kanexport.ir.model import Layer
+from kanexport.ir.steps import FourierFeatures, Step
 from kanexport.options import Options
-from kanexport.readers.common import chain, layer_tensors
-from kanexport.readers.common.layer_tensors import Keys, Part, product
+from kanexport.readers.common import module_kinds
+from kanexport.readers.common.layer_tensors import Keys, Part, activation, branch, layer_of, product
 
 FAMILY = "kaf"
 FEATURES = "feature_transform."
@@ -50,39 +48,22 @@ def layer(part: Part, options: Options) -> Layer:
     """One FastKAFLayer. Raises InvalidKan or OptionError."""
     weight = part.tensor("final_linear.weight", None, None)
     m, n = weight.shape
-    activation = Activation(layer_tensors.activation(options, "gelu"))
-    edges = weight.T[:, :, None]
-    return Layer(
-        terms=(
-            BasisTerm(activation, product(edges, part.tensor("base_scale"))),
-            BasisTerm(
-                Activation(elementwise.activation("identity")),
-                product(edges, part.tensor("spline_scale")),
-                (*_norm(part, options, n), _features(part, n)),
-            ),
-        ),
-        mask=np.ones((n, m)),
-        bias=part.tensor("final_linear.bias", m) if part.has("final_linear.bias") else np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-    )
-
-
-def _norm(part: Part, options: Options, width: int) -> tuple[Step, ...]:
-    """The LayerNorm, if there is one and the model uses it."""
-    if not part.has("layernorm.weight"):
-        return ()
-    if options.choice("layernorm", ("used", "unused"), "used") == "unused":
-        return ()
-    return (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", width),)
-
-
-def _features(part: Part, n: int) -> FourierFeatures:
+    base = branch(activation(options, "gelu"), product(weight, part.tensor("base_scale")))
+    edges = product(weight, part.tensor("spline_scale"))
+    norm: tuple[Step, ...] = ()
+    if part.has("layernorm.weight") and options.choice("layernorm", ("used", "unused"), "used") == "used":
+        norm = module_kinds.layer_norm(part.inside("layernorm"), options, n)
     projection = part.tensor(FEATURES + "weight", n, None)
     count = projection.shape[1]
-    name = FEATURES + "combination.bias"
-    return FourierFeatures(
+    shift = part.optional(FEATURES + "combination.bias", n)
+    features = FourierFeatures(
         projection,
         part.tensor(FEATURES + "bias", count),
         part.tensor(FEATURES + "combination.weight", n, 2 * count).T,
-        part.tensor(name, n) if part.has(name) else np.zeros(n),
+        np.zeros(n) if shift is None else shift,
+    )
+    return layer_of(
+        base,
+        branch(elementwise.activation("identity"), edges, (*norm, features)),
+        bias=part.optional("final_linear.bias", m),
     )

@@ -22,7 +22,7 @@ from kanexport.bases.piecewise_linear import Hats
 from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
-from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, layer_of
 
 FAMILY = "kanditioned"
 KEYS = Keys(
@@ -33,31 +33,21 @@ KEYS = Keys(
 
 def layer(part: Part, options: Options) -> Layer:
     """One KANLayer. Raises InvalidKan or OptionError."""
-    values = _values(part)
-    n, points, m = values.shape
-    own = options.optional("spline_width") is not None
-    basis = Hats(points, options.number("spline_width" if own else "w", "4.0"))
-    return Layer(
-        terms=(BasisTerm(basis, Hats.coefficients(values)),),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-    )
-
-
-def _values(part: Part) -> Array:
-    """[n, P, m]"""
     n, points = part.shape("feature_offset")[1], part.shape("local_bias")[1]
     if part.has("kan_weight"):
-        return part.tensor("kan_weight", n, points, None)
-    if not part.has("r_weight"):
+        values = part.tensor("kan_weight", n, points, None)
+    elif part.has("r_weight"):
+        right = part.tensor("r_weight", n, points, None)
+        left = part.tensor("l_weight", *right.shape)
+        with np.errstate(over="ignore", invalid="ignore"):  # the layer refuses what is not finite
+            values = _ramps(right) + _ramps(left[:, ::-1])[:, ::-1]
+    else:
         raise InvalidKan(
             "the layer has neither kan_weight nor r_weight and l_weight", code="tensor-missing", hint=USE_MODULE
         )
-    right = part.tensor("r_weight", n, points, None)
-    left = part.tensor("l_weight", *right.shape)
-    with np.errstate(over="ignore", invalid="ignore"):  # the layer refuses what is not finite
-        return np.asarray(_ramps(right) + _ramps(left[:, ::-1])[:, ::-1])
+    own = options.optional("spline_width") is not None
+    basis = Hats(points, options.number("spline_width" if own else "w", "4.0"))
+    return layer_of(BasisTerm(basis, Hats.coefficients(values)))
 
 
 def _ramps(weights: Array) -> Array:

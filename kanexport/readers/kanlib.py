@@ -20,16 +20,14 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases import Basis
-from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.gaussian import Gaussian
 from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Layer
-from kanexport.ir.steps import Step
 from kanexport.options import Options
-from kanexport.readers.common import chain
-from kanexport.readers.common.layer_tensors import Array, Keys, Part, product
+from kanexport.readers.common import module_kinds
+from kanexport.readers.common.layer_tensors import Keys, Part, branch, layer_of, product
 
 FAMILY = "kanlib"
 KEYS = Keys(
@@ -49,44 +47,28 @@ def layer(part: Part, options: Options) -> Layer:
     """One Linear of nn.bspline or nn.grbf. Raises InvalidKan or OptionError."""
     coef = part.tensor("coefficients", None, None, None)
     m, n, functions = coef.shape
-    basis = _basis(part, n, functions)
-    if part.has("weight_spline"):
-        coef = product(coef, part.tensor("weight_spline", m, n)[:, :, None])
-    pre_steps: tuple[Step, ...] = ()
-    if part.has("spline_input_norm.weight"):
-        norm = Part(part.tensors, part.prefix + "spline_input_norm.")
-        pre_steps = (chain.norm(norm, options, "layernorm", n),)
-    terms = [BasisTerm(basis, coef.transpose(1, 0, 2), pre_steps)]
-    if part.has("weight_residual"):
-        silu = Activation(elementwise.activation("silu"))
-        terms.append(BasisTerm(silu, part.tensor("weight_residual", m, n).T[:, :, None]))
-    return Layer(
-        tuple(terms),
-        mask=np.ones((n, m)),
-        bias=part.tensor("bias_output", m) if part.has("bias_output") else np.zeros(m),
-        # A B-spline of a non-finite value is NaN there, and its product reaches every sum.
-        nan_spreads=np.full((n, m), isinstance(basis, BSpline)),
-    )
-
-
-def _basis(part: Part, sources: int, functions: int) -> Basis:
-    """The basis that the grid describes. Raises InvalidKan."""
-    grid = part.tensor("basis.grid", sources, None)
+    grid = part.tensor("basis.grid", n, None)
     if grid.shape[1] > functions + 1:
-        return BSpline(grid, grid.shape[1] - functions - 1)
-    if grid.shape[1] != functions:
+        basis: Basis = BSpline(grid, grid.shape[1] - functions - 1)
+    elif grid.shape[1] == functions:
+        with np.errstate(divide="ignore", invalid="ignore"):  # the basis refuses what is not finite, and zero
+            if part.has("basis.epsilon"):
+                widths = 1 / part.tensor("basis.epsilon", n, 1)[:, 0]
+            else:
+                widths = (grid.max(axis=1) - grid.min(axis=1)) / (functions - 1)
+        basis = Gaussian(grid, widths)
+    else:
         raise InvalidKan(
-            f"basis.grid has shape {grid.shape}, expected ({sources}, {functions}) centers, or "
-            f"({sources}, {functions} + k + 1) knots with k >= 1",
+            f"basis.grid has shape {grid.shape}, expected ({n}, {functions}) centers, or "
+            f"({n}, {functions} + k + 1) knots with k >= 1",
             code="grid-wrong-shape",
             hint=USE_MODULE,
         )
-    return Gaussian(grid, _widths(part, grid))
-
-
-def _widths(part: Part, grid: Array) -> Array:
-    """[n]: the inverse of epsilon, or the mean distance of the centers."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # the basis refuses what is not finite, and zero
-        if part.has("basis.epsilon"):
-            return np.asarray(1 / part.tensor("basis.epsilon", len(grid), 1)[:, 0])
-        return np.asarray((grid.max(axis=1) - grid.min(axis=1)) / (grid.shape[1] - 1))
+    if part.has("weight_spline"):
+        coef = product(coef, part.tensor("weight_spline", m, n)[:, :, None])
+    pre_steps = module_kinds.layer_norm(part.inside("spline_input_norm"), options, n)
+    terms = [BasisTerm(basis, coef.transpose(1, 0, 2), pre_steps)]
+    if part.has("weight_residual"):
+        terms.append(branch(elementwise.activation("silu"), part.tensor("weight_residual", m, n)))
+    # A B-spline of a non-finite value is NaN there, and its product reaches every sum.
+    return layer_of(*terms, bias=part.optional("bias_output", m), nan_spreads=isinstance(basis, BSpline))

@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline, Repeated
 from kanexport.errors import InvalidKan
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
-from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, branch, layer_of
 
 FAMILY = "kanx"
 KEYS = Keys(required={"base_weight": 2, "spline_weight": 3, "grid": 2}, optional={}, absent=("spline_scaler",))
@@ -52,19 +51,14 @@ def layer(part: Part, options: Options) -> Layer:
         )
     grid = part.tensor("grid", n, None)
     degree = functions - grid.shape[1] + 1
-    name = options.text("base_activation", "silu", stored=_stored_activation(options.beside, part.prefix)).lower()
-    activation = Activation(elementwise.activation(ALIASES.get(name, name)))
-    return Layer(
-        terms=(
-            BasisTerm(
-                BSpline(extended(grid, degree), degree, Repeated.TERM), part.tensor("spline_weight", n, m, functions)
-            ),
-            BasisTerm(activation, part.tensor("base_weight", n, m)[:, :, None]),
-        ),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
+    name = options.text("base_activation", "silu", stored=_stored_activation(part.beside, part.prefix)).lower()
+    function = elementwise.activation(ALIASES.get(name, name))
+    splines = BSpline(extended(grid, degree), degree, Repeated.TERM)
+    return layer_of(
+        BasisTerm(splines, part.tensor("spline_weight", n, m, functions)),
+        branch(function, part.tensor("base_weight", n, m).T),
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
-        nan_spreads=np.ones((n, m), dtype=bool),
+        nan_spreads=True,
     )
 
 

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import REPAIR, FamilyError, InvalidKan
 from kanexport.formats.checkpoint import Checkpoint
@@ -35,7 +34,7 @@ from kanexport.ir.norms import LayerNorm
 from kanexport.ir.steps import Affine, Elementwise, Step
 from kanexport.options import EPSILONS, Options
 from kanexport.readers.common import chain, layer_tensors
-from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
+from kanexport.readers.common.layer_tensors import Part, branch, layer_of, storage_dtype
 
 FAMILY = "keras-efficient-kan"
 LAYER_EPSILON = "1e-3"  # of Keras' LayerNormalization
@@ -80,8 +79,17 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     if not described:
         raise FamilyError("the file has no config of a Keras model", code="config-missing", hint="pass a .keras file")
     _refuse_no_chain(checkpoint.beside[BESIDE], described)
-    modules = _modules(described, checkpoint.tensors)
-    links = [link for module in modules for link in _links(module, options)]
+    counts: dict[str, int] = {}  # Keras numbers the weights of layers by class, not by name
+    links: list[Layer | Step] = []
+    for item in described:
+        kind = class_name(item)
+        # "KANLinear" as "kan_linear", as in to_snake_case of Keras.
+        name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", kind))
+        name = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+        at = counts.get(name, 0)
+        counts[name] = at + 1
+        part = Part(checkpoint.tensors, f"layers/{name}{f'_{at}' * bool(at)}/")
+        links += _links(_Module(kind, _config(item), part), options)
     return chain.chain(links, storage_dtype(list(checkpoint.tensors.values())))
 
 
@@ -90,12 +98,17 @@ def _config(layer: Mapping[str, Any]) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+# radon: the ways in which a model is no chain.
 def _refuse_no_chain(model: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> None:
     """Check that each layer takes the output of the layer before it. A Sequential is a chain by definition."""
     if class_name(model) == "Sequential":
         return
-    last = _config(layers[-1]).get("name")
-    if _names(_config(model).get("output_layers")) != [last]:
+    # A place such as ["dense", 0, 0], or a list of such places.
+    outputs = _config(model).get("output_layers")
+    if isinstance(outputs, list) and outputs:
+        places = outputs if isinstance(outputs[0], list) else [outputs]
+        outputs = [place[0] for place in places if isinstance(place, list) and place]
+    if outputs != [_config(layers[-1]).get("name")]:
         raise FamilyError(
             f"the output of the {class_name(model) or 'model'} is not the output of its last layer",
             code="layers-not-a-chain",
@@ -120,38 +133,6 @@ def _sources(nodes: Any) -> list[Any]:
             return [history[0]]
         return [name for value in nodes.values() for name in _sources(value)]
     return [name for value in nodes for name in _sources(value)] if isinstance(nodes, list) else []
-
-
-def _names(places: Any) -> list[Any]:
-    """The layers of places such as ["dense", 0, 0], or of a list of those."""
-    if not isinstance(places, list) or not places:
-        return []
-    return (
-        [place[0] for place in places if isinstance(place, list) and place]
-        if isinstance(places[0], list)
-        else places[:1]
-    )
-
-
-def _modules(layers: Sequence[Mapping[str, Any]], tensors: Tensors) -> list[_Module]:
-    """The layers with their weights. Keras numbers them by class, not by name."""
-    counts: dict[str, int] = {}
-    modules = []
-    for layer in layers:
-        kind = class_name(layer)
-        name = _snake(kind)
-        at = counts.get(name, 0)
-        counts[name] = at + 1
-        prefix = f"layers/{name}{f'_{at}' * bool(at)}/"
-        modules.append(_Module(kind, _config(layer), Part(tensors, prefix)))
-    return modules
-
-
-def _snake(name: str) -> str:
-    """ "KANLinear" as "kan_linear", as in to_snake_case of Keras."""
-    name = re.sub(r"\W+", "", name)
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _links(module: _Module, options: Options) -> list[Layer | Step]:
@@ -182,7 +163,7 @@ def _kan(module: _Module, options: Options) -> list[Layer | Step]:
     part, biased = module.part, module.flag("use_bias")
     base = part.tensor("vars/0", None, None)
     n, m = base.shape
-    bias = part.tensor("vars/1", m) if biased else np.zeros(m)
+    bias = part.tensor("vars/1", m) if biased else None
     flat = part.tensor(f"vars/{1 + biased}", None, m)
     grid = part.tensor(f"vars/{2 + biased}", 1, n, None)[0]
     functions = len(flat) // n
@@ -197,32 +178,23 @@ def _kan(module: _Module, options: Options) -> list[Layer | Step]:
     if module.flag("use_layernorm"):
         epsilon = options.number("layernorm_eps", LAYER_EPSILON, among=EPSILONS)
         pre_steps = (LayerNorm(part.tensor("layer_norm/vars/0", n), part.tensor("layer_norm/vars/1", n), epsilon),)
-    return [
-        Layer(
-            terms=(
-                BasisTerm(
-                    BSpline(grid, grid.shape[1] - functions - 1), flat.reshape(n, functions, m).transpose(0, 2, 1)
-                ),
-                BasisTerm(Activation(elementwise.activation(OPS.get(name, name))), base[:, :, None]),
-            ),
-            mask=np.ones((n, m)),
-            bias=bias,
-            # The basis of a non-finite value is NaN there, and its product reaches every sum.
-            nan_spreads=np.ones((n, m), dtype=bool),
-            pre_steps=pre_steps,
-            name=str(module.config.get("name", ""))[:100],
-        )
-    ]
+    layer = layer_of(
+        BasisTerm(BSpline(grid, grid.shape[1] - functions - 1), flat.reshape(n, functions, m).transpose(0, 2, 1)),
+        branch(elementwise.activation(OPS.get(name, name)), base.T),
+        bias=bias,
+        # The basis of a non-finite value is NaN there, and its product reaches every sum.
+        nan_spreads=True,
+        pre_steps=pre_steps,
+        name=str(module.config.get("name", ""))[:100],
+    )
+    return [layer]
 
 
 def _dense(module: _Module, options: Options) -> list[Layer | Step]:
     kernel = module.part.tensor("vars/0", None, None)
-    n, m = kernel.shape
-    layer = Layer(
-        (BasisTerm(Activation(elementwise.activation("identity")), kernel[:, :, None]),),
-        mask=np.ones((n, m)),
-        bias=module.part.tensor("vars/1", m) if module.flag("use_bias") else np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
+    layer = layer_of(
+        branch(elementwise.activation("identity"), kernel.T),
+        bias=module.part.tensor("vars/1", kernel.shape[1]) if module.flag("use_bias") else None,
         name=str(module.config.get("name", ""))[:100],
     )
     return [layer, *_activation(module, options)]

@@ -30,11 +30,11 @@ import numpy as np
 
 from kanexport.bases import Basis, polynomial, recurrence
 from kanexport.functions import elementwise
-from kanexport.ir.model import Layer
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers.common import grid_steps
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common.layer_tensors import Keys, Part, layer_of
 
 Make = Callable[[int, str, Options], Basis]  # from the degree, whose forward, and the options
 
@@ -69,7 +69,7 @@ def _layer(family: str, name: str, make: Make, part: Part, options: Options) -> 
     """One layer with coefficients of that name. Raises InvalidKan or OptionError."""
     whose = grid_steps.forward(options, family, RIVALS.get(family))
     coef = grid_steps.coefficients(part, name, whose)
-    return grid_steps.layer(make(coef.shape[2] - 1, whose, options), coef)
+    return layer_of(BasisTerm(make(coef.shape[2] - 1, whose, options), coef))
 
 
 def _second_kind(part: Part, options: Options) -> Layer:
@@ -80,10 +80,10 @@ def _second_kind(part: Part, options: Options) -> Layer:
     coef = grid_steps.coefficients(part, "cheby2_coeffs", whose)
     match whose:
         case "legendre":
-            return grid_steps.layer(polynomial.legendre(degree), coef)
+            return layer_of(BasisTerm(polynomial.legendre(degree), coef))
         case "jacobi-like":
-            return grid_steps.layer(polynomial.powers(degree), coef @ JACOBI_LIKE[: degree + 1, : degree + 1])
-    return grid_steps.layer(grid_steps.squashed(polynomial.chebyshev2(degree), whose, options), coef)
+            return layer_of(BasisTerm(polynomial.powers(degree), coef @ JACOBI_LIKE[: degree + 1, : degree + 1]))
+    return layer_of(BasisTerm(grid_steps.squashed(polynomial.chebyshev2(degree), whose, options), coef))
 
 
 def _kind(family: str, name: str, make: Make) -> LayerKind:

@@ -41,8 +41,7 @@ from kanexport.ir.steps import Affine, Product, Select, Step
 from kanexport.options import Options
 from kanexport.readers.common import layer_tensors, pykan
 from kanexport.readers.common.layer_tensors import Tensors
-from kanexport.readers.common.pykan import NAN, ZERO, Config, Level
-from kanexport.readers.common.symbolic import EdgeFunctions, shorten
+from kanexport.readers.common.pykan import NAN, ZERO, Config, EdgeFunctions, Level, shorten
 
 FAMILY = "pykan"
 
@@ -61,6 +60,7 @@ def matches(checkpoint: Checkpoint) -> str:
     return f"{roots[0]}{pykan.FIRST} has three axes" if roots else ""
 
 
+# radon: the config or its replacement, then the layers.
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read config and state. Raises FamilyError, InvalidKan or OptionError."""
     notes: list[str] = []
@@ -76,7 +76,13 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     base = config.base_function(options)
     functions = EdgeFunctions(options, avoids=True) if config.symbolic_enabled else None
     model = _Model(checkpoint.tensors, config, levels, base, functions, options, notes)
-    layers = [_named_layer(model, index) for index in range(depth)]
+    layers = []
+    for index in range(depth):
+        try:
+            layers.append(_layer(model, index))
+        except InvalidKan as error:
+            text = error.message if "layer" in error.message else f"layer {index}: {error.message}"
+            raise type(error)(f"{config.path}: {text}", code=error.code, hint=error.hint) from error
     notes += functions.notes if functions is not None else []
     n_inputs, select = _selection(config, options, layers[0].sources)
     if select is not None:
@@ -103,15 +109,6 @@ class _Model:
     notes: list[str]
 
 
-def _named_layer(model: _Model, index: int) -> Layer:
-    """The layer. Each error names the file and the layer."""
-    try:
-        return _layer(model, index)
-    except InvalidKan as error:
-        text = error.message if "layer" in error.message else f"layer {index}: {error.message}"
-        raise type(error)(f"{model.config.path}: {text}", code=error.code, hint=error.hint) from error
-
-
 def _layer(model: _Model, index: int) -> Layer:
     def part(name: str, *shape: int) -> layer_tensors.Array:
         return layer_tensors.tensor(model.tensors, f"act_fun.{index}.{name}", shape)
@@ -133,13 +130,14 @@ def _layer(model: _Model, index: int) -> Layer:
     knots = part("grid", n, grid.shape[1])
     spline = BSpline(knots, grid.shape[1] - count - 1, _repeated(model, index, knots))
     scaled = layer_tensors.scaled(part("coef", n, m, count), part("scale_sp", n, m)[:, :, None])
+    symbolic, nan_spreads = _symbolic(model, index, (n, m))
     return Layer(
         terms=(BasisTerm(spline, scaled), BasisTerm(model.base, part("scale_base", n, m)[:, :, None])),
         mask=part("mask", n, m),
         bias=np.zeros(m),
-        symbolic=_symbolic(model, index, (n, m)),
+        symbolic=symbolic,
         post_steps=_after(model.tensors, index, after),
-        nan_spreads=_unset_edges(model, index, (n, m)),
+        nan_spreads=nan_spreads,
     )
 
 
@@ -172,27 +170,21 @@ def _repeated(model: _Model, index: int, knots: layer_tensors.Array) -> Repeated
 def _after(tensors: Tensors, index: int, level: Level) -> tuple[Step, ...]:
     """Subnode affine, products, node affine. Steps without an effect are left out."""
     steps: list[Step] = []
-    subnode = _affine(tensors, "subnode", index, level.subnodes)
-    if subnode is not None and not subnode.trivial:
-        steps.append(subnode)
-    if level.arities:
-        steps.append(Product((1,) * level.sums + level.arities))
-    node = _affine(tensors, "node", index, level.nodes)
-    if node is not None and not node.trivial:
-        steps.append(node)
+    for kind, count in (("subnode", level.subnodes), ("node", level.nodes)):
+        if kind == "node" and level.arities:
+            steps.append(Product((1,) * level.sums + level.arities))
+        names = (f"{kind}_scale_{index}", f"{kind}_bias_{index}")
+        if any(name in tensors for name in names):  # pykan stores none for a layer of `expand_depth`
+            affine = Affine(*(layer_tensors.tensor(tensors, name, (count,)) for name in names))
+            steps += [] if affine.trivial else [affine]
     return tuple(steps)
 
 
-def _affine(tensors: Tensors, kind: str, index: int, count: int) -> Affine | None:
-    """The affine step. None for a layer of `expand_depth`: pykan stores no affine for it, and it is trivial."""
-    names = (f"{kind}_scale_{index}", f"{kind}_bias_{index}")
-    if not any(name in tensors for name in names):
-        return None
-    return Affine(*(layer_tensors.tensor(tensors, name, (count,)) for name in names))
-
-
-def _symbolic(model: _Model, index: int, shape: tuple[int, int]) -> tuple[SymbolicEdge, ...]:
-    """The edges of a layer [sources, destinations] with a mask or a name of a symbolic function."""
+def _symbolic(
+    model: _Model, index: int, shape: tuple[int, int]
+) -> tuple[tuple[SymbolicEdge, ...], npt.NDArray[np.bool_]]:
+    """The edges of a layer [n, m] with a mask or a name of a symbolic function, and those without one, [n, m]. pykan
+    multiplies the source by zero on the latter, and so turns a non-finite one into NaN."""
     n, m = shape
     mask = layer_tensors.tensor(model.tensors, f"symbolic_fun.{index}.mask", (m, n))
     affine = layer_tensors.tensor(model.tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
@@ -202,7 +194,7 @@ def _symbolic(model: _Model, index: int, shape: tuple[int, int]) -> tuple[Symbol
             model.notes.append(
                 f"layer {index}: {count} symbolic edges are off, because the checkpoint has symbolic_enabled: false"
             )
-        return ()
+        return (), np.zeros(shape, dtype=bool)
     names = model.config.function_names(index, shape, model.functions)
     edges = []
     for j, i in np.ndindex(m, n):
@@ -214,26 +206,23 @@ def _symbolic(model: _Model, index: int, shape: tuple[int, int]) -> tuple[Symbol
             continue
         a, b, c, d = affine[j, i].tolist()
         edges.append(SymbolicEdge(i, j, model.functions.function(name, (index, i, j)), a, b, c, d, factor))
-    return tuple(edges)
-
-
-def _unset_edges(model: _Model, index: int, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """[n, m]: edges without a symbolic function. pykan multiplies the source by zero there, and so turns a
-    non-finite one into NaN."""
-    if model.functions is None:
-        return np.zeros(shape, dtype=bool)
-    names = model.config.function_names(index, shape, model.functions)
-    return np.array([[name == "0" for name in row] for row in names], dtype=bool).T
+    return tuple(edges), np.array([[name == "0" for name in row] for row in names], dtype=bool).T
 
 
 def _selection(config: Config, options: Options, sources: int) -> tuple[int, Select | None]:
     """The original number of inputs of the model, and the inputs that the network reads, if the user gives them.
     `prune_input` does not store them. Raises OptionError."""
-    chosen, total = options.integers("input_id"), _total(options)
+    chosen, numbers = options.integers("input_id"), options.integers("n_inputs")
+    if numbers is not None and len(numbers) != 1:
+        raise OptionError(
+            "option n_inputs has several numbers, expected one",
+            code="option-not-an-integer",
+            hint="pass one number, such as --option n_inputs=4",
+        )
+    total = (numbers[0] if numbers else None) or options.facts.width
     if chosen is None:
-        _refuse_unselected(config, total or options.width, sources)
+        _refuse_unselected(config, total, sources)
         return sources, None
-    total = total or options.width
     if len(chosen) != sources:
         raise OptionError(
             f"option input_id has {len(chosen)} entries, expected {sources}, the inputs of the network",
@@ -242,7 +231,7 @@ def _selection(config: Config, options: Options, sources: int) -> tuple[int, Sel
         )
     if total is None:
         total = max(chosen) + 1
-        options.assumed["n_inputs"] = str(total)
+        options.assume("n_inputs", str(total))
     if total > INPUT_LIMIT:
         raise OptionError(
             f"the model would have {total} inputs, expected at most {INPUT_LIMIT}",
@@ -258,18 +247,7 @@ def _selection(config: Config, options: Options, sources: int) -> tuple[int, Sel
     return total, Select(chosen)
 
 
-def _total(options: Options) -> int | None:
-    """The number of inputs that the model had before pruning, if given. Raises OptionError."""
-    numbers = options.integers("n_inputs")
-    if numbers is not None and len(numbers) != 1:
-        raise OptionError(
-            "option n_inputs has several numbers, expected one",
-            code="option-not-an-integer",
-            hint="pass one number, such as --option n_inputs=4",
-        )
-    return numbers[0] if numbers is not None else None
-
-
+# radon: the ways in which inputs may be missing.
 def _refuse_unselected(config: Config, total: int | None, sources: int) -> None:
     """Reject a network without input_id that may have read more inputs than its `sources`. `total`: the inputs
     before pruning, if they are known. Raises OpenQuestion."""
@@ -282,6 +260,9 @@ def _refuse_unselected(config: Config, total: int | None, sources: int) -> None:
                 hint="pass --option input_id too",
             )
         return
+    selections: tuple[str, ...] = ()  # all ways to select the inputs in their order, if they are few
+    if total is not None and total <= SELECTIONS and math.comb(total, sources) <= SELECTIONS:
+        selections = tuple(",".join(map(str, columns)) for columns in itertools.combinations(range(total), sources))
     what = (
         "the checkpoint was written after prune_input, which does not record the remaining inputs"
         if config.lost_inputs
@@ -290,14 +271,7 @@ def _refuse_unselected(config: Config, total: int | None, sources: int) -> None:
     raise OpenQuestion(
         f"{config.path}: {what}",
         "input_id",
-        _selections(total, sources),
+        selections,
         hint=f"pass {sources} numbers of model.input_id: --option input_id=0,2 (and --option n_inputs=N, the number of "
         "inputs before pruning); or, for few inputs, recorded outputs with --expected-outputs FILE",
     )
-
-
-def _selections(total: int | None, sources: int) -> tuple[str, ...]:
-    """All ways to select `sources` of `total` inputs in their order, if they are few."""
-    if total is None or total > SELECTIONS or math.comb(total, sources) > SELECTIONS:
-        return ()
-    return tuple(",".join(map(str, columns)) for columns in itertools.combinations(range(total), sources))

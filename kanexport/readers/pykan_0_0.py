@@ -29,9 +29,9 @@ from kanexport.formats.checkpoint import Checkpoint
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.options import SYMBOLIC, Options
-from kanexport.readers.common import layer_tensors, pykan, symbolic
-from kanexport.readers.common.layer_tensors import Array, Tensors
-from kanexport.readers.common.symbolic import Edge, EdgeFunctions, edge_id
+from kanexport.readers.common import layer_tensors, pykan
+from kanexport.readers.common.layer_tensors import Array, Part, Tensors
+from kanexport.readers.common.pykan import EdgeFunctions, edge_id
 
 FAMILY = "pykan-0.0"
 
@@ -64,7 +64,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     depth = len([key for key in tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if not depth:
         raise InvalidKan("tensor 'act_fun.0.coef' is missing", code="tensor-missing", hint=USE_MODULE)
-    base = Activation(symbolic.base(options, options.text("base_fun", "silu")))
+    base = Activation(pykan.base_activation(options, options.text("base_fun", "silu")))
     symbolic_edges = _SymbolicEdges(tensors, depth, options)
     layers = []
     for index in range(depth):
@@ -90,19 +90,28 @@ def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbolic_edges:
         )
     n = size // m
 
-    def edges(name: str, *columns: int | None) -> Array:
-        """[m n, ...] -> [n, m, ...]"""
-        flat = layer_tensors.tensor(tensors, f"act_fun.{index}.{name}", (size, *columns))
-        return flat.reshape(m, n, *flat.shape[1:]).swapaxes(0, 1)
-
-    scaled = layer_tensors.product(edges("coef", coef.shape[1]), edges("scale_sp")[:, :, None])
+    part = Part(tensors, f"act_fun.{index}.")
     return Layer(
-        terms=(*splines(edges("grid", None), scaled), BasisTerm(base, edges("scale_base")[:, :, None])),
-        mask=edges("mask"),
+        terms=flat_terms(part, n, m, base),
+        mask=by_edge(part, "mask", n, m),
         bias=bias,
         symbolic=symbolic_edges.edges(index, (n, m)),
         nan_spreads=np.ones((n, m), dtype=bool),
     )
+
+
+def by_edge(part: Part, name: str, n: int, m: int, *columns: int | None) -> Array:
+    """[n, m, ...]: a tensor of the flat edges, [m n, ...] in the file. Raises InvalidKan."""
+    flat = part.tensor(name, m * n, *columns)
+    return flat.reshape(m, n, *flat.shape[1:]).swapaxes(0, 1)
+
+
+def flat_terms(part: Part, n: int, m: int, base: Activation) -> tuple[BasisTerm, ...]:
+    """The splines and the base branch of a layer of flat edges. Raises InvalidKan."""
+    scale = by_edge(part, "scale_sp", n, m)[:, :, None]
+    scaled = layer_tensors.product(by_edge(part, "coef", n, m, None), scale)
+    grid = by_edge(part, "grid", n, m, None)
+    return (*splines(grid, scaled), BasisTerm(base, by_edge(part, "scale_base", n, m)[:, :, None]))
 
 
 def splines(grid: Array, coef: Array) -> list[BasisTerm]:
@@ -116,7 +125,16 @@ def splines(grid: Array, coef: Array) -> list[BasisTerm]:
             code="grid-wrong-shape",
             hint=USE_MODULE,
         )
-    return terms_by_grid(grid, coef, degree, lambda rows: _extend(rows, degree))
+
+    def extended(rows: Array) -> Array:
+        """[n, G + 1] -> [n, G + 2k + 1]: one mean step at a time, as in `B_batch`."""
+        with np.errstate(over="ignore", invalid="ignore"):  # the spline refuses what is not finite
+            step = (rows[:, -1:] - rows[:, :1]) / (rows.shape[1] - 1)
+            for _ in range(degree):
+                rows = np.concatenate([rows[:, :1] - step, rows, rows[:, -1:] + step], axis=1)
+        return rows
+
+    return terms_by_grid(grid, coef, degree, extended)
 
 
 def terms_by_grid(
@@ -133,26 +151,31 @@ def terms_by_grid(
     return terms
 
 
-def _extend(grid: Array, degree: int) -> Array:
-    """[n, G + 1] -> [n, G + 2k + 1]: one mean step at a time, as in `B_batch`."""
-    with np.errstate(over="ignore", invalid="ignore"):  # the spline refuses what is not finite
-        step = (grid[:, -1:] - grid[:, :1]) / (grid.shape[1] - 1)
-        for _ in range(degree):
-            grid = np.concatenate([grid[:, :1] - step, grid, grid[:, -1:] + step], axis=1)
-    return grid
-
-
 class _SymbolicEdges:
     """The symbolic edges of all layers. Raises OptionError, which lists the edges without a name."""
 
+    # radon: the masks, then the names of their edges.
     def __init__(self, tensors: Tensors, depth: int, options: Options) -> None:
         self._tensors, self._functions = tensors, EdgeFunctions(options)
         self.notes: list[str] = []
-        on = _edges_on(tensors, depth)
+        masks = {at: tensors.get(f"symbolic_fun.{at}.mask") for at in range(depth)}
+        places = {at: np.argwhere(mask) for at, mask in masks.items() if mask is not None and mask.ndim == 2}
+        on = [(at, int(i), int(j)) for at, rows in places.items() for j, i in rows]
         self._enabled = _enabled(options, needed=bool(on))
-        if self._enabled:
-            _refuse_nameless([edge for edge in on if self._functions.name(edge, None) is None])
-        else:
+        nameless = [edge for edge in on if self._functions.name(edge, None) is None] if self._enabled else []
+        if nameless:
+            raise MissingFunctions(
+                f"{len(nameless)} symbolic edges (layer,source,destination) have no function, because pykan 0.0 does "
+                f"not store names: {', '.join(f'({edge_id(edge)})' for edge in nameless)}",
+                tuple(SYMBOLIC + edge_id(edge) for edge in nameless),
+                pykan.NAMES,
+                hint="pass "
+                + " ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in nameless[:3])
+                + (" ..." if len(nameless) > 3 else "")
+                + ", with NAME one of "
+                + ", ".join(elementwise.SYMBOLIC),
+            )
+        if not self._enabled:
             self.notes.append(f"{len(on)} symbolic edges are off, because of --option symbolic_enabled=false")
 
     def edges(self, index: int, shape: tuple[int, int]) -> tuple[SymbolicEdge, ...]:
@@ -173,13 +196,6 @@ class _SymbolicEdges:
         return tuple(edges)
 
 
-def _edges_on(tensors: Tensors, depth: int) -> list[Edge]:
-    """The edges that the symbolic masks [m, n] switch on."""
-    masks = {at: tensors.get(f"symbolic_fun.{at}.mask") for at in range(depth)}
-    places = {at: np.argwhere(mask) for at, mask in masks.items() if mask is not None and mask.ndim == 2}
-    return [(at, int(i), int(j)) for at, rows in places.items() for j, i in rows]
-
-
 def _enabled(options: Options, *, needed: bool) -> bool:
     """Whether symbolic edges are on; recorded as assumed if that is `needed`. Raises OptionError."""
     text = options.text("symbolic_enabled", "true") if needed else options.optional("symbolic_enabled")
@@ -190,18 +206,3 @@ def _enabled(options: Options, *, needed: bool) -> bool:
             hint="pass --option symbolic_enabled=true or false",
         )
     return text != "false"
-
-
-def _refuse_nameless(edges: list[Edge]) -> None:
-    if edges:
-        raise MissingFunctions(
-            f"{len(edges)} symbolic edges (layer,source,destination) have no function, because pykan 0.0 does not "
-            f"store names: {', '.join(f'({edge_id(edge)})' for edge in edges)}",
-            tuple(SYMBOLIC + edge_id(edge) for edge in edges),
-            symbolic.NAMES,
-            hint="pass "
-            + " ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in edges[:3])
-            + (" ..." if len(edges) > 3 else "")
-            + ", with NAME one of "
-            + ", ".join(elementwise.SYMBOLIC),
-        )

@@ -19,14 +19,13 @@ import re
 import numpy as np
 
 from kanexport.bases.activation import Activation
-from kanexport.bases.bspline import BSpline
-from kanexport.errors import USE_MODULE, InvalidKan, OptionError
+from kanexport.errors import OptionError
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers import pykan_0_0
 from kanexport.readers.common import chain, layer_tensors
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common.layer_tensors import Keys, Part, stored_splines
 
 KEYS = Keys(required={"coef": 3, "grid": 2, "scale_base": 2, "scale_sp": 2}, optional={"mask": 2})
 FLAT_KEYS = Keys(required={"coef": 2, "grid": 2, "scale_base": 1, "scale_sp": 1}, optional={"mask": 1})
@@ -42,20 +41,12 @@ def layer(part: Part, options: Options) -> Layer:
     """One KANLayer of pykan 0.1 or later. Raises InvalidKan or OptionError."""
     coef = part.tensor("coef", None, None, None)
     n, m, functions = coef.shape
-    grid = part.tensor("grid", n, None)
-    if grid.shape[1] <= functions + 1:
-        raise InvalidKan(
-            f"grid has shape {grid.shape}, expected ({n}, {functions} + k + 1) with k >= 1",
-            code="grid-wrong-shape",
-            hint=USE_MODULE,
-        )
+    splines = stored_splines(part, n, functions, named=str(n))
     base = Activation(layer_tensors.activation(options, "silu", "base_fun"))
+    scaled = layer_tensors.scaled(coef, part.tensor("scale_sp", n, m)[:, :, None])
     return Layer(
         terms=(
-            BasisTerm(
-                BSpline(grid, grid.shape[1] - functions - 1),
-                layer_tensors.scaled(coef, part.tensor("scale_sp", n, m)[:, :, None]),
-            ),
+            BasisTerm(splines, scaled),
             BasisTerm(base, part.tensor("scale_base", n, m)[:, :, None]),
         ),
         mask=part.tensor("mask", n, m) if part.has("mask") else np.ones((n, m)),
@@ -69,29 +60,29 @@ def flat_layer(part: Part, options: Options) -> Layer:
     size, _ = part.shape("coef")
     n = _sources(part, size, options)
     m = size // n
-
-    def edges(name: str, *columns: int | None) -> Array:
-        """[m n, ...] -> [n, m, ...]"""
-        values = part.tensor(name, size, *columns)
-        return values.reshape(m, n, *values.shape[1:]).swapaxes(0, 1)
-
     base = Activation(layer_tensors.activation(options, "silu", "base_fun"))
-    scaled = layer_tensors.product(edges("coef", None), edges("scale_sp")[:, :, None])
     return Layer(
-        terms=(*pykan_0_0.splines(edges("grid", None), scaled), BasisTerm(base, edges("scale_base")[:, :, None])),
-        mask=edges("mask") if part.has("mask") else np.ones((n, m)),
+        terms=pykan_0_0.flat_terms(part, n, m, base),
+        mask=pykan_0_0.by_edge(part, "mask", n, m) if part.has("mask") else np.ones((n, m)),
         bias=np.zeros(m),
         nan_spreads=np.ones((n, m), dtype=bool),
     )
 
 
+# radon: the faults of the option.
 def _sources(part: Part, size: int, options: Options) -> int:
     """n of a layer with `size` edges, from in_dim or from the width of recorded rows. Raises OptionError."""
     sources = options.integers("in_dim") or _by_width(part, options)
     number = re.search(r"(\d+)\.$", part.prefix)
     at = int(number[1]) if number else 0
     if sources is None or (len(sources) > 1 and at >= len(sources)):
-        raise _unknown_sources(size)
+        divisors = [n for n in range(1, min(size, 10_000) + 1) if size % n == 0]
+        raise OptionError(
+            f"a layer of {size} edges does not show its number of sources: one of {divisors[:12]}",
+            code="option-required",
+            hint="pass --option in_dim=N, or one number per layer: --option in_dim=2,5; or recorded outputs with "
+            "--expected-outputs FILE",
+        )
     n = sources[at] if len(sources) > 1 else sources[0]
     if n < 1 or size % n:
         raise OptionError(
@@ -102,34 +93,19 @@ def _sources(part: Part, size: int, options: Options) -> int:
     return n
 
 
-def _unknown_sources(size: int) -> OptionError:
-    divisors = [n for n in range(1, min(size, 10_000) + 1) if size % n == 0]
-    return OptionError(
-        f"a layer of {size} edges does not show its number of sources: one of {divisors[:12]}",
-        code="option-required",
-        hint="pass --option in_dim=N, or one number per layer: --option in_dim=2,5; or recorded outputs with "
-        "--expected-outputs FILE",
-    )
-
-
 def _by_width(part: Part, options: Options) -> tuple[int, ...] | None:
     """The sources of all layers, from the width of recorded rows: the first layer takes this width, and each other
     layer takes the output of the one before. None if no rows are recorded, or if they do not fit."""
     prefixes = chain.prefixes(part.tensors, FLAT_KEYS, options.optional("prefix") or "")
-    sources, width = [], options.width or 0
+    sources, width = [], options.facts.width or 0
     for prefix in prefixes:
         size = len(part.tensors[prefix + "coef"])
         if not width or size % width:
             return None
         sources.append(width)
         width = size // width
-    by_number = _by_number(prefixes, sources)
-    options.assumed["in_dim"] = ",".join(map(str, sources))
-    return by_number
-
-
-def _by_number(prefixes: list[str], sources: list[int]) -> tuple[int, ...]:
-    """The sources in the form of the option in_dim: by the number of the layer, if layers are numbered."""
+    options.assume("in_dim", ",".join(map(str, sources)))
+    # In the form of the option: by the number of the layer, if layers are numbered.
     numbers = [int(match[1]) if (match := re.search(r"(\d+)\.$", prefix)) else 0 for prefix in prefixes]
     known = dict(zip(numbers, sources, strict=True))
     return tuple(known.get(at, 1) for at in range(max(numbers) + 1)) if len(sources) > 1 else (sources[0],)

@@ -15,15 +15,12 @@ Options: denominator, base_activation
 
 from __future__ import annotations
 
-import numpy as np
-
-from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
 from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
-from kanexport.readers.common import grid_steps, layer_tensors
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common import grid_steps
+from kanexport.readers.common.layer_tensors import Keys, Part, activation, branch, layer_of
 
 FAMILY = "rbf-kan"
 KEYS = Keys(
@@ -45,10 +42,8 @@ def layer(part: Part, options: Options) -> Layer:
     n = rows // len(centres)
     weights = part.tensor("rbf_linear.spline_weight", rows, m).reshape(n, len(centres), m)
     basis = Gaussian(centres, grid_steps.denominator(centres, options))
-    terms = [BasisTerm(basis, weights.transpose(0, 2, 1))]
-    bias = np.zeros(m)
-    if part.has("base_linear.weight"):
-        activation = Activation(layer_tensors.activation(options, "silu"))
-        terms.append(BasisTerm(activation, part.tensor("base_linear.weight", m, n).T[:, :, None]))
-        bias = part.tensor("base_linear.bias", m) if part.has("base_linear.bias") else bias
-    return Layer(tuple(terms), mask=np.ones((n, m)), bias=bias, nan_spreads=np.zeros((n, m), dtype=bool))
+    gaussians = BasisTerm(basis, weights.transpose(0, 2, 1))
+    if not part.has("base_linear.weight"):
+        return layer_of(gaussians)
+    base = branch(activation(options, "silu"), part.tensor("base_linear.weight", m, n))
+    return layer_of(gaussians, base, bias=part.optional("base_linear.bias", m))

@@ -33,8 +33,8 @@ from kanexport.errors import REPAIR, InvalidKan, OptionError
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
-from kanexport.readers.common import layer_tensors
-from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common import grid_steps, layer_tensors
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, layer_of
 
 FAMILY = "relu-kan"
 KEYS = Keys(
@@ -72,12 +72,11 @@ def layer(part: Part, options: Options) -> Layer:
     # With one source or one function, the two layouts are the same.
     forward = options.forward("relu-kan", (TRANSPOSED if min(n, count) > 1 else {}) | HIGHER)
     coef = kernel[:, 0].transpose(0, 2, 1) if forward == "transposed" else kernel.reshape(m, n, count)
-    return Layer(
-        terms=(BasisTerm(_basis(low, high, forward, options), coef.transpose(1, 0, 2)),),
-        mask=np.ones((n, m)),
-        bias=part.tensor("equal_size_conv.bias", m) if part.has("equal_size_conv.bias") else np.zeros(m),
+    return layer_of(
+        BasisTerm(_basis(low, high, forward, options), coef.transpose(1, 0, 2)),
+        bias=part.optional("equal_size_conv.bias", m),
         # Infinity times zero is NaN, and the convolution carries it to every output.
-        nan_spreads=np.ones((n, m), dtype=bool),
+        nan_spreads=True,
     )
 
 
@@ -91,13 +90,7 @@ def _basis(low: Array, high: Array, forward: str, options: Options) -> ReluBumps
         if forward == "times-x":
             return ActivatedBumps(replace(bumps, power=1), elementwise.activation("relu"), times_x=True)
         return bumps
-    lowest, highest = options.number("grid_min", "0.0", among=("-1.0",)), options.number("grid_max", "1.0")
-    if not lowest < highest:
-        raise OptionError(
-            f"option grid_min is {lowest} and grid_max {highest}, expected grid_min < grid_max",
-            code="option-out-of-range",
-            hint="pass --option grid_min=LOW --option grid_max=HIGH",
-        )
+    lowest, highest = grid_steps.ends(options, "grid", "0.0", ("-1.0",))
     span = highest - lowest
     grid, k = _sizes((low - lowest) / span, (high - lowest) / span, options)
     width = (k + 1) * span / grid

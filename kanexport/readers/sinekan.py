@@ -15,7 +15,7 @@ import numpy as np
 from kanexport.bases.sine import Sine
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common.layer_tensors import Keys, Part, layer_of
 
 FAMILY = "sinekan"
 KEYS = Keys(required={"phase": 4}, optional={"amplitudes": 3, "freq": 4, "base_fouriercoeffs": 3, "bias": 2})
@@ -32,9 +32,5 @@ def layer(part: Part, options: Options) -> Layer:
     m, n, count = amplitudes.shape
     frequencies = part.tensor("freq", 1, 1, 1, count)[0, 0, 0] if part.has("amplitudes") else np.ones(count)
     phases = part.tensor("phase", 1, 1, n, count)[0, 0]
-    return Layer(
-        (BasisTerm(Sine(frequencies, phases.T), amplitudes.transpose(1, 0, 2)),),
-        mask=np.ones((n, m)),
-        bias=part.tensor("bias", 1, m)[0] if part.has("bias") else np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-    )
+    term = BasisTerm(Sine(frequencies, phases.T), amplitudes.transpose(1, 0, 2))
+    return layer_of(term, bias=part.optional("bias", 1, m))

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from kanexport.bases import recurrence
 from kanexport.errors import USE_MODULE, InvalidKan
-from kanexport.ir.model import Layer
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.steps import Elementwise
 from kanexport.options import Options
-from kanexport.readers.common import grid_steps, layer_tensors
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common.layer_tensors import Keys, Part, activation, layer_of
 
 FAMILY = "taylorkan"
 AMBIGUOUS = True  # other layers have the name `coeffs` too, so it does not identify the library
@@ -42,10 +41,9 @@ def layer(part: Part, options: Options) -> Layer:
             code="tensor-wrong-shape",
             hint=f"pass --family by-shape --option forward=chebyshev-of-tanh, legendre-of-x and so on; or {USE_MODULE}",
         )
-    activation = layer_tensors.activation(options, "identity", "output_activation")
-    return grid_steps.layer(
-        recurrence.monomials(functions - 1),
-        coef,
-        bias=part.tensor("bias", 1, m)[0] if part.has("bias") else None,
-        post_steps=() if activation.name == "identity" else (Elementwise(activation),),
+    output = activation(options, "identity", "output_activation")
+    return layer_of(
+        BasisTerm(recurrence.monomials(functions - 1), coef),
+        bias=part.optional("bias", 1, m),
+        post_steps=() if output.name == "identity" else (Elementwise(output),),
     )

@@ -23,18 +23,16 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases import Basis, polynomial
-from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.polynomial import Polynomial
 from kanexport.errors import USE_MODULE, InvalidKan, OptionError
 from kanexport.functions.domain_maps import frozen
-from kanexport.functions.elementwise import Unary
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.steps import Elementwise, Step
 from kanexport.options import Options
-from kanexport.readers.common import chain, layer_tensors
+from kanexport.readers.common import chain, module_kinds
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, activation, branch, layer_of
 
 
 def kaln(part: Part, options: Options) -> Layer:
@@ -48,7 +46,7 @@ def kaln(part: Part, options: Options) -> Layer:
     if part.prefix not in layers:  # a step of --architecture has a prefix of its own
         layers = [part.prefix]
     basis = polynomial.legendre(degree, frozen(options, layers.index(part.prefix), len(layers)))
-    return _layer(part, options, ("base_weight", "layer_norm."), basis, coef, "silu")
+    return _layer(part, options, ("base_weight", "layer_norm"), basis, coef, "silu")
 
 
 def kagn(part: Part, options: Options) -> Layer:
@@ -60,15 +58,15 @@ def kagn(part: Part, options: Options) -> Layer:
             hint=USE_MODULE,
         )
     coef = part.tensor("grams_basis_weights", None, None, None)
-    basis = polynomial.gram(part.tensor("beta_weights", coef.shape[2]), _activation(options, "silu"))
-    return _layer(part, options, ("base_weights", "norm."), basis, coef, "silu")
+    basis = polynomial.gram(part.tensor("beta_weights", coef.shape[2]), activation(options, "silu"))
+    return _layer(part, options, ("base_weights", "norm"), basis, coef, "silu")
 
 
 def kajn(part: Part, options: Options) -> Layer:
     """One JacobiKANLayer. Raises InvalidKan or OptionError."""
     coef = part.tensor("jacobi_coeffs", None, None, None)
     a, b = options.number("jacobi_a", "1.0"), options.number("jacobi_b", "1.0")
-    return _layer(part, options, ("base_weights", "norm."), polynomial.jacobi(coef.shape[2] - 1, a, b), coef, "silu")
+    return _layer(part, options, ("base_weights", "norm"), polynomial.jacobi(coef.shape[2] - 1, a, b), coef, "silu")
 
 
 def kabn(part: Part, options: Options) -> Layer:
@@ -76,7 +74,7 @@ def kabn(part: Part, options: Options) -> Layer:
     coef = part.tensor("bernstein_coeffs", None, None, None)
     with np.errstate(over="ignore", invalid="ignore"):  # the layer refuses what is not finite
         total = coef.sum(axis=2, keepdims=True)
-    return _layer(part, options, ("base_weights", "norm."), Polynomial("constant", np.zeros((0, 3))), total, "silu")
+    return _layer(part, options, ("base_weights", "norm"), Polynomial("constant", np.zeros((0, 3))), total, "silu")
 
 
 def spline(part: Part, options: Options) -> Layer:
@@ -85,7 +83,7 @@ def spline(part: Part, options: Options) -> Layer:
     k = options.integer("spline_order", at_least=1)
     if k is None:
         k = 3
-        options.assumed["spline_order"] = "3"
+        options.assume("spline_order", "3")
     if functions <= k:
         raise OptionError(
             f"option spline_order is {k}, expected less than the {functions} functions of a layer",
@@ -99,7 +97,7 @@ def spline(part: Part, options: Options) -> Layer:
         knots = np.linspace(low - step * k, high + step * k, functions + k + 1)
     coef = part.tensor("spline_weight", m, n, functions).transpose(1, 0, 2)
     return _layer(
-        part, options, ("base_weight", "layer_norm."), BSpline(np.tile(knots, (n, 1)), k), coef, "gelu", prelu=True
+        part, options, ("base_weight", "layer_norm"), BSpline(np.tile(knots, (n, 1)), k), coef, "gelu", prelu=True
     )
 
 
@@ -114,22 +112,17 @@ def _layer(
     prelu: bool = False,
 ) -> Layer:
     n, m, _ = coef.shape
-    activation = _activation(options, default)
-    last: Step = Elementwise(activation)
+    function = activation(options, default)
+    last: Step = Elementwise(function)
     if prelu:
-        last = chain.norm(Part(part.tensors, part.prefix + "prelu."), options, "prelu", m)
-    return Layer(
-        terms=(BasisTerm(basis, coef), BasisTerm(Activation(activation), part.tensor(names[0], m, n).T[:, :, None])),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
+        last = module_kinds.step(part.inside("prelu"), options, "prelu", m)
+    return layer_of(
+        BasisTerm(basis, coef),
+        branch(function, part.tensor(names[0], m, n)),
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
-        nan_spreads=np.full((n, m), isinstance(basis, BSpline)),
-        post_steps=(chain.norm(Part(part.tensors, part.prefix + names[1]), options, "layernorm", m), last),
+        nan_spreads=isinstance(basis, BSpline),
+        post_steps=(*module_kinds.layer_norm(part.inside(names[1]), options, m), last),
     )
-
-
-def _activation(options: Options, default: str) -> Unary:
-    return layer_tensors.activation(options, default)
 
 
 def _keys(

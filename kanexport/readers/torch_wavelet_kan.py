@@ -13,13 +13,10 @@ Options: epsilon
 
 from __future__ import annotations
 
-import numpy as np
-
-from kanexport.bases.activation import Activation
 from kanexport.functions import elementwise, wavelets
-from kanexport.ir.model import BasisTerm, EdgeTerm, Layer
+from kanexport.ir.model import EdgeTerm, Layer
 from kanexport.options import Options
-from kanexport.readers.common.layer_tensors import Keys, Part
+from kanexport.readers.common.layer_tensors import Keys, Part, branch, layer_of
 
 FAMILY = "torch-wavelet-kan"
 KEYS = Keys(required={"wavelet_weights": 3, "mu": 3, "scale": 3, "base_weight": 2}, optional={})
@@ -36,5 +33,4 @@ def layer(part: Part, options: Options) -> Layer:
         rate=wavelets.rates(widths + epsilon),
         coef=weights.transpose(1, 0, 2),
     )
-    base = BasisTerm(Activation(elementwise.activation("silu")), part.tensor("base_weight", m, n).T[:, :, None])
-    return Layer((waves, base), mask=np.ones((n, m)), bias=np.zeros(m), nan_spreads=np.zeros((n, m), dtype=bool))
+    return layer_of(waves, branch(elementwise.activation("silu"), part.tensor("base_weight", m, n)))

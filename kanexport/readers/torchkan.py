@@ -24,20 +24,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from kanexport.bases import polynomial
-from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import SAVE_AGAIN, FamilyError, InvalidKan
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.functions.domain_maps import frozen
-from kanexport.functions.elementwise import Unary
 from kanexport.ir.model import BasisTerm, Kan, Layer
-from kanexport.ir.steps import Elementwise, Step
+from kanexport.ir.steps import Elementwise
 from kanexport.options import Options
-from kanexport.readers.common import chain, layer_tensors
-from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
+from kanexport.readers.common import chain, module_kinds
+from kanexport.readers.common.layer_tensors import Part, Tensors, activation, branch, layer_of, storage_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,39 +54,10 @@ class Lists:
         roots = self._roots(checkpoint.tensors, "")
         return f"{self.keys[0].format(0)} beside {self.keys[1].format(0)}" if roots else ""
 
+    # radon: the checks of a file, then its layers.
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
         """The layers by their numbers. Raises ExportError."""
         tensors, start = checkpoint.tensors, options.optional("prefix") or ""
-        root = self._root(tensors, start)
-        count = self._count(tensors, root)
-        own = [root + key.format(at) for at in range(count) for key in self.keys]
-        missing = [key for key in own if key not in tensors]
-        if missing:
-            raise InvalidKan(f"tensor {missing[0]!r} is missing", code="tensor-missing", hint=SAVE_AGAIN)
-        self._refuse_others(tensors, start, own, count)
-        layers = [self.layer(Part(tensors, root), at, count, options) for at in range(count)]
-        return chain.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
-
-    def _count(self, tensors: Tensors, root: str) -> int:
-        """The number of consecutive layers, from number 0 on."""
-        count = 0
-        while root + self.keys[0].format(count) in tensors:
-            count += 1
-        return count
-
-    def _refuse_others(self, tensors: Tensors, start: str, own: list[str], count: int) -> None:
-        """Raises FamilyError for tensors under `start` that do not belong to the layers."""
-        others = [key for key in tensors if key.startswith(start) and key not in own]
-        if others:
-            raise FamilyError(
-                f"the file has {count} layers of {self.FAMILY} and other tensors, such as "
-                f"{others[0]!r} {tensors[others[0]].shape}",
-                code="other-modules-in-file",
-                hint="export the KAN by itself with --option prefix=KEY_PREFIX, or the whole module with --module",
-            )
-
-    def _root(self, tensors: Tensors, start: str) -> str:
-        """The prefix of the only model under `start`. Raises FamilyError if there is none, or more than one."""
         roots = self._roots(tensors, start)
         if len(roots) != 1:
             raise FamilyError(
@@ -100,7 +67,24 @@ class Lists:
                 code="model-ambiguous",
                 hint="select one with --option prefix=KEY_PREFIX",
             )
-        return roots[0]
+        root = roots[0]
+        count = 0
+        while root + self.keys[0].format(count) in tensors:
+            count += 1
+        own = [root + key.format(at) for at in range(count) for key in self.keys]
+        missing = [key for key in own if key not in tensors]
+        if missing:
+            raise InvalidKan(f"tensor {missing[0]!r} is missing", code="tensor-missing", hint=SAVE_AGAIN)
+        others = [key for key in tensors if key.startswith(start) and key not in own]
+        if others:
+            raise FamilyError(
+                f"the file has {count} layers of {self.FAMILY} and other tensors, such as "
+                f"{others[0]!r} {tensors[others[0]].shape}",
+                code="other-modules-in-file",
+                hint="export the KAN by itself with --option prefix=KEY_PREFIX, or the whole module with --module",
+            )
+        layers = [self.layer(Part(tensors, root), at, count, options) for at in range(count)]
+        return chain.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
 
     def _roots(self, tensors: Tensors, start: str) -> list[str]:
         """The prefixes of all such models under `start`."""
@@ -116,15 +100,14 @@ def spline_layer(part: Part, at: int, count: int, options: Options) -> Layer:
     coef = part.tensor(f"spline_weights.{at}", m, n, None)
     grid = part.tensor(f"grid_{at}", n, None)
     basis = BSpline(grid, grid.shape[1] - coef.shape[2] - 1)
-    activation = layer_tensors.activation(options, "gelu")
-    prelu = chain.norm(Part(part.tensors, f"{part.prefix}prelus.{at}."), options, "prelu", m)
-    return Layer(
-        terms=(BasisTerm(basis, coef.transpose(1, 0, 2)), _base(activation, base)),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
+    function = activation(options, "gelu")
+    prelu = module_kinds.step(part.inside(f"prelus.{at}"), options, "prelu", m)
+    return layer_of(
+        BasisTerm(basis, coef.transpose(1, 0, 2)),
+        branch(function, base),
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
-        nan_spreads=np.ones((n, m), dtype=bool),
-        post_steps=(_norm(part, at, options, m), prelu),
+        nan_spreads=True,
+        post_steps=(*module_kinds.layer_norm(part.inside(f"layer_norms.{at}"), options, m), prelu),
     )
 
 
@@ -132,48 +115,33 @@ def polynomial_layer(part: Part, at: int, count: int, options: Options) -> Layer
     """Layer `at` of KAL_Net or KAC_Net. Raises InvalidKan or OptionError."""
     scaled = frozen(options, at, count)
     make = POLYNOMIALS[options.choice("polynomial", POLYNOMIALS, "legendre")]
-    activation = layer_tensors.activation(options, "silu")
+    function = activation(options, "silu")
     base = part.tensor(f"base_weights.{at}", None, None)
     m, n = base.shape
     weights = part.tensor(f"poly_weights.{at}", m, None)
     degree = max(1, weights.shape[1] // n) - 1
     coef = part.tensor(f"poly_weights.{at}", m, n * (degree + 1)).reshape(m, n, degree + 1)
-    return Layer(
-        terms=(BasisTerm(make(degree, scaled), coef.transpose(1, 0, 2)), _base(activation, base)),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-        post_steps=(_norm(part, at, options, m), Elementwise(activation)),
+    norm = module_kinds.layer_norm(part.inside(f"layer_norms.{at}"), options, m)
+    return layer_of(
+        BasisTerm(make(degree, scaled), coef.transpose(1, 0, 2)),
+        branch(function, base),
+        post_steps=(*norm, Elementwise(function)),
     )
 
 
 POLYNOMIALS = {"legendre": polynomial.legendre, "chebyshev": polynomial.chebyshev}
 
 
-def _base(activation: Unary, weights: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> BasisTerm:
-    return BasisTerm(Activation(activation), weights.T[:, :, None])
-
-
-def _norm(part: Part, at: int, options: Options, width: int) -> Step:
-    return chain.norm(Part(part.tensors, f"{part.prefix}layer_norms.{at}."), options, "layernorm", width)
-
-
+NORM = ("layer_norms.{}.weight", "layer_norms.{}.bias")
 FAMILIES = (
     Lists(
         "torchkan",
-        (
-            "spline_weights.{}",
-            "base_weights.{}",
-            "grid_{}",
-            "layer_norms.{}.weight",
-            "layer_norms.{}.bias",
-            "prelus.{}.weight",
-        ),
+        ("spline_weights.{}", "base_weights.{}", "grid_{}", *NORM, "prelus.{}.weight"),
         spline_layer,
     ),
     Lists(
         "kal-net",
-        ("poly_weights.{}", "base_weights.{}", "layer_norms.{}.weight", "layer_norms.{}.bias"),
+        ("poly_weights.{}", "base_weights.{}", *NORM),
         polynomial_layer,
         (
             "the library takes the range of the sources of each layer from the batch; the export has a fixed range, so "

@@ -21,10 +21,11 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.piecewise_polynomial import LocalPowers
-from kanexport.errors import USE_MODULE, InvalidKan, OptionError
+from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
-from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common import grid_steps
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, layer_of
 
 FAMILY = "trukan"
 KEYS = Keys(
@@ -59,12 +60,7 @@ def layer(part: Part, options: Options) -> Layer:
         )
     basis = LocalPowers(knots, degree)
     powers, truncated = coeffs[:, :, : degree + 1], coeffs[:, :, degree + 1 :]
-    return Layer(
-        terms=(BasisTerm(basis, basis.coefficients(powers, truncated)),),
-        mask=np.ones((n, m)),
-        bias=part.tensor("bias_out", m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-    )
+    return layer_of(BasisTerm(basis, basis.coefficients(powers, truncated)), bias=part.tensor("bias_out", m))
 
 
 def _knots(part: Part, options: Options, n: int, m: int) -> Array:
@@ -83,12 +79,6 @@ def _knots(part: Part, options: Options, n: int, m: int) -> Array:
         knots = part.tensor(name, n, None)
     if name == "fixed_knots":
         return knots
-    low, high = options.number("knots_min", "-1.0", among=("0.0",)), options.number("knots_max", "1.0")
-    if not low < high:
-        raise OptionError(
-            f"option knots_min is {low} and knots_max {high}, expected knots_min < knots_max",
-            code="option-out-of-range",
-            hint="pass --option knots_min=LOW --option knots_max=HIGH",
-        )
+    low, high = grid_steps.ends(options, "knots", "-1.0", ("0.0",))
     grown = np.cumsum(np.logaddexp(0, knots) + EPSILON, axis=1)
     return np.asarray(low + (high - low) * (grown / np.maximum(grown[:, -1:], EPSILON)))

@@ -22,14 +22,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport.bases.activation import Activation
 from kanexport.errors import USE_MODULE, InvalidKan, OptionError
 from kanexport.functions import elementwise, wavelets
-from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
-from kanexport.ir.steps import Step
+from kanexport.ir.model import EdgeTerm, Layer, Term
 from kanexport.options import Options
-from kanexport.readers.common import chain
-from kanexport.readers.common.layer_tensors import Keys, Part, product
+from kanexport.readers.common import module_kinds
+from kanexport.readers.common.layer_tensors import Keys, Part, branch, layer_of, product
 
 FAMILY = "wav-kan"
 KEYS = Keys(
@@ -70,28 +68,16 @@ def layer(part: Part, options: Options) -> Layer:
         coef=weights.T[:, :, None],
     )
     terms: tuple[Term, ...] = (term,)
-    branch = options.choice("base_branch", ("dead", *BRANCHES), "dead") if part.has("weight1") else "dead"
-    if branch in BRANCHES:
-        base = Activation(elementwise.activation(BRANCHES[branch]))
-        terms += (BasisTerm(base, part.tensor("weight1", m, n).T[:, :, None]),)
-    return Layer(
-        terms,
-        mask=np.ones((n, m)),
-        bias=np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-        post_steps=_norm(part, options, m),
-    )
-
-
-def _norm(part: Part, options: Options, width: int) -> tuple[Step, ...]:
-    """The BatchNorm1d of the layer; absent in copies that removed it."""
-    bn = Part(part.tensors, part.prefix + "bn.")
-    if bn.has("running_mean") or bn.has("running_var"):
-        return (chain.batch_norm(bn, options, width),)
-    if bn.has("weight") or bn.has("bias"):
+    kind = options.choice("base_branch", ("dead", *BRANCHES), "dead") if part.has("weight1") else "dead"
+    if kind in BRANCHES:
+        terms += (branch(elementwise.activation(BRANCHES[kind]), part.tensor("weight1", m, n)),)
+    norm = part.inside("bn")  # absent in copies that removed it
+    if norm.has("running_mean") or norm.has("running_var"):
+        return layer_of(*terms, post_steps=(module_kinds.batch_norm(norm, options, m),))
+    if norm.has("weight") or norm.has("bias"):
         raise InvalidKan(
             "bn has no running_mean and running_var: its outputs depend on the other rows of the batch",
             code="batchnorm-without-statistics",
             hint="train the model with track_running_stats=True",
         )
-    return ()
+    return layer_of(*terms)

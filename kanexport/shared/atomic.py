@@ -7,7 +7,6 @@ import ctypes
 import errno
 import os
 import secrets
-import stat
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
 @contextlib.contextmanager
 def opened(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
     """The same as `write`, for data in several parts: the file appears if the block ends without an error."""
-    if str(path).startswith(LIVE) or _is_special(path):
+    if str(path).startswith(LIVE) or (path.exists() and not path.is_file() and not path.is_dir()):
         with path.open("wb") as special:
             yield special
         return
@@ -65,13 +64,6 @@ def check(path: Path) -> str:
     if path.is_dir():
         return f"{path} is a folder, expected a file"
     return "" if path.parent.is_dir() else f"the folder {path.parent} does not exist"
-
-
-def _is_special(path: Path) -> bool:
-    try:
-        return not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()
-    except FileNotFoundError:
-        return False
 
 
 def exchange(first: Path, second: Path) -> bool:

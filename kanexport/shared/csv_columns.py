@@ -1,4 +1,4 @@
-"""Large CSV files as arrays, part by part, in bounded memory.
+"""Files of numbers as arrays: large CSV files part by part, in bounded memory, and the errors of damaged .npy files.
 
 `csvrows` defines what rows of numbers are. A parser in C reads parts of many cells: pyarrow's if it is installed,
 otherwise numpy's. If this parser refuses a part, `csvrows` reads it, which accepts more and names the bad cell.
@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import struct
+import tokenize
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -21,6 +25,12 @@ PART = 2**22  # bytes of text in a part
 LARGE = 2**19  # bytes of text from which a parser in C is worth its import
 QUOTED = 2**24  # bytes within which a quote has to be closed
 BREAKS = (b"\n", b"\r")
+# Errors of numpy about a damaged .npy or .npz file. MemoryError: the header gives a size that no memory has.
+# RuntimeError: the archive is encrypted, or has a compression that Python lacks.
+DAMAGED = (
+    *(ValueError, EOFError, OSError, KeyError, OverflowError, MemoryError, RuntimeError, SyntaxError, TypeError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 Parser = Callable[[bytes, int], Any]
 
 

@@ -11,7 +11,7 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from kanexport.shared.coded import CodedError
+from kanexport.shared.cli.console import CodedError
 
 EXPECTED = "expected rows of numbers"
 ADD_ROWS = "write one row of numbers per line, with commas between them"
@@ -65,7 +65,15 @@ def numbers(name: str, records_by_line: Iterable[tuple[int, list[str]]], *, widt
     line and the column."""
     rows: list[list[float]] = []
     for line, cells in records_by_line:
-        rows.append(list(_each(name, line, cells)))
+        for column, cell in enumerate(cells, 1):
+            if not is_number(cell):
+                raise CsvError(
+                    f"{name}, line {line}, column {column}: found {cell.strip()[:80]!r}, expected a number"
+                    f"{separated(cell)}",
+                    code="csv-not-a-number",
+                    hint=WRITE_NUMBERS,
+                )
+        rows.append(list(map(float, cells)))
         width = width or len(cells)
         if len(cells) != width:
             raise CsvError(
@@ -100,15 +108,3 @@ def separated(cell: str) -> str:
     """The rest of a message about a cell that has another separator than the comma; otherwise empty."""
     mark = next((mark for mark in ";\t" if mark in cell.strip()), "")
     return f" (cells are separated by commas, not by {mark!r})" if mark else ""
-
-
-def _each(name: str, line: int, cells: list[str]) -> Iterator[float]:
-    for column, cell in enumerate(cells, 1):
-        if not is_number(cell):
-            raise CsvError(
-                f"{name}, line {line}, column {column}: found {cell.strip()[:80]!r}, expected a number"
-                f"{separated(cell)}",
-                code="csv-not-a-number",
-                hint=WRITE_NUMBERS,
-            )
-        yield float(cell)

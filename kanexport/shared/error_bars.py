@@ -42,14 +42,6 @@ def distances(x: Floats, others: Floats, bounds: Floats) -> Floats:
     return np.asarray(np.abs(x[:, np.newaxis] - others[np.newaxis]) @ bounds)
 
 
-def _coarse(sums: Floats) -> Floats:
-    """Positive numbers, rounded up to three digits. Zeros and numbers that are not finite stay."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        unit = 10.0 ** (np.floor(np.log10(sums)) - (DIGITS - 1))
-        rounded = np.ceil(sums / unit) * unit
-    return np.asarray(np.where((sums > 0) & np.isfinite(rounded), np.maximum(rounded, sums), sums))
-
-
 class Bars:
     """Error bars of a version, ready for many rows."""
 
@@ -86,6 +78,9 @@ class Bars:
         for at in range(0, len(within), step):
             part = within[at : at + step]
             bounds = self._errors + distances(rows[part], self._x, self._slopes)
-            sums[part] = _coarse(np.maximum(bounds.min(axis=1) + self._slack, self._floor))
-        with np.errstate(over="ignore"):
+            sums[part] = np.maximum(bounds.min(axis=1) + self._slack, self._floor)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            unit = 10.0 ** (np.floor(np.log10(sums)) - (DIGITS - 1))
+            rounded = np.ceil(sums / unit) * unit
+            sums = np.where((sums > 0) & np.isfinite(rounded), np.maximum(rounded, sums), sums)
             return np.nextafter(sums.astype(np.float32), np.float32(np.inf))

@@ -237,16 +237,26 @@ def _steps(index: int, steps: Sequence[NodeStep], nodes: list[Linear], digits: i
     return nodes
 
 
+# radon: one flat case for each kind of step
 def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
     match step.kind:
         case "select":
             return [nodes[at] for at in step.indices]
-        case "affine" | "standardize":
-            return _scaled(step, nodes, digits)
+        case "affine":
+            numbers = zip(nodes, step.scale, step.bias, strict=True)
+            return [_shifted(node, scale, bias, digits) for node, scale, bias in numbers]
+        case "standardize":
+            numbers = zip(nodes, step.scale, step.bias, strict=True)
+            return [_centred(node, offset, scale, digits) for node, scale, offset in numbers]
         case "product":
-            return _products(nodes, step.indices, digits)
+            rest = iter(nodes)
+            return [product([next(rest) for _ in range(count)], digits) for count in step.indices]
         case "clip":
-            return _clipped(step, nodes, digits)
+            texts = [
+                f"{low!r} if x < {low!r} else ({high!r} if x > {high!r} else x)"
+                for low, high in zip(step.scale, step.bias, strict=True)
+            ]
+            return [_function(text, node, digits) for text, node in zip(texts, nodes, strict=True)]
         case "function" if step.function in STEP_TEXTS:
             return [_function(STEP_TEXTS[step.function], node, digits) for node in nodes]
     what = step.function if step.kind == "function" else step.kind
@@ -255,14 +265,6 @@ def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[
         code="formula-step-without-closed-form",
         hint="plot the curves of its edges instead: `kanserve curves`",
     )
-
-
-def _scaled(step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
-    """Nodes after an affine step, or after the scaler of the inputs."""
-    numbers = zip(nodes, step.scale, step.bias, strict=True)
-    if step.kind == "affine":
-        return [_shifted(node, scale, bias, digits) for node, scale, bias in numbers]
-    return [_centred(node, bias, scale, digits) for node, scale, bias in numbers]
 
 
 def _shifted(node: Linear, scale: float, bias: float, digits: int) -> Linear:
@@ -289,21 +291,6 @@ def _centred(node: Linear, offset: float, scale: float, digits: int) -> Linear:
     return Linear.from_text(Linear(node.terms, node.constant - offset).render(digits)).affine(1 / scale, 0.0)
 
 
-def _clipped(step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
-    """Nodes clipped to a range."""
-    texts = (
-        f"{low!r} if x < {low!r} else ({high!r} if x > {high!r} else x)"
-        for low, high in zip(step.scale, step.bias, strict=True)
-    )
-    return [_function(text, node, digits) for text, node in zip(texts, nodes, strict=True)]
-
-
-def _products(nodes: list[Linear], groups: Sequence[int], digits: int) -> list[Linear]:
-    """The products of consecutive groups of nodes. `groups`: number of nodes per group."""
-    rest = iter(nodes)
-    return [product([next(rest) for _ in range(count)], digits) for count in groups]
-
-
 NAME = re.compile(r"\bphi_(\d+)_(\d+)_(\d+)\(")
 SHORTEST = len("phi_0_0_0(x0) + ")  # what an edge adds to a formula at least
 MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "module", "softmax", "log_softmax"})
@@ -324,7 +311,7 @@ def named(expressions: Iterable[str]) -> list[tuple[int, int, int]]:
 
 def check(index: int, layer: LayerInfo, *, partial: bool) -> None:
     """Raises FormulaError for a layer with numeric edges; with `partial`, only if they read more than their sources."""
-    first = _first(layer)
+    first = next(((source, at) for at in range(layer.destinations) for source in sources(layer, at)), None)
     if first is None:
         return
     kinds = ", ".join(basis.kind for basis in layer.bases)
@@ -341,10 +328,6 @@ def check(index: int, layer: LayerInfo, *, partial: bool) -> None:
             code="formula-edges-of-rows",
             hint="query edge values for rows instead: `kanserve edges`",
         )
-
-
-def _first(layer: LayerInfo) -> tuple[int, int] | None:
-    return next(((source, at) for at in range(layer.destinations) for source in sources(layer, at)), None)
 
 
 def _mixes(layer: LayerInfo) -> bool:

@@ -9,7 +9,7 @@ import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kanexport.shared.coded import CodedError
+from kanexport.shared.cli.console import CodedError
 
 # How tightly a text binds, from the loosest.
 CONDITION, SUM, PRODUCT, SIGN, POWER, ATOM = range(6)
@@ -107,16 +107,15 @@ class Linear:
 
     def _magnitudes(self, digits: int) -> list[tuple[bool, Text]]:
         """Every summand, at least one: whether it is negative, and its magnitude as text."""
-        summands = [(factor < 0, _scaled(abs(factor), text, digits)) for factor, text in self.terms if factor != 0]
+        summands = []
+        for factor, text in self.terms:
+            if factor != 0:
+                size = number(abs(factor), digits)
+                scaled = text if size.text == "1" else Text(f"{size.text}*{text.within(POWER)}", PRODUCT)
+                summands.append((factor < 0, scaled))
         if self.constant != 0 or not summands:
             summands.append((self.constant < 0, number(abs(self.constant), digits)))
         return summands
-
-
-def _scaled(factor: float, text: Text, digits: int) -> Text:
-    """The text of factor * text, without a factor that is written as 1."""
-    size = number(factor, digits)
-    return text if size.text == "1" else Text(f"{size.text}*{text.within(POWER)}", PRODUCT)
 
 
 def total(parts: Iterable[Linear]) -> Linear:
@@ -191,7 +190,8 @@ def _text(node: ast.AST, x: Text, digits: int) -> Text:
             sides = _text(left, x, digits).within(left_rank), _text(right, x, digits).within(right_rank)
             return Text(sides[0] + sign + sides[1], rank)
         case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
-            return _call(name, _text(argument, x, digits))
+            inner = _text(argument, x, digits)
+            return Text(f"exp(-{inner.within(ATOM)}**2)" if name == "gaussian" else f"{name}({inner.text})", ATOM)
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in COMPARISONS:
             sides = _text(left, x, digits).within(SUM), _text(right, x, digits).within(SUM)
             return Text(f"{sides[0]} {COMPARISONS[type(op)]} {sides[1]}", CONDITION)
@@ -199,9 +199,3 @@ def _text(node: ast.AST, x: Text, digits: int) -> Text:
             first, condition, second = (_text(part, x, digits) for part in (body, test, other))
             return Text(f"{first.within(SUM)} if {condition.text} else {second.within(SUM)}", CONDITION)
     raise not_supported(ast.unparse(node))
-
-
-def _call(name: str, argument: Text) -> Text:
-    if name == "gaussian":
-        return Text(f"exp(-{argument.within(ATOM)}**2)", ATOM)
-    return Text(f"{name}({argument.text})", ATOM)

@@ -540,16 +540,13 @@ def _document(data: bytes, most: int = SIZE_LIMIT) -> dict[str, Any]:
         raise ManifestError(f"the manifest is {name_of(document)}, expected an object")
     version = document.get("format")
     if type(version) is not int or version != FORMAT:
-        raise ManifestError(_unreadable(version), code="manifest-format-unknown")
+        upgrade = "upgrade kanserve, or " if isinstance(version, int) and FORMAT < version < 2**31 else ""
+        raise ManifestError(
+            f"manifest has format {reprlib.repr(version)}, this program reads format {FORMAT}: "
+            f"{upgrade}export the model again with `{EXPORT_AGAIN}`",
+            code="manifest-format-unknown",
+        )
     return document
-
-
-def _unreadable(version: Any) -> str:
-    newer = isinstance(version, int) and FORMAT < version < 2**31
-    return (
-        f"manifest has format {reprlib.repr(version)}, this program reads format {FORMAT}: "
-        f"{'upgrade kanserve, or ' if newer else ''}export the model again with `{EXPORT_AGAIN}`"
-    )
 
 
 def load(directory: Path) -> Manifest:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kanexport.shared import csv_text, safe_files
+from kanexport.shared.cli.console import CodedError
 from kanexport.shared.cli.suggest import closest
-from kanexport.shared.coded import CodedError
 
 LONGEST = 128  # characters of a name or a unit
 DESCRIPTION = 4096  # characters
@@ -142,8 +142,8 @@ UNNAMED = Names()
 
 def sizes(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> tuple[int, int]:
     """Values per row of the inputs and of the outputs, from shapes with their batch axis."""
-    rows, answers = (sum(math.prod(shape[1:]) for shape in shapes) for shapes in (inputs, outputs))
-    return rows, answers
+    of_inputs, of_outputs = (sum(math.prod(shape[1:]) for shape in shapes) for shapes in (inputs, outputs))
+    return of_inputs, of_outputs
 
 
 def parse(option: str, text: str) -> tuple[str, ...]:

@@ -240,20 +240,16 @@ def copy(name: str, source: int, target: int) -> None:
                 copy(inner, source_folder, target_folder)
     else:
         check_regular(name, about)
-        _copy_file(name, source, target)
-
-
-def _copy_file(name: str, source: int, target: int) -> None:
-    descriptor = os.open(name, READ | os.O_NOFOLLOW, dir_fd=source)
-    with atomic.file_over(descriptor, "rb") as old:
-        about = os.fstat(descriptor)
-        check_regular(name, about)
-        with atomic.file_over(os.open(name, CREATE, stat.S_IMODE(about.st_mode), dir_fd=target), "wb") as new:
-            while piece := old.read(PIECE):
-                new.write(piece)
-            new.flush()
-            os.fsync(new.fileno())
-            os.utime(new.fileno(), ns=(about.st_atime_ns, about.st_mtime_ns))
+        descriptor = os.open(name, READ | os.O_NOFOLLOW, dir_fd=source)
+        with atomic.file_over(descriptor, "rb") as old:
+            about = os.fstat(descriptor)
+            check_regular(name, about)
+            with atomic.file_over(os.open(name, CREATE, stat.S_IMODE(about.st_mode), dir_fd=target), "wb") as new:
+                while piece := old.read(PIECE):
+                    new.write(piece)
+                new.flush()
+                os.fsync(new.fileno())
+                os.utime(new.fileno(), ns=(about.st_atime_ns, about.st_mtime_ns))
 
 
 class Folder:

@@ -40,7 +40,7 @@ class Approximation:
     quantize  INT8 or FP16_WEIGHTS; empty if the model is exact
     max_error  what was allowed, relative to the largest output
     rows     on which the errors were measured, and where they are from: a file's name and sha256, or made by the export
-    error, median  the largest and the median difference of an answer from the checkpoint's, relative to the largest
+    error, median  the largest and the median difference of an output from the checkpoint's, relative to the largest
     changed  of how many rows another output is the largest; -1 where there is one output
     """
 
@@ -70,7 +70,13 @@ class Approximation:
         """Notes on the quantization; none if the model is exact."""
         if not self.quantize:
             return ()
-        return (self.text, *map(_branch, self.branches), EDGES_NOTE)
+        branches = []
+        for branch in self.branches:
+            alone, why = f", by itself {branch.error:.1e}" if branch.form != FLOAT32 else "", ""
+            if branch.first > branch.error:
+                why = f", since quantizing only this branch changes outputs by {branch.first:.1e}"
+            branches.append(f"layer {branch.layer}, {branch.kind}: {branch.form}{alone}{why}")
+        return (self.text, *branches, EDGES_NOTE)
 
 
 EDGES_NOTE = (
@@ -79,17 +85,6 @@ EDGES_NOTE = (
     "rounding of their values"
 )
 EXACT = Approximation()
-
-
-def _branch(branch: Branch) -> str:
-    what = f"layer {branch.layer}, {branch.kind}: {branch.form}"
-    alone = f", by itself {branch.error:.1e}" if branch.form != FLOAT32 else ""
-    why = (
-        f", since quantizing only this branch changes outputs by {branch.first:.1e}"
-        if branch.first > branch.error
-        else ""
-    )
-    return what + alone + why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,11 @@ import sys
 import types
 import typing
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from kanexport.shared.coded import CodedError
+from kanexport.shared.cli.console import CodedError
 
 T = TypeVar("T")
 
@@ -147,15 +147,15 @@ def _listed(item: Any, value: Any, where: str) -> tuple[Any, ...]:
         return _of_array(item, value, where)
     if not isinstance(value, list):
         raise ManifestError(f"{where}: expected a list, found {name_of(value)}")
-    if item in PLAIN and set(map(type, value)) <= {item} and _all_bounded(item, value):
-        return tuple(value)
+    if item in PLAIN and set(map(type, value)) <= {item}:
+        bounded = True
+        if item is int:
+            bounded = not value or LEAST <= min(value) <= max(value) <= MOST
+        elif item is float:
+            bounded = all(map(math.isfinite, value))
+        if bounded:
+            return tuple(value)
     return tuple(_convert(item, entry, f"{where}[{at}]") for at, entry in enumerate(value))
-
-
-def _all_bounded(item: Any, value: list[Any]) -> bool:
-    if item is int:
-        return not value or LEAST <= min(value) <= max(value) <= MOST
-    return item is not float or all(map(math.isfinite, value))
 
 
 def _of_array(hint: Any, value: array[Any], where: str) -> tuple[Any, ...]:
@@ -174,20 +174,16 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
     if hint not in PLAIN or not isinstance(value, kinds) or isinstance(value, bool) != (hint is bool):
         raise ManifestError(f"{where}: expected {hint.__name__}, found {name_of(value)}")
     if hint is float:
-        return _finite(value, where)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ManifestError(f"{where}: found NaN or infinity, expected a finite number")
+        return number
     if hint is int and not LEAST <= value <= MOST:
         raise ManifestError(f"{where}: found an integer outside of 64 bits, expected {LEAST} to {MOST}")
     return value
-
-
-def _finite(value: int | float, where: str) -> float:
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ManifestError(f"{where}: found NaN or infinity, expected a finite number")
-    return number
 
 
 def name_of(value: Any) -> str:
@@ -245,7 +241,11 @@ def extract_lists(document: Any) -> tuple[Any, list[Stored], bytes]:
         parts.extend([array("q", lengths or ()), numbers])
         return []
 
-    return without(document, ""), stored_lists, b"".join(map(_bytes, parts))
+    bare = without(document, "")
+    if sys.byteorder == "big":
+        for part in parts:
+            part.byteswap()
+    return bare, stored_lists, b"".join(part.tobytes() for part in parts)
 
 
 def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] | None:
@@ -269,8 +269,16 @@ def restore_lists(document: dict[str, Any], stored: Sequence[Stored], data: byte
     end = 0
     for entry in stored:
         middle, end = _bounds(entry, end, len(data))
-        lengths = None if entry.rows < 0 else _array("q", data[entry.offset : middle])
-        _put(document, entry.place, _stored_list(lengths, _array(CODES[entry.kind], data[middle:end]), entry.place))
+        numbers: Any = _array(CODES[entry.kind], data[middle:end])
+        if entry.rows >= 0:
+            lengths = _array("q", data[entry.offset : middle])
+            if sum(lengths) != len(numbers) or min(lengths, default=1) < 1:
+                raise ManifestError(
+                    f"manifest.stored: the rows of {entry.place[:80]!r} do not add up to {len(numbers)} numbers"
+                )
+            ends = itertools.accumulate(lengths)
+            numbers = [numbers[at - length : at] for at, length in zip(ends, lengths, strict=True)]
+        _put(document, entry.place, numbers)
     if end != len(data):
         raise ManifestError(f"manifest.stored lists {end} bytes, the file has {len(data)}")
 
@@ -286,21 +294,6 @@ def _bounds(entry: Stored, begin: int, size: int) -> tuple[int, int]:
     if end > size:
         raise ManifestError(f"manifest.stored: {entry.place[:80]!r} has {entry.numbers} numbers, more than the file")
     return middle, end
-
-
-def _stored_list(lengths: array[Any] | None, numbers: array[Any], place: str) -> Any:
-    if lengths is None:
-        return numbers
-    if sum(lengths) != len(numbers) or min(lengths, default=1) < 1:
-        raise ManifestError(f"manifest.stored: the rows of {place[:80]!r} do not add up to {len(numbers)} numbers")
-    return list(_rows(lengths, numbers))
-
-
-def _rows(lengths: array[Any], numbers: array[Any]) -> Iterator[array[Any]]:
-    at = 0
-    for length in lengths:
-        yield numbers[at : at + length]
-        at += length
 
 
 def _put(document: Any, place: str, value: Any) -> None:
@@ -322,13 +315,6 @@ def _array(code: str, data: bytes) -> array[Any]:
     if sys.byteorder == "big":
         values.byteswap()
     return values
-
-
-def _bytes(numbers: array[Any]) -> bytes:
-    if sys.byteorder == "big":
-        numbers = numbers[:]
-        numbers.byteswap()
-    return numbers.tobytes()
 
 
 def entries(stored: Sequence[Stored]) -> list[dict[str, Any]]:

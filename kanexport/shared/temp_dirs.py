@@ -80,8 +80,14 @@ def sweep(parent: Path) -> list[str]:
     """Remove the folders that ended exports left in a folder. A folder that was moved aside for a version that did
     not appear is moved back. Returns the names that were there. A folder that cannot be removed stays, and is not
     listed."""
+    try:
+        hidden = sorted(path for path in parent.iterdir() if path.name.startswith(HIDDEN))
+    except OSError:
+        return []
     swept = []
-    for path in _stale(parent):
+    for path in hidden:
+        if _alive(path):
+            continue
         old = path.name.partition(OLD)[2]
         with contextlib.suppress(OSError):
             if old and not os.path.lexists(parent / old):
@@ -98,14 +104,6 @@ def remove(path: Path) -> None:
         path.unlink()
     else:
         shutil.rmtree(path)
-
-
-def _stale(parent: Path) -> list[Path]:
-    try:
-        hidden = sorted(path for path in parent.iterdir() if path.name.startswith(HIDDEN))
-    except OSError:
-        return []
-    return [path for path in hidden if not _alive(path)]
 
 
 def _alive(path: Path) -> bool:

@@ -55,14 +55,10 @@ ALL = (BATCHED, SEPARATE, SINGLE)
 
 def choose(manifest: Manifest) -> TritonOptions:
     """The options for a model of this size."""
-    if _bytes(manifest) > LARGE:
+    if sum(entry.size for entry in manifest.files if entry.path in (MODEL_FILE, WEIGHTS_FILE)) > LARGE:
         return SINGLE
     edges = sum(layer.sources * layer.destinations * math.prod(layer.positions) for layer in manifest.layers)
     return BATCHED if 0 < edges <= FEW_EDGES else SEPARATE
-
-
-def _bytes(manifest: Manifest) -> int:
-    return sum(entry.size for entry in manifest.files if entry.path in (MODEL_FILE, WEIGHTS_FILE))
 
 
 def find(names: Iterable[str]) -> TritonOptions | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kanexport.shared.coded import CodedError
+from kanexport.shared.cli.console import CodedError
 
 HEADER = b"\0asm\1\0\0\0"
 CUSTOM, SECTION = 0, "kanserve"
@@ -64,7 +64,9 @@ def facts(module: bytes) -> ModuleFacts:
     """The facts of a module. Raises WasmModuleError."""
     if not module.startswith(HEADER) or len(module) > LARGEST:
         raise _invalid(f"the file of {len(module)} bytes is not a WebAssembly module of at most {LARGEST} bytes")
-    document = next((body for kind, body in _sections(module) if kind == CUSTOM and _named(body)), None)
+    name = bytes([len(SECTION)]) + SECTION.encode()
+    bodies = (body for kind, body in _sections(module) if kind == CUSTOM)
+    document = next((body for body in bodies if body.startswith(name)), None)
     if document is None:
         raise _invalid(f"the WebAssembly module has no section named {SECTION!r}")
     try:
@@ -87,10 +89,6 @@ def _read(document: dict[str, Any]) -> ModuleFacts:
         tolerance=float(document["tolerance"]),
         **numbers,
     )
-
-
-def _named(body: bytes) -> bool:
-    return body.startswith(bytes([len(SECTION)]) + SECTION.encode())
 
 
 def _sections(module: bytes) -> Iterator[tuple[int, bytes]]:

@@ -6,7 +6,8 @@ wherever a reading would have to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,34 +32,40 @@ AGREEMENT = 1e-4  # relative, there; what does not add up is off by far more
 OTHERS = (nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Embedding)
 
 
+# radon: one condition after the other.
 def unknown(whole: nn.Module, readings: Mapping[str, Reading]) -> dict[str, nn.Module]:
     """The submodules of classes of the user, by name and outermost first, that were not read. They contain no
     submodule that was read, except linear layers."""
     read = [name for name, reading in readings.items() if reading.family != LINEAR]
-    return {
-        name: part
-        for name, part in whole.named_modules()
-        if name and not is_in(name, readings) and not any(is_in(other, (name,)) for other in read) and _is_users(part)
-    }
+    parts = {}
+    for name, part in whole.named_modules():
+        is_users = not type(part).__module__.startswith("torch.")
+        if not name or not is_users or is_in(name, readings) or any(is_in(other, (name,)) for other in read):
+            continue
+        if not any(isinstance(inner, OTHERS) for inner in part.modules()):
+            parts[name] = part
+    return parts
 
 
-def _is_users(part: nn.Module) -> bool:
-    """Whether it has a class of the user, and may map vectors one by one."""
-    own = not type(part).__module__.startswith("torch.")
-    return own and not any(isinstance(inner, OTHERS) for inner in part.modules())
-
-
+# radon: one condition after the other.
 def find_candidates(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
     """Candidates for additive layers, each with the norms at its start, by name. They are additive on a few vectors,
     and are the largest ones that do not contain the layer as a part. Submodules with coefficients like those of a
     KAN layer are candidates, too, so that a note can name them."""
     layers: dict[str, Sampled] = {}
+    looks: list[str] = []
     for name, part in parts.items():
-        sampled = _sampled(part, calls.get(name, ()))
-        if sampled is not None:
-            layers[name] = sampled
+        own = calls.get(name, ())
+        if not _may_add(part, own):
+            continue
+        looks += [name] * _has_coefficients(part)
+        for norms in ((), *_norms(own[0])):
+            with contextlib.suppress(InvalidKan):
+                sampled = Sampled.of(own[0], norms)
+                if _adds_up(sampled, may_be_linear=_has_coefficients(part)):
+                    layers[name] = sampled
+                    break
     chosen = {name: layer.norms for name, layer in layers.items() if _is_whole(name, layer, layers)}
-    looks = [name for name, part in parts.items() if _may_add(part, calls.get(name, ())) and _has_coefficients(part)]
     return chosen | {name: () for name in looks if not is_in(name, layers)}
 
 
@@ -83,19 +90,6 @@ def _has_coefficients(part: nn.Module) -> bool:
     return any(parameter.ndim >= 3 for parameter in part.parameters(recurse=False))
 
 
-def _sampled(part: nn.Module, calls: Sequence[Call]) -> Sampled | None:
-    if not _may_add(part, calls):
-        return None
-    for norms in ((), *_norms(calls[0])):
-        try:
-            sampled = Sampled.of(calls[0], norms)
-            if _adds_up(sampled) and (_has_coefficients(part) or not _is_linear(sampled)):
-                return sampled
-        except InvalidKan:
-            continue
-    return None
-
-
 def _may_add(part: nn.Module, calls: Sequence[Call]) -> bool:
     """Whether it maps vectors to vectors, and has at least one weight for each pair of source and destination."""
     if not calls or calls[0].x.ndim < 2 or calls[0].y.ndim < 2:
@@ -109,21 +103,21 @@ def _may_add(part: nn.Module, calls: Sequence[Call]) -> bool:
     return n <= MOST_SOURCES and bool(weights >= n * m)
 
 
-def _adds_up(sampled: Sampled) -> bool:
+def _adds_up(sampled: Sampled, *, may_be_linear: bool) -> bool:
+    """Whether its edges add up to its outputs, and are linear only if they may be."""
     n, m = len(sampled.base), len(sampled.constant)
     x, y = sampled.call.x.reshape(-1, n)[-VECTORS:], sampled.call.y.reshape(-1, m)[-VECTORS:]
-    sums = sampled.constant + sampled.edges(x).sum(axis=1)
-    return bool(np.abs(sums - y).max() <= AGREEMENT * np.abs(y).max())
+    once = sampled.edges(x)
+    if not np.abs(sampled.constant + once.sum(axis=1) - y).max() <= AGREEMENT * np.abs(y).max():
+        return False
+    if may_be_linear:
+        return True
+    twice = sampled.edges(x, times=2.0)
+    return not np.abs(twice - 2 * once).max() <= AGREEMENT * np.abs(twice).max(initial=1e-30)
 
 
-def _is_linear(sampled: Sampled) -> bool:
-    x = sampled.call.x.reshape(-1, len(sampled.base))[-VECTORS:]
-    once, twice = sampled.edges(x), sampled.edges(x, times=2.0)
-    return bool(np.abs(twice - 2 * once).max() <= AGREEMENT * np.abs(twice).max(initial=1e-30))
-
-
-def _norms(call: Call) -> Iterator[tuple[nn.Module, ...]]:
-    """The norms in a layer that receive the vectors of the layer and mix them."""
+def _norms(call: Call) -> list[tuple[nn.Module, ...]]:
+    """The norms in a layer that receive the vectors of the layer and mix them, if there are any."""
     vectors: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
@@ -137,8 +131,7 @@ def _norms(call: Call) -> Iterator[tuple[nn.Module, ...]]:
         for handle in handles:
             handle.remove()
     norms = tuple(module for module, (x, z) in vectors.items() if _is_norm(call, module, x, z))
-    if norms:
-        yield norms
+    return [norms] if norms else []
 
 
 def _is_norm(call: Call, module: nn.Module, x: torch.Tensor, z: torch.Tensor) -> bool:
@@ -169,15 +162,10 @@ def _only_through(outer: Call, inner: Call) -> bool:
     if inner.x.shape != outer.x.shape or not np.array_equal(inner.x, outer.x):
         return False
     m = inner.y.shape[-1]
-    same = np.broadcast_to(inner.y.reshape(-1, m)[0], (inner.y.size // m, m)).reshape(inner.y.shape)
-    y = _with_constant(outer, inner.module, lambda: torch.from_numpy(same.copy()))
-    return y is not None and bool(np.ptp(y.reshape(-1, outer.y.shape[-1]), axis=0).max() <= 0)
-
-
-def _with_constant(outer: Call, module: nn.Module, value: Callable[[], torch.Tensor]) -> Array | None:
-    with injected([(module, value)], shape=True):
+    same = np.resize(inner.y.reshape(-1, m)[0], inner.y.shape)
+    with injected([(inner.module, torch.from_numpy(same))], shape=True):
         result = outer.rerun(outer.x)
-    return None if result is None else result.y
+    return result is not None and bool(np.ptp(result.y.reshape(-1, outer.y.shape[-1]), axis=0).max() <= 0)
 
 
 def verify_candidates(
@@ -188,17 +176,14 @@ def verify_candidates(
     readings: dict[str, Reading] = {}
     refused: dict[str, Verdict] = {}
     for name, norms in candidates.items():
-        verdict = _judged(norms, calls.get(name, ()), far.get(name, ()), precision)
+        try:
+            sampled = Sampled.of(calls[name][0], norms)
+            reading = Reading(SAMPLED, sampled.kan(), "", sampled)
+            verdict = verify_reading(reading, calls[name], far.get(name, ()), precision)
+        except InvalidKan as error:
+            verdict = Verdict(why=error.message)
         if verdict.reading is not None:
             readings[name] = verdict.reading
         else:
             refused[name] = verdict
     return readings, refused
-
-
-def _judged(norms: tuple[nn.Module, ...], calls: Sequence[Call], far: Sequence[Call], precision: str) -> Verdict:
-    try:
-        sampled = Sampled.of(calls[0], norms)
-        return verify_reading(Reading(SAMPLED, sampled.kan(), "", sampled), calls, far, precision)
-    except InvalidKan as refused:
-        return Verdict(why=refused.message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import io
+import types
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,14 +21,13 @@ from kanexport.bundle import calibration as calibration_rows
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.errors import OptionError
-from kanexport.options import Options
+from kanexport.options import KnownFacts
 from kanexport.parity.data import GIVEN, stored
-from kanexport.parity.data import load as load_recorded
 from kanexport.shared import atomic
 from kanexport.shared.naming import Names
 from kanexport.shared.sections import AS_TRAINED
 from kanexport.torch_export.convert import convert
-from kanexport.torch_export.inputs import named_inputs
+from kanexport.torch_export.inputs import SEVERAL, named_inputs, require_as_many, resampled
 from kanexport.torch_export.io_binding import names, tensors
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
@@ -77,31 +77,17 @@ def export(
         names=Names(tuple(features), tuple(units), tuple(classes), description),
         explain=ExplainOptions.parse(explain),
         out_of_range=out_of_range,
-        **_rows(baseline, calibration, coverage, interval_method, classes),
+        baseline=None if baseline is None else baseline_rows.rows_of(baseline),
+        intervals=calibration_rows.options(calibration, coverage, interval_method, classes),
     )
-    recorded = None if expected_outputs is None else load_recorded([Path(expected_outputs)])
-    facts = _explicit(options or {}, functions or {})
-    return convert(module, example_inputs, target, options=facts, recorded=recorded, advance=advance)
+    files = () if expected_outputs is None else (Path(expected_outputs),)
+    return convert(module, example_inputs, target, options=_facts(options, functions), expected=files, advance=advance)
 
 
-def _explicit(options: Mapping[str, object], functions: Mapping[str, str]) -> dict[str, str]:
+def _facts(options: Mapping[str, object] | None, functions: Mapping[str, str] | None) -> dict[str, str]:
     """The facts that the user gives, by name. Raises OptionError."""
-    return Options.parse(_pairs(options), functions=_pairs(functions)).explicit
-
-
-def _rows(
-    baseline: Any, calibration: str | Path | None, coverage: float | None, method: str, classes: Sequence[str]
-) -> dict[str, Any]:
-    """The facts of a Target from files with rows of the user. Raises OptionError."""
-    return {
-        "baseline": None if baseline is None else baseline_rows.rows_of(baseline),
-        "intervals": calibration_rows.options(calibration, coverage, method, classes),
-    }
-
-
-def _pairs(values: Mapping[str, object]) -> list[str]:
-    """The values in the form of the command line."""
-    return [f"{name}={value}" for name, value in values.items()]
+    pairs, texts = ([f"{name}={value}" for name, value in (values or {}).items()] for values in (options, functions))
+    return dict(KnownFacts.parse(pairs, functions=texts).explicit)
 
 
 BESIDE = (1.5, 3.0, 10.0)  # times the given rows
@@ -109,7 +95,6 @@ FAR = (100.0, 1000.0)
 MOST = 64  # of the given rows, that others are made from
 SEED = 0
 HALF = (torch.float16, torch.bfloat16)
-SEVERAL = "pass several inputs as a tuple in the order of forward's parameters, or as a dictionary by their names"
 NESTED = (
     "record a function that makes the dictionary, such as `lambda image, meta: model({'image': image, 'meta': meta})`"
 )
@@ -136,34 +121,35 @@ def record_outputs(model: Callable[..., Any], rows: Any, path: str | Path) -> Pa
     and for rows or outputs that are not real numbers, one for each row.
     """
     entries = _named_rows(model, rows)
-    zones = _zones(entries)
+    rng = np.random.default_rng(SEED)
+    zones = [_floating(value, rng) if value.dtype.kind == "f" else _drawn(value, rng) for _, _, value in entries]
     inputs = [
-        (name, keyword, np.concatenate([zone[at] for zone in zones.values()]))
-        for at, (name, keyword, _) in enumerate(entries)
+        (name, keyword, np.concatenate(list(by_zone.values())))
+        for (name, keyword, _), by_zone in zip(entries, zones, strict=True)
     ]
-    count = len(inputs[0][2])
-    outputs = _outputs(_run(model, inputs), count, [name for name, _, _ in inputs])
-    zone = np.array([name for name, some in zones.items() for _ in some[0]])
+    outputs = _outputs(_run(model, inputs), len(inputs[0][2]), [name for name, _, _ in inputs])
+    zone = np.array([name for name, some in zones[0].items() for _ in some])
+    buffer = io.BytesIO()
+    # Not numpy.savez: an input may have a name that it reserves, such as `file`.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in stored({name: value for name, _, value in inputs}, outputs, zone).items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, value, allow_pickle=False)
     target = Path(path)
-    atomic.write(target, _archive(stored({name: value for name, _, value in inputs}, outputs, zone)))
+    atomic.write(target, buffer.getvalue())
     return target
 
 
-def _archive(arrays: Mapping[str, Array]) -> bytes:
-    """The bytes of an .npz. An input may have a name that numpy.savez reserves, such as `file`."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, value in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, value, allow_pickle=False)
-    return buffer.getvalue()
-
-
+# radon: one check of an input after the other.
 def _named_rows(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Array]]:
     """The name, keyword and rows of each input. Raises OptionError unless they are tensors of finite real numbers
     with the same number of rows."""
     example = np.asarray(rows) if isinstance(rows, list) else rows
-    raw_inputs = named_inputs(example, _parameters(model))
+    try:
+        parameters = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
+    except (TypeError, ValueError):  # some functions have no signature to read
+        parameters = types.MappingProxyType({"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)})
+    raw_inputs = named_inputs(example, parameters)
     inputs = [(name, keyword, _array(value)) for name, keyword, value in raw_inputs]
     whole = len(inputs) > 1 or isinstance(model, nn.Module)  # a function of one array takes floating-point numbers
     for (name, _, value), (_, _, raw) in zip(inputs, raw_inputs, strict=True):
@@ -173,48 +159,20 @@ def _named_rows(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Ar
                 code="rows-wrong-shape",
                 hint=NESTED,
             )
-        if not _are_rows(value, "fiub" if whole else "f"):
+        are_rows = value.dtype.kind in ("fiub" if whole else "f") and value.ndim > 0 and len(value) > 0
+        if not are_rows or not np.isfinite(value).all():
             what = "rows are" if len(inputs) == 1 else f"rows of {name} are"
             raise OptionError(
                 f"{what} {value.dtype} of shape {value.shape}, expected finite real numbers [rows, ...]",
                 code="rows-wrong-shape",
                 hint=SEVERAL,
             )
-    _require_as_many(inputs)
+    require_as_many({name: len(value) for name, _, value in inputs}, "the inputs")
     return inputs
 
 
-def _require_as_many(inputs: Inputs) -> None:
-    counts = {name: len(value) for name, _, value in inputs}
-    if len(set(counts.values())) > 1:
-        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise OptionError(
-            f"the inputs differ in their number of rows: {shown}",
-            code="rows-differ-in-number",
-            hint="pass the same number of rows for each input",
-        )
-
-
-def _are_rows(value: Array, kinds: str) -> bool:
-    return value.dtype.kind in kinds and value.ndim > 0 and len(value) > 0 and bool(np.isfinite(value).all())
-
-
-def _parameters(model: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
-    except (TypeError, ValueError):  # some functions have no signature to read
-        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
-
-
-def _zones(inputs: Inputs) -> dict[str, list[Array]]:
-    """The rows of each input by region: the given rows, and others derived from them. All have the type of the given
-    rows."""
-    rng = np.random.default_rng(SEED)
-    parts = [_floating(value, rng) if value.dtype.kind == "f" else _drawn(value, rng) for _, _, value in inputs]
-    return {name: [part[name] for part in parts] for name in parts[0]}
-
-
 def _floating(values: Array, rng: np.random.Generator) -> dict[str, Array]:
+    """Rows by region, in the type of the given rows: these, and others derived from them."""
     few = values[_few(values)]
     spread = float(values.std()) or 1.0
     zones = {
@@ -233,12 +191,7 @@ def _drawn(values: Array, rng: np.random.Generator) -> dict[str, Array]:
     other values may be invalid for the model."""
     few = len(_few(values))
     counts = {"around": few, "beside": few * len(BESIDE), "one-sided": few * 2, "zeros": 1, "far": min(few, 8) * 2}
-    flat = values.reshape(len(values), -1)
-    zones = {GIVEN: values}
-    for name, count in counts.items():
-        rows = flat[rng.integers(len(flat), size=(count, flat.shape[1])), np.arange(flat.shape[1])]
-        zones[name] = rows.reshape(count, *values.shape[1:])
-    return zones
+    return {GIVEN: values} | {name: resampled(values, count, rng) for name, count in counts.items()}
 
 
 def _few(values: Array) -> npt.NDArray[np.intp]:
@@ -252,11 +205,22 @@ def _array(value: Any) -> Array:
     return np.asarray(value)
 
 
+# radon: the state of a module before and after a run.
 def _run(model: Callable[..., Any], inputs: Inputs) -> Any:
     """The outputs of the model. A module runs in eval mode, in its precision, on its device."""
     if not isinstance(model, nn.Module):
         return _called(model, inputs)
-    module, placed = _fitting(model, inputs)
+    # A module in half precision runs as a float32 copy. The rows have its type and are on its device.
+    parameter = next((value for value in model.parameters() if value.is_floating_point()), None)
+    half = parameter is not None and parameter.dtype in HALF
+    module = copy.deepcopy(model).float() if half else model
+    placed = [(name, keyword, torch.from_numpy(value)) for name, keyword, value in inputs]
+    if parameter is not None:
+        dtype = torch.float32 if half else parameter.dtype
+        placed = [
+            (name, keyword, rows.to(parameter.device, dtype if rows.is_floating_point() else None))
+            for name, keyword, rows in placed
+        ]
     training = {part: part.training for part in module.modules()}
     try:
         for part in training:  # not eval(): pykan 0.0 has a method `train` of its own, which trains
@@ -273,12 +237,13 @@ def _called(model: Callable[..., Any], inputs: Sequence[tuple[str, str, Any]]) -
     return model(*places, **{keyword: value for _, keyword, value in inputs if keyword})
 
 
+# radon: one check of an output after the other.
 def _outputs(result: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
     """The outputs of a model, by name, if they have one row per input row. Raises OptionError if the first output
     does not."""
-    named_outputs = [
-        (name, _array(value)) for name, value in tensors(result if _has_tensors(result) else np.asarray(result))
-    ]
+    # A list of numbers is an array.
+    has_tensors = not isinstance(result, list) or any(isinstance(part, torch.Tensor | np.ndarray) for part in result)
+    named_outputs = [(name, _array(value)) for name, value in tensors(result if has_tensors else np.asarray(result))]
     if not named_outputs or not _are_outputs(named_outputs[0][1], rows):
         shown = (
             f"{named_outputs[0][1].dtype} of shape {named_outputs[0][1].shape}"
@@ -295,25 +260,5 @@ def _outputs(result: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
     return dict(zip(called, (value for _, value in entries), strict=True))
 
 
-def _has_tensors(result: Any) -> bool:
-    """Whether a result contains tensors. A list of numbers does not: it is an array."""
-    return not isinstance(result, list) or any(isinstance(part, torch.Tensor | np.ndarray) for part in result)
-
-
 def _are_outputs(value: Array, rows: int) -> bool:
     return value.dtype.kind in "fiub" and value.ndim > 0 and len(value) == rows
-
-
-def _fitting(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[tuple[str, str, torch.Tensor]]]:
-    """The module, or a float32 copy of a module in half precision, and the rows in its type and on its device."""
-    parameter = next((value for value in model.parameters() if value.is_floating_point()), None)
-    half = parameter is not None and parameter.dtype in HALF
-    dtype = torch.float32 if half else None if parameter is None else parameter.dtype
-    placed = [(name, keyword, _placed(torch.from_numpy(value), parameter, dtype)) for name, keyword, value in inputs]
-    return copy.deepcopy(model).float() if half else model, placed
-
-
-def _placed(rows: torch.Tensor, parameter: torch.Tensor | None, dtype: torch.dtype | None) -> torch.Tensor:
-    if parameter is None or dtype is None:
-        return rows
-    return rows.to(parameter.device, dtype if rows.is_floating_point() else None)

@@ -17,7 +17,6 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +45,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
 def lent(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """A context in which the module is on the CPU, in eval mode, with all floating-point tensors of one type,
     including new ones. Raises InvalidKan for a module without values, or without Python code."""
-    _require_python(module)
-    before = _Before.of(module)
-    try:
-        _change(before, _Conversion(dtype))
-        with plain(dtype):
-            yield
-    finally:
-        before.restore()
-
-
-def _require_python(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise ModuleRefused(
@@ -65,6 +53,24 @@ def _require_python(module: nn.Module) -> None:
                 code="module-is-torchscript",
                 hint="pass the original module, from before torch.jit.script or trace",
             )
+    parts = [
+        (part, dict(part.__dict__), [(table, dict(table)) for table in map(part.__dict__.__getitem__, TABLES)])
+        for part in module.modules()
+    ]
+    weights = [(weight, weight.data, weight.grad, weight.requires_grad) for weight in _parameters(module)]
+    try:
+        _change(module, _Conversion(dtype))
+        with plain(dtype):
+            yield
+    finally:
+        for part, attributes, tables in parts:
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+            for table, entries in tables:
+                table.clear()
+                table.update(entries)
+        for weight, data, grad, requires_grad in weights:  # the same object with other data
+            weight.data, weight.requires_grad, weight.grad = data, requires_grad, grad
 
 
 def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
@@ -76,60 +82,6 @@ def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
                 hint="run the module once, or load its weights: lazy modules get their sizes from their first rows",
             )
         yield parameter
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The attributes of a submodule, and its tables of parameters, buffers and submodules."""
-
-    module: nn.Module
-    attributes: dict[str, Any]
-    tables: list[dict[str, Any]]
-
-    def restore(self) -> None:
-        own = self.module.__dict__
-        own.clear()
-        own.update(self.attributes)
-        for name, table in zip(TABLES, self.tables, strict=True):
-            own[name].clear()
-            own[name].update(table)
-
-
-@dataclass(frozen=True, slots=True)
-class _Weight:
-    """A parameter, which stays the same object with other data."""
-
-    parameter: nn.Parameter
-    data: torch.Tensor
-    grad: torch.Tensor | None
-    requires_grad: bool
-
-    def restore(self) -> None:
-        self.parameter.data = self.data
-        self.parameter.requires_grad = self.requires_grad
-        self.parameter.grad = self.grad
-
-
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """The state of a module before the export borrowed it."""
-
-    parts: list[_Part]
-    weights: list[_Weight]
-
-    @classmethod
-    def of(cls, module: nn.Module) -> _Before:
-        parts = [
-            _Part(part, dict(part.__dict__), [dict(part.__dict__[name]) for name in TABLES])
-            for part in module.modules()
-        ]
-        return cls(parts, [_Weight(p, p.data, p.grad, p.requires_grad) for p in _parameters(module)])
-
-    def restore(self) -> None:
-        for part in self.parts:
-            part.restore()
-        for weight in self.weights:
-            weight.restore()
 
 
 class _Conversion:
@@ -160,30 +112,25 @@ class _Conversion:
         return value
 
 
-def _epsilon(norm: nn.RMSNorm) -> float:
-    """The epsilon of an RMSNorm without an epsilon. It depends on the type in which the norm runs; for half
-    precision torch uses that of float32."""
-    kind = norm.weight.dtype if norm.weight is not None else torch.float32
-    return torch.finfo(torch.float64 if kind == torch.float64 else torch.float32).eps
-
-
-def _change(before: _Before, conversion: _Conversion) -> None:
-    for part in before.parts:
-        if isinstance(part.module, nn.RMSNorm) and part.module.eps is None:
-            part.module.eps = _epsilon(part.module)  # while its weight has the type it was trained in
-    for weight in before.weights:
-        parameter = weight.parameter
+# radon: each kind of attribute of a module.
+def _change(module: nn.Module, conversion: _Conversion) -> None:
+    parts = list(module.modules())
+    for part in parts:
+        if isinstance(part, nn.RMSNorm) and part.eps is None:
+            # It depends on the type in which the norm was trained; for half precision torch uses that of float32.
+            kind = part.weight.dtype if part.weight is not None else torch.float32
+            part.eps = torch.finfo(torch.float64 if kind == torch.float64 else torch.float32).eps
+    for parameter in module.parameters():
         parameter.grad = None
         parameter.requires_grad = False
-        parameter.data = conversion.tensor(weight.data)
-    for part in before.parts:
-        module = part.module
-        module.training = False
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = conversion.value(buffer)
-        for name, value in list(module.__dict__.items()):
+        parameter.data = conversion.tensor(parameter.data)
+    for part in parts:
+        part.training = False
+        for name, buffer in part._buffers.items():
+            part._buffers[name] = conversion.value(buffer)
+        for name, value in list(part.__dict__.items()):
             if name not in TABLES:
-                module.__dict__[name] = conversion.value(value)
+                part.__dict__[name] = conversion.value(value)
 
 
 @contextlib.contextmanager
@@ -292,37 +239,27 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:LENGTH].removesuffix(": ")
 
 
-def root(error: BaseException) -> BaseException:
-    """The first error of a chain."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and its causes, down to the first error of the chain."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    return chain
 
 
 def user_line(error: BaseException) -> str:
-    """The innermost line of the user's code that an error passed through, such as "nets.py, line 12, in forward: if
-    x.sum() > 0:"; empty if there is none."""
-    for link in _chain(error):
+    """The innermost line of the user's code that an error passed through, such as " (nets.py, line 12, in forward: if
+    x.sum() > 0:)"; empty if there is none."""
+    for link in reversed(causes(error)):
         passed = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(link.__traceback__)]
         quoted = [(name, int(line), function) for name, line, function in QUOTED.findall(str(link))]
         for frames in (passed, quoted):
             users = [frame for frame in frames if _is_users(frame[0])]
             if users:
-                return _described(*users[-1])
+                name, line, function = users[-1]
+                text = linecache.getline(name, line).strip()
+                return f" ({Path(name).name}, line {line}, in {function}{f': {text[:120]}' if text else ''})"
     return ""
-
-
-def _described(name: str, line: int, function: str) -> str:
-    text = linecache.getline(name, line).strip()
-    return f"{Path(name).name}, line {line}, in {function}" + (f": {text[:120]}" if text else "")
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The errors of a chain, from the first one outwards."""
-    chain = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    yield from reversed(chain)
 
 
 def is_users_own(name: str) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -29,7 +29,7 @@ from kanexport.torch_export.borrowed_module import (
     replaced,
     user_line,
 )
-from kanexport.torch_export.io_binding import PLAIN, Wiring, tensors, why_not
+from kanexport.torch_export.io_binding import Whole, tensors, why_not
 from kanexport.verify.float64_reference import Jitter
 
 Array = npt.NDArray[np.float64]
@@ -59,37 +59,37 @@ class Call:
     @property
     def dtype(self) -> torch.dtype:
         """The type of the vectors."""
-        kind: torch.dtype = _get(self.args, self.kwargs, self.at).dtype
+        kind: torch.dtype = argument(self.args, self.kwargs, self.at).dtype
         return kind
 
     def rerun(self, x: Array) -> Call | None:
         """The same call with other vectors; None if the module does not accept them."""
         args, kwargs = self.arguments(torch.from_numpy(x).to(self.dtype))
         with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad():
-            y = self.answer(self.module.forward(*args, **kwargs))
+            y = self.output(self.module.forward(*args, **kwargs))
             return Call(self.name, x, array(y), self.module, args, kwargs, self.at, self.part)
         return None
 
-    def answer(self, y: Any) -> torch.Tensor:
+    def output(self, y: Any) -> torch.Tensor:
         """The output tensor of the layer among the outputs of the module."""
         tensor: torch.Tensor = y if self.part is None else list(tensors(y))[self.part][1]
         return tensor
 
     def arguments(self, vectors: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the call, with other vectors."""
-        return _put(self.args, self.kwargs, self.at, vectors)
+        return with_argument(self.args, self.kwargs, self.at, vectors)
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceModule:
     """The module in the precision in which it runs: float64 if possible, otherwise float32."""
 
-    module: nn.Module
+    module: Whole
     dtype: torch.dtype
     derives: bool = False  # takes derivatives in its forward
 
     @classmethod
-    def of(cls, module: nn.Module, rows: Array) -> ReferenceModule:
+    def of(cls, module: Whole, rows: Array) -> ReferenceModule:
         """Raises InvalidKan, with the error of the module, if the module does not run."""
         try:
             return cls._running(module, torch.float64, rows)
@@ -100,7 +100,7 @@ class ReferenceModule:
             return cls._running(module, torch.float32, rows)
 
     @classmethod
-    def _running(cls, module: nn.Module, dtype: torch.dtype, rows: Array) -> ReferenceModule:
+    def _running(cls, module: Whole, dtype: torch.dtype, rows: Array) -> ReferenceModule:
         """The module in a type, without derivatives or with them. Raises InvalidKan."""
         with lent(module, dtype), watched() as taken:
             try:
@@ -135,16 +135,21 @@ class ReferenceModule:
             with foreign_code(), replaced(forwards), Rewritten(DISTANCES), torch.set_grad_enabled(self.derives):
                 y = self.module(differentiable(x) if self.derives else x)
         except ForeignError as foreign:
-            where = user_line(foreign.error)
             count = "1 row" if len(x) == 1 else f"{len(x)} rows"
             raise ModuleRefused(
-                f"the module does not run on {count} of {_wiring(self.module).shown(x)}: {first_line(foreign.error)}"
-                + (f" ({where})" if where else ""),
+                f"the module does not run on {count} of {self.module.wiring.shown(x)}: {first_line(foreign.error)}"
+                + user_line(foreign.error),
                 code="module-does-not-run",
                 hint="pass input rows with --example rows.npy (for several inputs an .npz with an array per parameter "
                 "of its forward), or the shape of a row with --input-shape",
             ) from foreign.error
-        return array(_one_tensor(y, len(x))), watch.calls
+        if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:
+            raise ModuleRefused(
+                why_not(y, len(x)),
+                code="outputs-not-per-row",
+                hint="wrap it in a module that returns the tensors to be served",
+            )
+        return array(y), watch.calls
 
     def in_float32(self, rows: Array) -> Array | None:
         """The output in float32 of a module that was lent in float64; None if it runs only in float32, or fails."""
@@ -171,42 +176,30 @@ class _Watch:
 
         def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
             at = first_tensor(args, kwargs)
-            if at is None or (self.inside and not self.nested) or hidden(_get(args, kwargs, at)):
+            if at is None or (self.inside and not self.nested) or hidden(argument(args, kwargs, at)):
                 return own(*args, **kwargs)
+            vectors = argument(args, kwargs, at)
+            if self.jitter is not None and vectors.is_floating_point():
+                shaken = torch.from_numpy(self.jitter.shake(array(vectors))).to(vectors.dtype)
+                # Derivatives are still taken by the same tensor.
+                shaken = vectors + (shaken - vectors).detach() if vectors.requires_grad else shaken
+                args, kwargs = with_argument(args, kwargs, at, shaken)
+            # Copied before and after, because either may be changed in place by what follows.
+            x = array(argument(args, kwargs, at))
             before, self.inside = self.inside, self.inside or name not in self.tapped
             try:
-                return self._note(name, part, own, args, kwargs, at)
+                y = own(*args, **kwargs)
             finally:
                 self.inside = before
+            output, place = _output_vectors(y, vectors)
+            if output is not None and vectors.is_floating_point() and output.is_floating_point():
+                self.calls.append(Call(name, x, array(output), part, args, kwargs, at, place))
+            return y
 
         return forward
 
-    def _note(
-        self,
-        name: str,
-        part: nn.Module,
-        own: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        at: int | str,
-    ) -> Any:
-        vectors = _get(args, kwargs, at)
-        if self.jitter is not None and vectors.is_floating_point():
-            shaken = torch.from_numpy(self.jitter.shake(array(vectors))).to(vectors.dtype)
-            # Derivatives are still taken by the same tensor.
-            args, kwargs = _put(
-                args, kwargs, at, vectors + (shaken - vectors).detach() if vectors.requires_grad else shaken
-            )
-        # Copied before and after, because either may be changed in place by what follows.
-        x = array(_get(args, kwargs, at))
-        y = own(*args, **kwargs)
-        answer, place = _answer(y, vectors)
-        if answer is not None and vectors.is_floating_point() and answer.is_floating_point():
-            self.calls.append(Call(name, x, array(answer), part, args, kwargs, at, place))
-        return y
 
-
-def _answer(y: Any, vectors: torch.Tensor) -> tuple[torch.Tensor | None, int | None]:
+def _output_vectors(y: Any, vectors: torch.Tensor) -> tuple[torch.Tensor | None, int | None]:
     """The output vectors, and their position among the tensors of a layer that also returns a loss or activations.
     They are the first tensor with one vector per input vector."""
     if isinstance(y, torch.Tensor):
@@ -217,37 +210,36 @@ def _answer(y: Any, vectors: torch.Tensor) -> tuple[torch.Tensor | None, int | N
     return None, None
 
 
-def _get(args: tuple[Any, ...], kwargs: dict[str, Any], at: int | str) -> Any:
+def argument(args: tuple[Any, ...], kwargs: dict[str, Any], at: int | str) -> Any:
+    """The argument of a call at a place that `first_tensor` returns."""
     return args[at] if isinstance(at, int) else kwargs[at]
 
 
-def _put(
+def with_argument(
     args: tuple[Any, ...], kwargs: dict[str, Any], at: int | str, value: torch.Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with another value at such a place."""
     if isinstance(at, int):
         return (*args[:at], value, *args[at + 1 :]), kwargs
     return args, kwargs | {at: value}
 
 
-def _wiring(module: nn.Module) -> Wiring:
-    wiring = getattr(module, "wiring", PLAIN)
-    return wiring if isinstance(wiring, Wiring) else PLAIN
-
-
-def _one_tensor(y: object, rows: int) -> torch.Tensor:
-    """The output of a whole module: one floating-point tensor [B, ...]."""
-    if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:
-        raise ModuleRefused(
-            why_not(y, rows),
-            code="outputs-not-per-row",
-            hint="wrap it in a module that returns the tensors to be served",
-        )
-    return y
-
-
 def array(value: torch.Tensor) -> Array:
     """A copy in float64."""
     return value.detach().to("cpu", torch.float64, copy=True).numpy()
+
+
+def rounded(values: Array) -> Array:
+    """Numbers that float32 represents."""
+    return values.astype(np.float32).astype(np.float64)
+
+
+def close(values: Array, expected: Array, limit: float) -> bool:
+    """Whether arrays of one shape differ by at most `limit` of the largest finite expected number."""
+    if values.shape != expected.shape:
+        return False
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=0) or 1.0
+    return bool(np.allclose(values, expected, rtol=0, atol=limit * scale, equal_nan=True))
 
 
 NO_GRAPH = ("does not require grad", "not have been used in the graph")  # torch's words for what no_grad hides
@@ -317,14 +309,8 @@ def written_down(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Modu
 
     with Rewritten():
         operators = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
-    _set_free(operators, len(inputs[0]))
-    return _Plain(operators)
-
-
-def _set_free(operators: GraphModule, count: int) -> None:
-    """Replace the number of rows, and its multiples, that a graph has as constants, by the number of rows of its
-    input."""
-    graph = operators.graph
+    # The number of rows of the input replaces constants that are the number of rows of `inputs`, or a multiple of it.
+    count, graph = len(inputs[0]), operators.graph
     first = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(first):
         size = graph.call_function(torch.ops.aten.sym_size.int, (first, 0))
@@ -344,6 +330,7 @@ def _set_free(operators: GraphModule, count: int) -> None:
             node.args = tree_map(free, node.args)
     graph.eliminate_dead_code()
     operators.recompile()
+    return _Plain(operators)
 
 
 class _Plain(nn.Module):
@@ -380,17 +367,14 @@ def _like(value: Any, x: torch.Tensor) -> torch.Tensor:
 
 def _getitem(x: torch.Tensor, index: Any) -> torch.Tensor:
     """Indexing with indices of 64 bits, as ONNX needs them."""
+    narrow = (torch.int32, torch.int16, torch.int8)
     several = index if isinstance(index, tuple) else (index,)
-    wide = tuple(item.long() if _is_narrow(item) else item for item in several)
+    wide = tuple(item.long() if isinstance(item, torch.Tensor) and item.dtype in narrow else item for item in several)
     return x[wide if isinstance(index, tuple) else wide[0]]
 
 
-def _is_narrow(index: Any) -> bool:
-    return isinstance(index, torch.Tensor) and index.dtype in (torch.int32, torch.int16, torch.int8)
-
-
 Table = Mapping[Any, Callable[..., torch.Tensor]]
-# Torch's own other way: a module is held to it too, because with more than 25 rows a row of infinities answers NaN.
+# Torch's own other way: a module is held to it too, because with more than 25 rows a row of infinities returns NaN.
 DISTANCES: Table = {torch.cdist: _cdist}
 TABLE: Table = {
     **DISTANCES,
@@ -433,7 +417,8 @@ def form(call: Call, n: int, m: int) -> str:
 def lead(two: Call, three: Call, n: int) -> tuple[int, ...] | None:
     """Axes of the vectors of a layer, -1 for the rows of the batch, from calls with 2 and 3 rows: (-1, 8) for 8
     tokens, (8, -1) if the batch is the second axis. None if the axis of the rows is ambiguous."""
-    return lead_of(*(_lead(call, n) for call in (two, three)))
+    first, second = (call.x.shape[:-1] if call.x.shape[-1] == n else (call.x.size // n,) for call in (two, three))
+    return lead_of(first, second)
 
 
 def lead_of(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -445,10 +430,6 @@ def lead_of(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...] 
         return None
     axis, each = moved[0], first[moved[0]] // 2
     return (*first[:axis], -1, *(() if each == 1 else (each,)), *first[axis + 1 :])
-
-
-def _lead(call: Call, n: int) -> tuple[int, ...]:
-    return call.x.shape[:-1] if call.x.shape[-1] == n else (call.x.size // n,)
 
 
 def by_row(flat: Array, axes: tuple[int, ...]) -> Array:

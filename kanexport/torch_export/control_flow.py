@@ -1,7 +1,7 @@
 """Control flow on tensors that do not depend on an input, such as `if step != 0` of a grid.
 
-torch.export knows shapes and no values, so that each such question stops it. If a question concerns only weights,
-its answer is part of the model: a run of the module records it, and the trace replays it. A question that an input
+torch.export knows shapes and no values, so that each such condition stops it. If a condition concerns only weights,
+its value is part of the model: a run of the module records it, and the trace replays it. A condition that an input
 reaches is recorded too, and still stops the trace. Storage decides what an input reaches, so that views and changes
 in place count."""
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 Batch = tuple[torch.Tensor, ...]
 
-ASKED = frozenset(
+CONDITIONS = frozenset(
     {
         torch.Tensor.__bool__,
         torch.Tensor.__int__,
@@ -35,34 +35,29 @@ ASKED = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The result of one condition on a tensor: the condition, its value, and whether it depends on an input."""
+class Condition:
+    """One condition on a tensor in a run: the function, its value, and whether it depends on an input."""
 
-    question: Callable[..., Any]
+    function: Callable[..., Any]
     value: Any
     reached: bool
 
-    def shown(self) -> tuple[object, ...]:
-        """The text by which two runs are compared; NaN equals NaN."""
-        return self.question, self.reached, None if self.reached else repr(self.value)
 
-
-def with_recorded_answers(module: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
+def with_recorded_conditions(module: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
     """A lent module with recorded values of the conditions on its weights. None if it has no such conditions, or if
     they differ between batches of different sizes."""
-    first, *others = (_answers(module, batch) for batch in batches)
-    if all(answer.reached for answer in first):
+    runs, texts = [], []
+    for batch in batches:
+        reach = _Reach(batch)
+        recorder = _Recorder(reach)
+        with torch.no_grad(), reach, recorder:
+            module(*batch)
+        runs.append(recorder.conditions)
+        # As text, NaN equals NaN.
+        texts.append([(item.function, item.reached, item.reached or repr(item.value)) for item in recorder.conditions])
+    if all(condition.reached for condition in runs[0]) or any(text != texts[0] for text in texts):
         return None
-    alike = all([answer.shown() for answer in first] == [answer.shown() for answer in other] for other in others)
-    return _AnsweredModule(module, first) if alike else None
-
-
-def _answers(module: nn.Module, batch: Batch) -> list[Answer]:
-    reach = _Reach(batch)
-    notes = _Notes(reach)
-    with torch.no_grad(), reach, notes:
-        module(*batch)
-    return notes.answers
+    return _Replaying(module, runs[0])
 
 
 class _Reach(TorchDispatchMode):
@@ -71,75 +66,67 @@ class _Reach(TorchDispatchMode):
     def __init__(self, batch: Batch) -> None:
         super().__init__()
         self._kept: dict[int, torch.UntypedStorage] = {}  # kept, so that no other gets its number
-        for tensor in batch:
-            self._mark(tensor)
+        self._mark(batch)
 
-    def _mark(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        self._kept[storage._cdata] = storage
+    def _mark(self, values: object) -> None:
+        for tensor in tree_leaves(values):
+            if isinstance(tensor, torch.Tensor):
+                self._kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
 
     def reaches(self, value: object) -> bool:
         """Whether one of the tensors in a value depends on an input."""
         tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
         return any(tensor.untyped_storage()._cdata in self._kept for tensor in tensors)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator; its results depend on an input if an argument does."""
         result = func(*args, **(kwargs or {}))
         if self.reaches((args, kwargs)):
-            for leaf in tree_leaves(result):
-                if isinstance(leaf, torch.Tensor):
-                    self._mark(leaf)
+            self._mark(result)
         return result
 
 
-class _Notes(TorchFunctionMode):
+class _Recorder(TorchFunctionMode):
     """All conditions of a run, with their values."""
 
     def __init__(self, reach: _Reach) -> None:
         super().__init__()
         self._reach = reach
-        self.answers: list[Answer] = []
+        self.conditions: list[Condition] = []
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function, and record it if it is a condition."""
         result = func(*args, **(kwargs or {}))
-        if func in ASKED:
-            self.answers.append(Answer(func, result, self._reach.reaches((args, kwargs))))
+        if func in CONDITIONS:
+            self.conditions.append(Condition(func, result, self._reach.reaches((args, kwargs))))
         return result
 
 
 class _Replay(TorchFunctionMode):
     """Replays the values of conditions in their order."""
 
-    def __init__(self, answers: Sequence[Answer]) -> None:
+    def __init__(self, conditions: Sequence[Condition]) -> None:
         super().__init__()
-        self._waiting = list(answers)
+        self._waiting = list(conditions)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The recorded value, if the condition does not depend on an input."""
-        if func in ASKED and self._waiting:
-            answer = self._waiting.pop(0)
-            if answer.question is func and not answer.reached:
-                return answer.value
+        if func in CONDITIONS and self._waiting:
+            condition = self._waiting.pop(0)
+            if condition.function is func and not condition.reached:
+                return condition.value
         return func(*args, **(kwargs or {}))
 
 
-class _AnsweredModule(nn.Module):
+class _Replaying(nn.Module):
     """A module with recorded values of its conditions."""
 
-    def __init__(self, module: nn.Module, answers: Sequence[Answer]) -> None:
+    def __init__(self, module: nn.Module, conditions: Sequence[Condition]) -> None:
         super().__init__()
         self.module = module
-        self._answers = tuple(answers)
+        self._conditions = tuple(conditions)
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         """The output of the module."""
-        with _Replay(self._answers):
+        with _Replay(self._conditions):
             return self.module(*inputs)

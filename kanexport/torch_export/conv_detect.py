@@ -14,11 +14,11 @@ from torch import nn
 
 from kanexport.errors import ExportError, LayerSkipped
 from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, replaced
-from kanexport.torch_export.capture import Call, array
-from kanexport.torch_export.conv_capture import Ordinary, Watch
-from kanexport.torch_export.conv_functions import NORMS, Source
+from kanexport.torch_export.capture import Call, array, rounded
+from kanexport.torch_export.conv_capture import NORMS, Ordinary, Source, Watch
 from kanexport.torch_export.conv_layer import ConvLayer, Convolved, read, sum_layers
-from kanexport.torch_export.match import EDGES_SUM, TENSORS, Reading, verify_reading
+from kanexport.torch_export.kan_candidates import grouped
+from kanexport.torch_export.match import EDGES_SUM, TENSORS, Reading, beyond, verify_reading
 from kanexport.torch_export.sampled_layer import SAMPLED
 
 Array = npt.NDArray[np.float64]
@@ -47,6 +47,7 @@ def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
     }
 
 
+# radon: one order of attempts.
 def find_convolutions(
     calls: Mapping[str, Sequence[Call]], precision: str, taken: Sequence[str]
 ) -> tuple[dict[str, Reading], dict[str, str]]:
@@ -58,30 +59,23 @@ def find_convolutions(
     layers_by_source: dict[str, Reading] = {}
     refused: dict[str, str] = {}
     done: list[str] = list(taken)
-    for name, inside in _ways(list(calls)):
+    # First functions of the input of a module, from the outermost module; then functions that begin inside, from the
+    # innermost.
+    for name, inside in [*((name, False) for name in calls), *((name, True) for name in reversed(list(calls)))]:
         if not _is_free(name, done):
             continue
         try:
-            layers = _judged(name, calls[name], precision, inside=inside)
+            layers = _layers(name, calls[name], precision, inside=inside)
         except Ordinary:
             continue
         except ExportError as error:
             refused[name] = error.message
         else:
             done.append(name)
-            layers_by_source |= _readings(name, layers)
+            for layer in layers:
+                reading = Reading(SAMPLED, sum_layers(layer.parts[:1]), "", layer)
+                layers_by_source[layer.source.name or name] = reading
     return layers_by_source, {name: why for name, why in refused.items() if _is_free(name, done)}
-
-
-def _readings(name: str, layers: Sequence[Convolved]) -> dict[str, Reading]:
-    return {layer.source.name or name: Reading(SAMPLED, sum_layers(layer.parts[:1]), "", layer) for layer in layers}
-
-
-def _ways(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """The order in which modules are tested, each with whether its functions begin inside it. First functions of the
-    input of a module, from the outermost module; then functions that begin inside, from the innermost."""
-    yield from ((name, False) for name in names)
-    yield from ((name, True) for name in reversed(names))
 
 
 def _is_free(name: str, done: Sequence[str]) -> bool:
@@ -90,11 +84,18 @@ def _is_free(name: str, done: Sequence[str]) -> bool:
     return not any(f"{name}.".startswith(other) or other.startswith(f"{name}.") for other in dotted)
 
 
-def _judged(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -> list[Convolved]:
+# radon: one check of a module after the other.
+def _layers(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -> list[Convolved]:
+    """The layers of a module whose functions begin at its input or, if `inside`, also at the outputs of inner modules
+    that normalize or project. Raises InvalidKan for other modules."""
     call = calls[0]
     if not 3 <= call.x.ndim <= 5 or call.x.ndim != call.y.ndim:
         raise Ordinary("does not take pictures")
-    parts = dict(_points(name, call)) if inside else {}
+    parts = {
+        f"{name}.{inner}": part
+        for inner, part in call.module.named_modules()
+        if inside and inner and isinstance(part, (*NORMS, nn.modules.conv._ConvNd))
+    }
     if inside and not parts:
         raise Ordinary("has no submodules")
     watch, values = _watched(call, call.x[:PICTURES], parts)
@@ -105,49 +106,35 @@ def _judged(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -
     ]
     layers = read(call, watch, sources)
     for layer in layers:
-        _require_few(layer)
-    _hold(layers, calls, precision)
+        picture = layer.source.value.shape[2:]
+        for part in layer.parts:  # every run computes its inputs
+            count = part.layer.sources * math.prod(part.geometry.positions(picture))
+            if count > NUMBERS:
+                raise LayerSkipped(f"has {count} inputs per row, place by place, more than {NUMBERS}")
+    _require_sums(layers, calls, precision)
     return layers
 
 
-def _require_few(convolved: Convolved) -> None:
-    """Raises InvalidKan for a layer with too many inputs, because every run computes them."""
-    picture = convolved.source.value.shape[2:]
-    for part in convolved.parts:
-        count = part.layer.sources * math.prod(part.geometry.positions(picture))
-        if count > NUMBERS:
-            raise LayerSkipped(f"has {count} inputs per row, place by place, more than {NUMBERS}")
-
-
-def _points(name: str, call: Call) -> Iterator[tuple[str, nn.Module]]:
-    """The inner modules from which functions may begin: those that normalize or project."""
-    for inner, part in call.module.named_modules():
-        if inner and isinstance(part, (*NORMS, nn.modules.conv._ConvNd)):
-            yield f"{name}.{inner}", part
-
-
-def _hold(layers_found: Sequence[Convolved], calls: Sequence[Call], precision: str) -> None:
+# radon: nested loops over calls and layers.
+def _require_sums(layers: Sequence[Convolved], calls: Sequence[Call], precision: str) -> None:
     """Raises InvalidKan if the edges of layers do not add up to the results of the convolutions."""
-    parts = {layer.source.name: layer.source.module for layer in layers_found if layer.source.module is not None}
-    near, far = ([(x, *_watched(call, x, parts)) for call, x in _rows(calls, variants)] for variants in (_near, _far))
-    for layers in _added(layers_found):
+    parts = {layer.source.name: layer.source.module for layer in layers if layer.source.module is not None}
+    near, far = (
+        [(x, *_watched(call, x, parts)) for call in calls for x in map(rounded, variants(call.x[:PICTURES]))]
+        for variants in (lambda pictures: (pictures, beyond(pictures)), _far)
+    )
+    # The results of layers with the same numbers are added.
+    added = grouped(
+        (tuple(part.results.tolist()), (layer.source.name, part)) for layer in layers for part in layer.parts
+    )
+    for group in added.values():
         near_calls, far_calls = (
-            [_as_call(layers, {"": x, **values}, watch) for x, watch, values in runs] for runs in (near, far)
+            [_as_call(group, {"": x, **values}, watch) for x, watch, values in runs] for runs in (near, far)
         )
-        verdict = verify_reading(
-            Reading(SAMPLED, sum_layers([part for _, part in layers]), ""), near_calls, far_calls, precision
-        )
+        reading = Reading(SAMPLED, sum_layers([part for _, part in group]), "")
+        verdict = verify_reading(reading, near_calls, far_calls, precision)
         if verdict.reading is None:
             raise LayerSkipped(verdict.why.replace(TENSORS, EDGES_SUM))
-
-
-def _added(layers: Sequence[Convolved]) -> list[list[tuple[str, ConvLayer]]]:
-    """Layers with results that are added, each with the name of its source."""
-    by_results: dict[tuple[int, ...], list[tuple[str, ConvLayer]]] = {}
-    for layer in layers:
-        for part in layer.parts:
-            by_results.setdefault(tuple(part.results.tolist()), []).append((layer.source.name, part))
-    return list(by_results.values())
 
 
 def _watched(call: Call, x: Array, parts: Mapping[str, nn.Module]) -> tuple[Watch, dict[str, Array]]:
@@ -173,45 +160,29 @@ def _watched(call: Call, x: Array, parts: Mapping[str, nn.Module]) -> tuple[Watc
     return watch, {name: value for name, value in values.items() if value is not None and value.ndim == x.ndim}
 
 
-def _answers(watch: Watch, results: npt.NDArray[np.intp]) -> Array:
-    """[B, m, *positions]: the sums of the convolutions, for some of the results. Raises InvalidKan."""
-    starts = np.cumsum([0, *(len(result.form.constant) for result in watch.results)])
-    parts = [
-        result.numbers[:, results[(results >= low) & (results < high)] - low]
-        for result, low, high in zip(watch.results, starts, starts[1:], strict=False)
-    ]
-    parts = [part for part in parts if part.shape[1]]
-    if sum(part.shape[1] for part in parts) < len(results) or len({part.shape[2:] for part in parts}) != 1:
-        raise LayerSkipped("has other positions than its convolutions")
-    return np.concatenate(parts, axis=1)
-
-
+# radon: one check of a call after the other.
 def _as_call(layers: Sequence[tuple[str, ConvLayer]], values: Mapping[str, Array], watch: Watch) -> Call:
-    """A call with some vectors of layers whose results are added, and the outputs of the module for them. `values`:
-    those of each source, by name."""
+    """A call with some vectors of layers whose results are added, and the sums of the convolutions for them. `values`:
+    those of each source, by name. Raises InvalidKan."""
     if any(name not in values for name, _ in layers):
         raise LayerSkipped("does not run the same modules in each call")
     vectors = [part.vectors(values[name]) for name, part in layers]
-    outputs = np.moveaxis(_answers(watch, layers[0][1].results), 1, -1)
+    results = layers[0][1].results
+    starts = np.cumsum([0, *(len(result.form.constant) for result in watch.results)])
+    sums = [
+        result.numbers[:, results[(results >= low) & (results < high)] - low]
+        for result, low, high in zip(watch.results, starts, starts[1:], strict=False)
+    ]
+    sums = [part for part in sums if part.shape[1]]
+    if sum(part.shape[1] for part in sums) < len(results) or len({part.shape[2:] for part in sums}) != 1:
+        raise LayerSkipped("has other positions than its convolutions")
+    outputs = np.moveaxis(np.concatenate(sums, axis=1), 1, -1)
     if any(outputs.shape[:-1] != vector.shape[:-1] for vector in vectors):
         raise LayerSkipped("has other positions than its convolutions")
     flat, outputs = np.concatenate(vectors, axis=-1), outputs.reshape(-1, outputs.shape[-1])
     flat = flat.reshape(-1, flat.shape[-1])
     chosen = np.random.default_rng(0).permutation(len(flat))[:VECTORS]
     return Call("", flat[chosen], outputs[chosen], _RecordedModule(), (torch.zeros(0),), {}, 0)
-
-
-def _rows(calls: Sequence[Call], variants: Callable[[Array], Iterator[Array]]) -> Iterator[tuple[Call, Array]]:
-    for call in calls:
-        for x in variants(call.x[:PICTURES]):
-            yield call, x.astype(np.float32).astype(np.float64)
-
-
-def _near(x: Array) -> Iterator[Array]:
-    """The pictures, and others near them and beyond their range."""
-    finite = np.where(np.isfinite(x), x, 0)
-    yield x
-    yield 4 * finite + np.random.default_rng(0).normal(0, finite.std() or 1.0, size=x.shape)
 
 
 def _far(x: Array) -> Iterator[Array]:

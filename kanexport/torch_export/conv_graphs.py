@@ -15,7 +15,7 @@ from torch import nn
 from kanexport.ir.model import BasisTerm
 from kanexport.lowering.lower import EDGES, INPUT, OUTPUT
 from kanexport.torch_export import sampled_layer
-from kanexport.torch_export.conv_functions import Functions
+from kanexport.torch_export.conv_capture import Functions
 from kanexport.torch_export.conv_layer import ConvLayer, Convolved
 from kanexport.torch_export.splice import ConvSubgraph
 from kanexport.verify.graph_runner import Port
@@ -71,38 +71,31 @@ class _Edges:
         own = self._op("Slice", self.name, self._index([0]), self._index([self.own]), self._index([1]))
         x = self._op("Reshape", own, self._index([-1, channels, basis.places]))
         x = self._op("Reshape", self._op("Transpose", x, perm=[0, 2, 1]), self._index([-1, channels]))
-        self._inline(inner, self._row(x))
+        # Rows with all channels of the module; channels that do not belong to the layer are 0.
+        mine = {int(channel): at for at, channel in enumerate(basis.channels)}
+        row = [mine.get(channel, -1) for channel in range(basis.all.source.channels)]
+        row_name = self._op("Gather", self._op("Pad", x, self._index([0, 0, 0, 1])), self._index(row), axis=1)
+        self._inline(inner, row_name)
         values = self._op("Pad", OUTPUT, self._index([0, 0, 0, 1]))  # the last one is no function
         values = self._op("Gather", values, self._index(basis.columns.reshape(-1)), axis=1)
         values = self._op("Reshape", values, self._index([-1, *basis.columns.shape]))
-        values = self._less_zero(values, x) if basis.inside else values
+        if basis.zero is not None:
+            # The values minus those at zero. The difference at zero is exactly 0.
+            less = self._op("Sub", values, self._const(basis.zero))
+            at_zero = self._op("Unsqueeze", self._op("Equal", x, self._const(np.zeros(()))), self._index([2]))
+            values = self._op("Where", at_zero, self._const(np.zeros(())), less)
         values = self._op("Reshape", values, self._index([-1, basis.places, *basis.columns.shape]))
         values = self._op("Transpose", values, perm=[2, 1, 0, 3])
         values = self._op("Reshape", values, self._index([self.own, -1, basis.functions]))
         result = self._op("Transpose", self._op("MatMul", values, self._const(coef[: self.own])), perm=[1, 0, 2])
         if basis.inside:
-            result = self._op("Concat", result, self._there(coef[self.own :, 0]), axis=1)
+            # [N, P, m]: the edges of the sources that mark the inside of the picture.
+            width = self.own + basis.places
+            there = self._op("Slice", self.name, self._index([self.own]), self._index([width]), self._index([1]))
+            there = self._op("Mul", self._op("Unsqueeze", there, self._index([2])), self._const(coef[self.own :, 0]))
+            result = self._op("Concat", result, there, axis=1)
         self.nodes.append(onnx.helper.make_node("Identity", [result], [EDGES], name=EDGES))
         return self._model(inner)
-
-    def _row(self, x: str) -> str:
-        """Rows with all channels of the module; channels that do not belong to the layer are 0."""
-        mine = {int(channel): at for at, channel in enumerate(self.part.basis.channels)}
-        row = [mine.get(channel, -1) for channel in range(self.part.basis.all.source.channels)]
-        return self._op("Gather", self._op("Pad", x, self._index([0, 0, 0, 1])), self._index(row), axis=1)
-
-    def _less_zero(self, values: str, x: str) -> str:
-        """The values minus those at zero. The difference at zero is exactly 0."""
-        assert self.part.basis.zero is not None
-        less = self._op("Sub", values, self._const(self.part.basis.zero))
-        at_zero = self._op("Unsqueeze", self._op("Equal", x, self._const(np.zeros(()))), self._index([2]))
-        return self._op("Where", at_zero, self._const(np.zeros(())), less)
-
-    def _there(self, coef: npt.NDArray[np.float64]) -> str:
-        """[N, P, m]: the edges of the sources that mark the inside of the picture. coef: [P, m]"""
-        width = self.own + self.part.basis.places
-        there = self._op("Slice", self.name, self._index([self.own]), self._index([width]), self._index([1]))
-        return self._op("Mul", self._op("Unsqueeze", there, self._index([2])), self._const(coef))
 
     def _inline(self, inner: Any, row: str) -> None:
         """The nodes of a graph with `row` as its input; its output keeps its name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +14,16 @@ from kanexport.bases import Support
 from kanexport.errors import LayerSkipped
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.torch_export.capture import Call
-from kanexport.torch_export.conv_capture import Convolution, Form, Geometry, Ordinary, Watch
-from kanexport.torch_export.conv_functions import Functions, Source, channel_layout
+from kanexport.torch_export.conv_capture import (
+    Convolution,
+    Form,
+    Functions,
+    Geometry,
+    Ordinary,
+    Source,
+    Watch,
+    channel_layout,
+)
 from kanexport.torch_export.sampled_layer import NO_OPERATORS, SAMPLED
 
 if TYPE_CHECKING:
@@ -68,6 +76,7 @@ class Convolved:
         return [part.vectors(self.pictures(call)) for part in self.parts]
 
 
+# radon: the steps from convolutions to layers.
 def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]:
     """The layers of a module from the convolutions that it ran in a call, by the source from which they begin.
     Raises InvalidKan if they are not KAN convolutions."""
@@ -76,14 +85,32 @@ def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]
     ]
     forms = Form.joined([result.form for result in watch.results])
     origins = [_Origin.of(functions, mine) for functions, mine in _assigned(call, convolutions, sources)]
-    shared = _Shared(forms, tuple(origins))
-    groups = shared.result_groups()
+    groups = _result_groups(forms, origins)
     if len(groups) > MOST_LAYERS:
         raise LayerSkipped(f"has more than {MOST_LAYERS} groups")
     if not groups:
         raise Ordinary("convolves no more functions than it has channels")
-    by_origin = ((origin, shared.layers(origin, groups)) for origin in origins)
-    return [Convolved(layers, len(origin.owner), origin.functions.source) for origin, layers in by_origin if layers]
+    convolved = []
+    for at, origin in enumerate(origins):
+        layers = []
+        for results in groups:
+            if len(origin.reached(forms, results)):
+                # The constant of the results belongs to the layer of the first source.
+                is_first = not any(len(other.reached(forms, results)) for other in origins[:at])
+                layers.append(_layer(origin, forms, results, constant=is_first))
+        if layers:
+            convolved.append(Convolved(tuple(layers), len(origin.owner), origin.functions.source))
+    return convolved
+
+
+def _result_groups(forms: Form, origins: Sequence[_Origin]) -> list[Numbers]:
+    """The results that depend on the same functions and therefore make one layer, because 0 * NaN is NaN; in their
+    order, and without ordinary convolutions."""
+    connected = np.concatenate([origin.connections(forms) for origin in origins], axis=1)
+    _, kind = np.unique(connected, axis=0, return_inverse=True)
+    groups = [np.flatnonzero(kind == number) for number in range(kind.max() + 1)]
+    several = [results for results in groups if any(origin.has_several(forms, results) for origin in origins)]
+    return sorted(several, key=lambda results: int(results[0]))
 
 
 def _assigned(
@@ -152,86 +179,51 @@ class _Origin:
         """The functions on which some results depend."""
         return np.flatnonzero(self.connections(forms)[results].any(axis=0))
 
-    def has_several(self, used: Numbers) -> bool:
-        """Whether some functions are more than one per channel."""
+    def has_several(self, forms: Form, results: Numbers) -> bool:
+        """Whether some results depend on more functions than one per channel; an ordinary convolution does not."""
+        used = self.reached(forms, results)
         return len(used) >= LEAST * max(1, len(np.unique(self.owner[used])))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Shared:
-    """The common data of the layers of a module."""
-
-    forms: Form
-    origins: tuple[_Origin, ...]
-
-    def result_groups(self) -> list[Numbers]:
-        """The results that depend on the same functions and therefore make one layer, because 0 * NaN is NaN; in
-        their order, and without ordinary convolutions."""
-        connected = np.concatenate([origin.connections(self.forms) for origin in self.origins], axis=1)
-        _, kind = np.unique(connected, axis=0, return_inverse=True)
-        groups = [np.flatnonzero(kind == number) for number in range(kind.max() + 1)]
-        several = [
-            group
-            for group in groups
-            if any(origin.has_several(origin.reached(self.forms, group)) for origin in self.origins)
-        ]
-        return sorted(several, key=lambda results: int(results[0]))
-
-    def layers(self, origin: _Origin, alike: Sequence[Numbers]) -> tuple[ConvLayer, ...]:
-        """The layers of one source."""
-        mine = (results for results in alike if len(origin.reached(self.forms, results)))
-        return tuple(self.layer(origin, results) for results in mine)
-
-    def layer(self, origin: _Origin, results: Numbers) -> ConvLayer:
-        """The layer of one source and of results that depend on the same functions."""
-        used = [at for at in origin.convolutions if at in self.forms.weights and self.forms.weights[at][results].any()]
-        geometries = {origin.convolutions[at].geometry for at in used}
-        if len(geometries) != 1:
-            raise Ordinary("adds up convolutions of different shapes")
-        (geometry,) = geometries
-        basis = _basis(origin, origin.reached(self.forms, results), geometry, len(results))
-        weights = np.zeros((len(results), len(origin.owner) + 1, geometry.places))  # the last one of no function
-        for at in used:
-            dense = origin.convolutions[at].dense()
-            mixed = self.forms.weights[at][results] @ dense.reshape(len(dense), -1)
-            weights[:, origin.slice_of(at)] = mixed.reshape(len(results), *dense.shape[1:])
-        first = next(candidate for candidate in self.origins if len(candidate.reached(self.forms, results)))
-        constant = self.forms.constant[results] * (origin is first)
-        return _padded(origin, basis, geometry, results, weights, constant)
-
-
-def _basis(origin: _Origin, used: Numbers, geometry: Geometry, results: int) -> PlaceBasis:
-    """The basis of some of the functions."""
-    channels = np.unique(origin.owner[used])
+# radon: the steps from results to the coefficients of their functions.
+def _layer(origin: _Origin, forms: Form, results: Numbers, *, constant: bool) -> ConvLayer:
+    """The layer of one source and of results that depend on the same functions; with their constant if `constant`.
+    Raises InvalidKan."""
+    used = [at for at in origin.convolutions if at in forms.weights and forms.weights[at][results].any()]
+    geometries = {origin.convolutions[at].geometry for at in used}
+    if len(geometries) != 1:
+        raise Ordinary("adds up convolutions of different shapes")
+    (geometry,) = geometries
+    functions = origin.reached(forms, results)
+    channels = np.unique(origin.owner[functions])
     channels = channels[channels >= 0]
     if not len(channels):
         raise Ordinary("convolves values that do not depend on its input")
-    by_channel = [used[origin.owner[used] == channel] for channel in channels]
+    by_channel = [functions[origin.owner[functions] == channel] for channel in channels]
     columns = np.full((len(channels), max(map(len, by_channel))), -1)
     for row, mine in zip(columns, by_channel, strict=True):
         row[: len(mine)] = mine
-    if columns.size * geometry.places * results > MOST_NUMBERS:
+    if columns.size * geometry.places * len(results) > MOST_NUMBERS:
         raise LayerSkipped(f"has more than {MOST_NUMBERS} weights")
-    return PlaceBasis(origin.functions, channels, columns, geometry.places)
-
-
-def _padded(
-    origin: _Origin, basis: PlaceBasis, geometry: Geometry, results: Numbers, weights: Array, constant: Array
-) -> ConvLayer:
-    """The layer, with sources that mark the inside of the picture if its constants and values at zero do not apply
-    outside. weights: [m, F + 1, P]"""
-    spread = weights[:, basis.columns]  # [m, C, K, P]
-    coef = spread.transpose(1, 3, 0, 2).reshape(-1, len(results), basis.functions)
+    weights = np.zeros((len(results), len(origin.owner) + 1, geometry.places))  # [m, F + 1, P]: the last of no function
+    for at in used:
+        dense = origin.convolutions[at].dense()
+        mixed = forms.weights[at][results] @ dense.reshape(len(dense), -1)
+        weights[:, origin.slice_of(at)] = mixed.reshape(len(results), *dense.shape[1:])
+    spread = weights[:, columns]  # [m, C, K, P]
+    coef = spread.transpose(1, 3, 0, 2).reshape(-1, len(results), columns.shape[1])
+    bias, zero = forms.constant[results] * constant, None
     if geometry.has_zeros and (weights[:, :-1].any(axis=(0, 2)) & (origin.zero != 0)).any():
-        basis = replace(basis, zero=np.append(origin.zero, 0.0)[basis.columns])
+        # Constants and values at zero do not apply outside of the picture: further sources mark its inside.
+        zero = np.append(origin.zero, 0.0)[columns]
         there = np.zeros((geometry.places, *coef.shape[1:]))
         there[:, :, 0] = np.einsum("mfp,f->pm", weights[:, :-1], origin.zero)
         coef = np.concatenate([coef, there])
     else:
         alone = np.flatnonzero(origin.owner < 0)
-        constant = constant + np.einsum("mfp,f->m", weights[:, alone], origin.zero[alone])
-    shape = coef.shape[:2]
-    layer = Layer((BasisTerm(basis, coef),), np.ones(shape), constant, np.zeros(shape, dtype=bool))
+        bias = bias + np.einsum("mfp,f->m", weights[:, alone], origin.zero[alone])
+    basis, shape = PlaceBasis(origin.functions, channels, columns, geometry.places, zero), coef.shape[:2]
+    layer = Layer((BasisTerm(basis, coef),), np.ones(shape), bias, np.zeros(shape, dtype=bool))
     return ConvLayer(layer, basis, geometry, results)
 
 

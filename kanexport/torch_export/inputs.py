@@ -7,7 +7,6 @@ given the same ones.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
 import math
@@ -15,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from torch import nn
 from kanexport.bundle.description import DATATYPES
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import INPUT
-from kanexport.shared import array_files, csv_text
+from kanexport.shared import csv_columns, csv_text
 from kanexport.shared.cli.suggest import advice
 from kanexport.torch_export.borrowed_module import ForeignError, first_line, foreign_code, plain
 from kanexport.torch_export.io_binding import OURS, REAL, TensorBinding, Wiring
@@ -38,6 +37,7 @@ ROWS_LIMIT, NUMBERS_LIMIT = 1024, 100_000_000
 LARGEST_INPUT = 2_000_000  # whole numbers up to here stay the same ones however float32 rounds
 PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 UNNAMED = "arr_"  # what numpy.savez calls arrays without a name
+SEVERAL = "pass several inputs as a tuple in the order of forward's parameters, or as a dictionary by their names"
 
 
 def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
@@ -48,7 +48,10 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
     entries = named_inputs(example, inspect.signature(module.forward).parameters)
     plugs, parts = [], []
     for name, keyword, value in entries:
-        array = _as_array(value)
+        array = value
+        if isinstance(value, torch.Tensor):
+            array = value.detach().cpu()
+            array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # numpy has no bfloat16
         _require_rows(name, array, len(entries))
         kind = FLOAT if array.dtype.kind == "f" else array.dtype.name
         lone = array.ndim == 1
@@ -57,21 +60,23 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
         exact = np.float32 if kind == FLOAT else np.float64
         parts.append(np.ascontiguousarray(array, dtype=exact).astype(np.float64))
     counts = {plug.port.name: len(part) for plug, part in zip(plugs, parts, strict=True)}
-    if len(set(counts.values())) != 1:
-        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise OptionError(
-            f"the tensors of the example differ in their number of rows: {shown}",
-            code="rows-differ-in-number",
-            hint="pass the same number of rows for each input",
-        )
+    require_as_many(counts, "the tensors of the example")
     return join(parts), Wiring(tuple(plugs))
 
 
+# radon: one flat case for each form of an example.
 def named_inputs(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tuple[str, str, Any]]:
     """The name, the keyword (empty: by its place) and the rows of each input. `parameters`: of the forward that
     takes them. A dictionary at the end of a tuple has the inputs that are given by name. Raises OptionError."""
     if isinstance(example, Mapping) and example:
-        _require_parameters(example, parameters)
+        takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+        for name in map(str, example):
+            if name not in parameters and not takes_any:
+                raise OptionError(
+                    f"the forward of the module has no parameter {name[:80]!r}",
+                    code="input-unknown",
+                    hint=advice(name, parameters, what="available"),
+                )
         return [(_free(name, at), name, value) for at, (name, value) in enumerate(example.items())]
     values = list(example) if isinstance(example, tuple | list) else [example]
     if len(values) > 1 and isinstance(values[-1], Mapping):
@@ -92,15 +97,23 @@ def _place(at: int, parameters: Mapping[str, inspect.Parameter]) -> str:
     return places[at] if at < len(places) else f"{INPUT}{at}"
 
 
-def _require_parameters(example: Mapping[Any, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for name in map(str, example):
-        if name not in parameters:
-            hint = advice(name, parameters, what="available")
-            raise OptionError(
-                f"the forward of the module has no parameter {name[:80]!r}", code="input-unknown", hint=hint
-            )
+def require_as_many(counts: Mapping[str, int], what: str) -> None:
+    """Raises OptionError for inputs with different numbers of rows. `what`: a text for the inputs."""
+    if len(set(counts.values())) != 1:
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise OptionError(
+            f"{what} differ in their number of rows: {shown}",
+            code="rows-differ-in-number",
+            hint="pass the same number of rows for each input",
+        )
+
+
+def resampled(values: npt.NDArray[Any], count: int, rng: np.random.Generator) -> npt.NDArray[Any]:
+    """Rows [count, ...] that have, in each place, a value of some row there: other whole numbers may be invalid for the
+    model."""
+    flat = values.reshape(len(values), -1)
+    rows = flat[rng.integers(len(flat), size=(count, flat.shape[1])), np.arange(flat.shape[1])]
+    return rows.reshape(count, *values.shape[1:])
 
 
 def _free(name: str, at: int) -> str:
@@ -108,18 +121,12 @@ def _free(name: str, at: int) -> str:
     return f"{INPUT}{at}_{name}" if OURS.fullmatch(name) else name
 
 
-def _as_array(value: Any) -> Any:
-    """A tensor as an array. bfloat16, which numpy lacks, becomes float32."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    return value
-
-
+# radon: one check of an input after the other.
 def _require_rows(name: str, array: Any, count: int) -> None:
     """Raises OptionError for a value that is not a tensor of rows."""
     what = f"input {name} of the example" if count > 1 else "the example"
-    if not _are_rows(array, 1 if count > 1 else 2):
+    fits = isinstance(array, np.ndarray) and array.ndim >= (1 if count > 1 else 2) and array.size > 0
+    if not fits or (array.dtype.kind != "f" and array.dtype.name not in DATATYPES):
         kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         if kind.startswith("complex"):
             raise OptionError(
@@ -130,8 +137,7 @@ def _require_rows(name: str, array: Any, count: int) -> None:
         raise OptionError(
             f"{what} is {kind}, expected a tensor [rows, ...] of floating-point or whole numbers",
             code="rows-wrong-shape",
-            hint="pass several inputs as a tuple in the order of forward's parameters, or as a dictionary by their "
-            "names",
+            hint=SEVERAL,
         )
     if not np.isfinite(array).all():
         raise OptionError(
@@ -147,12 +153,7 @@ def _require_rows(name: str, array: Any, count: int) -> None:
         )
 
 
-def _are_rows(array: Any, axes: int) -> bool:
-    if not isinstance(array, np.ndarray) or array.ndim < axes or array.size == 0:
-        return False
-    return array.dtype.kind == "f" or array.dtype.name in DATATYPES
-
-
+# radon: one flat case for each kind of file.
 def load(path: Path) -> Any:
     """Rows from a .npy, .csv or .npz file, at most ROWS_LIMIT; for an .npz with several arrays a dictionary, or a
     tuple if they have no names. Raises OptionError."""
@@ -161,21 +162,19 @@ def load(path: Path) -> Any:
             text = csv_text.decode(str(path), path.read_bytes())
             return np.array(csv_text.parse(str(path), text, most=ROWS_LIMIT), np.float32)
         loaded = np.load(path, allow_pickle=False, mmap_mode="r")
-        return np.array(loaded[:ROWS_LIMIT]) if isinstance(loaded, np.ndarray) else _archive(path, loaded)
+        if isinstance(loaded, np.ndarray):
+            return np.array(loaded[:ROWS_LIMIT])
+        with loaded:
+            arrays = {name: loaded[name][:ROWS_LIMIT] for name in loaded.files}
     except csv_text.CsvError as error:
         raise OptionError(str(error), code=error.code, hint=error.hint) from error
-    except array_files.DAMAGED as error:
+    except csv_columns.DAMAGED as error:
         why = getattr(error, "strerror", None) or first_line(error)
         raise OptionError(
             f"{path} cannot be read as rows: {why}",
             code="rows-unreadable",
             hint="write the file with numpy.save('rows.npy', rows), or as .csv",
         ) from error
-
-
-def _archive(path: Path, archive: Any) -> Any:
-    with archive:
-        arrays = {name: archive[name][:ROWS_LIMIT] for name in archive.files}
     if not arrays:
         raise OptionError(
             f"{path} has no array, expected at least one",
@@ -222,21 +221,25 @@ class Guess:
         return f"{shape}, found by testing" + (f" ({other} runs, too; select it with --input-shape)" if other else "")
 
 
-class _First(NamedTuple):
-    """The possible inputs of the first module with tensors.
-
-    widths  numbers of columns or channels that it may take
-    axes    number of axes after the channels, such as 2 for pictures; 0 for columns
-    """
-
-    widths: Sequence[int]
-    axes: int
-
-
+# radon: one order of attempts.
 def guess(module: nn.Module) -> Guess:
-    """Test shapes from likely to less likely. Raises OptionError if none works."""
-    with _for_inference(module):
-        working = _working(module)
+    """Test shapes from likely to less likely, within a time limit. Raises OptionError if none works."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    working: list[Shape] = []
+    tried: set[Shape] = set()
+    end = time.monotonic() + SECONDS
+    try:
+        for shape in _likely(module):
+            if len(working) == 2 or time.monotonic() > end:
+                break
+            if shape not in tried and _runs(module, shape):
+                working.append(shape)
+                end = min(end, time.monotonic() + SECONDS / 10)
+            tried.add(shape)
+    finally:
+        for part in training:
+            part.training = True
     if not working:
         raise OptionError(
             "the shape of the inputs is not known: the module does not record it, and no likely shape runs",
@@ -247,81 +250,48 @@ def guess(module: nn.Module) -> Guess:
     return Guess(working[0], working[1] if len(working) > 1 else ())
 
 
-@contextlib.contextmanager
-def _for_inference(module: nn.Module) -> Iterator[None]:
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
-
-
-def _working(module: nn.Module) -> list[Shape]:
-    """At most two shapes that work, within the time limit."""
-    working: list[Shape] = []
-    tried: set[Shape] = set()
-    end = time.monotonic() + SECONDS
-    for shape in _likely(module):
-        if len(working) == 2 or time.monotonic() > end:
-            break
-        if shape not in tried and _runs(module, shape):
-            working.append(shape)
-            end = min(end, time.monotonic() + SECONDS / 10)
-        tried.add(shape)
-    return working
-
-
+# radon: one order of shapes.
 def _likely(module: nn.Module) -> Iterator[Shape]:
-    """Shapes of a row, the most likely first; some more than once."""
+    """Shapes of a row, the most likely first; some more than once. The shapes of the first modules with tensors decide:
+    pictures with the channels of a convolution, otherwise tokens or single rows of a width."""
     firsts = list(itertools.islice(_firsts(module), FIRST_MODULES))
     tokens = _tokens(module)
-    for first in firsts:
-        yield from _shapes_from(first, tokens)
-    for first in firsts:
-        if not first.axes:
-            yield from ((length, width) for width in first.widths for length in SIDES)
-            yield from ((width, 1) for width in first.widths)
+    for widths, axes in firsts:
+        for width in widths:
+            if axes:
+                yield from ((width, *[side] * axes) for side in (*USUAL, *SIDES))
+            else:
+                yield from ((count, width) for count in tokens)
+                yield (width,)
+    for widths, axes in firsts:
+        if not axes:
+            yield from ((length, width) for width in widths for length in SIDES)
+            yield from ((width, 1) for width in widths)
     yield from ((channels, side, side) for channels in CHANNELS for side in (*USUAL, *SIDES))
-
-
-def _shapes_from(first: _First, tokens: Sequence[int]) -> Iterator[Shape]:
-    """Pictures with the channels of a convolution, otherwise tokens or single rows of a width."""
-    for width in first.widths:
-        if first.axes:
-            yield from ((width, *[side] * first.axes) for side in (*USUAL, *SIDES))
-        else:
-            yield from ((count, width) for count in tokens)
-            yield (width,)
-
-
-def _firsts(module: nn.Module) -> Iterator[_First]:
-    """The modules with tensors, in the order of their creation."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            yield _First((part.in_channels,), part.weight.ndim - 2)
-            continue
-        own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
-        sizes = dict.fromkeys(size for tensor in own for size in reversed(tensor.shape) if size)
-        if sizes and not _has_weighted_parts(part):
-            yield _First(tuple(sizes), 0)
-
-
-def _has_weighted_parts(module: nn.Module) -> bool:
-    return any(list(part.parameters()) for part in module.children())
 
 
 def _tokens(module: nn.Module) -> list[int]:
     """The numbers of tokens that the direct parameters of a module with submodules suggest."""
-    bare = [
-        tensor
-        for part in module.modules()
-        if _has_weighted_parts(part)
-        for tensor in part.parameters(recurse=False)
-        if tensor.ndim >= 2
-    ]
+    parts = filter(_has_weighted_parts, module.modules())
+    bare = [tensor for part in parts for tensor in part.parameters(recurse=False) if tensor.ndim >= 2]
     return list(dict.fromkeys(size for tensor in bare for size in tensor.shape[-2:-1] if size > 1))
+
+
+def _firsts(module: nn.Module) -> Iterator[tuple[Sequence[int], int]]:
+    """The possible inputs of each module with tensors, in the order of their creation: numbers of columns or channels,
+    and the number of axes after the channels, such as 2 for pictures; 0 for columns."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            yield (part.in_channels,), part.weight.ndim - 2
+            continue
+        own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+        sizes = tuple(dict.fromkeys(size for tensor in own for size in reversed(tensor.shape) if size))
+        if sizes and not _has_weighted_parts(part):
+            yield sizes, 0
+
+
+def _has_weighted_parts(module: nn.Module) -> bool:
+    return any(list(part.parameters()) for part in module.children())
 
 
 def _runs(module: nn.Module, shape: Shape) -> bool:

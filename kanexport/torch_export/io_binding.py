@@ -85,19 +85,22 @@ class Wiring:
 PLAIN = Wiring((TensorBinding(Port(INPUT, ())),))
 
 
-def joined(y: Any, rows: int, dtype: torch.dtype) -> Any:
-    """The output of a module as one tensor [B, ...] of floating-point numbers; unchanged if that is not possible."""
-    leaves = list(tensors(y))
-    if not leaves or any(_fault(value, rows, len(leaves)) for _, value in leaves):
-        return y
-    parts = [_floating(_rowed(value), dtype) for _, value in leaves]
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat([part.reshape(rows, -1) for part in parts], dim=1)
+class Whole(nn.Module):
+    """The module as the child of another, so that it can be a KAN layer itself."""
 
+    def __init__(self, body: nn.Module, wiring: Wiring = PLAIN) -> None:
+        super().__init__()
+        self.body, self.wiring = body, wiring
 
-def _floating(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return value if value.is_floating_point() else value.to(dtype)
+    def forward(self, x: torch.Tensor) -> Any:
+        """The outputs of the module as one tensor [B, ...] of floating-point numbers, for rows as one tensor; unchanged
+        if that is not possible."""
+        y = self.wiring.call(self.body, self.wiring.split(x))
+        leaves = list(tensors(y))
+        if not leaves or any(_fault(value, len(x), len(leaves)) for _, value in leaves):
+            return y
+        parts = [_rowed(value) if value.is_floating_point() else _rowed(value).to(x.dtype) for _, value in leaves]
+        return parts[0] if len(parts) == 1 else torch.cat([part.reshape(len(x), -1) for part in parts], dim=1)
 
 
 def _rowed(value: torch.Tensor) -> torch.Tensor:
@@ -118,7 +121,7 @@ def _fault(value: Any, rows: int, count: int) -> str:
 
 
 def why_not(y: Any, rows: int) -> str:
-    """The reason why `joined` cannot join the outputs of a module."""
+    """The reason why `Whole` cannot join the outputs of a module."""
     leaves = list(tensors(y))
     for name, value in leaves:
         words = _fault(value, rows, len(leaves))
@@ -127,28 +130,21 @@ def why_not(y: Any, rows: int) -> str:
     return f"the module returns {type(y).__name__}, expected one or several tensors [batch, ...]"
 
 
+# radon: one flat case for each kind of structure.
 def tensors(y: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of tuples, lists, dictionaries and dataclasses, by name; None has no leaves."""
-    if y is None:
-        return
-    inner = _inner(y)
-    if inner is None:
-        yield name, y
-        return
-    for key, value in inner:
-        yield from tensors(value, f"{name}_{key}" if name else key)
-
-
-def _inner(y: Any) -> list[tuple[str, Any]] | None:
-    """The items of a structure; None for another value."""
+    items: list[tuple[str, Any]] = []
     if isinstance(y, Mapping):
-        return [(str(key), value) for key, value in y.items()]
-    if dataclasses.is_dataclass(y) and not isinstance(y, type):
-        return [(field.name, getattr(y, field.name)) for field in dataclasses.fields(y)]
-    if not isinstance(y, tuple | list):
-        return None
-    names = getattr(y, "_fields", None) or ([f"{OUTPUT}{at}" for at in range(len(y))] if len(y) > 1 else [""])
-    return list(zip(names, y, strict=False))
+        items = [(str(key), value) for key, value in y.items()]
+    elif dataclasses.is_dataclass(y) and not isinstance(y, type):
+        items = [(field.name, getattr(y, field.name)) for field in dataclasses.fields(y)]
+    elif isinstance(y, tuple | list):
+        names = getattr(y, "_fields", None) or ([f"{OUTPUT}{at}" for at in range(len(y))] if len(y) > 1 else [""])
+        items = list(zip(names, y, strict=False))
+    elif y is not None:
+        yield name, y
+    for key, value in items:
+        yield from tensors(value, f"{name}_{key}" if name else key)
 
 
 def outputs(y: Any, taken: Sequence[str]) -> tuple[Port, ...]:

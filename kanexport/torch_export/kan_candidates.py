@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,29 +20,19 @@ from torch import nn
 from kanexport.detection import registry
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.functions import elementwise
-from kanexport.options import SYMBOLIC, Options
+from kanexport.options import SYMBOLIC, KnownFacts, Options
 from kanexport.readers.common import chain
 from kanexport.readers.common.layer_tensors import Part
 from kanexport.torch_export.capture import Call
-from kanexport.torch_export.io_binding import PLAIN, Wiring, joined
+from kanexport.torch_export.io_binding import Whole
 
 LINEAR = "linear"
+NAMED = 5  # submodules in a note
 
+K = TypeVar("K")
+V = TypeVar("V")
 Tensors = dict[str, npt.NDArray[Any]]
 Family = tuple[str, registry.Reader | None, Tensors]  # its name, its reader (none: a linear layer), what it reads
-
-
-class Whole(nn.Module):
-    """The module as the child of another, so that it can be a KAN layer itself."""
-
-    def __init__(self, body: nn.Module, wiring: Wiring = PLAIN) -> None:
-        super().__init__()
-        self.body, self.wiring = body, wiring
-
-    def forward(self, x: torch.Tensor) -> Any:
-        """The output of the module as one tensor, for rows as one tensor. For the separate inputs and outputs of the
-        module there is `io_binding`."""
-        return joined(self.wiring.call(self.body, self.wiring.split(x)), len(x), x.dtype)
 
 
 def shown(name: str) -> str:
@@ -58,11 +48,11 @@ class Candidate:
     families: tuple[Family, ...]
 
 
-def candidates(whole: nn.Module) -> dict[str, Candidate]:
+def candidates(whole: Whole) -> dict[str, Candidate]:
     """The candidates by name, parents before children; a module with several names has the first."""
     by_name: dict[str, Candidate] = {}
     visited: set[int] = set()
-    waiting = [("body", next(whole.children()))]
+    waiting = [("body", whole.body)]
     while waiting:
         name, module = waiting.pop(0)
         if id(module) in visited:
@@ -80,6 +70,7 @@ def as_checkpoint(module: nn.Module, tensors: Tensors) -> Checkpoint:
     return Checkpoint(Path(type(module).__name__), "", tensors, pykan_config(module), ())
 
 
+# radon: one check of a module after the other.
 def _families(module: nn.Module) -> Iterator[Family]:
     """The families that know all tensors of a submodule."""
     if isinstance(module, nn.Linear):
@@ -91,7 +82,9 @@ def _families(module: nn.Module) -> Iterator[Family]:
     tensors = arrays(state)
     if not state or len(tensors) < len(state):
         return
-    buffers, attributes = _unsaved(module, state)
+    # A state dict lacks buffers that are not saved, and tensors that are plain attributes.
+    buffers = arrays({name: value for name, value in module.named_buffers() if name not in state})
+    attributes = arrays({name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)})
     is_known = False
     for family, reader in _all_readers().items():
         for mine in _readable(module, reader, tensors, buffers, attributes):
@@ -110,13 +103,7 @@ def _one_group(module: nn.Module, tensors: Tensors) -> Iterator[Family]:
                 yield from ((family, reader, group) for group in _readable(module, reader, mine, {}, {}))
 
 
-def _unsaved(module: nn.Module, state: dict[str, torch.Tensor]) -> tuple[Tensors, Tensors]:
-    """The tensors that a state dict lacks: buffers that are not saved, and tensors that are plain attributes."""
-    buffers = {name: value for name, value in module.named_buffers() if name not in state}
-    attributes = {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)}
-    return arrays(buffers), arrays(attributes)
-
-
+# radon: one flat case for each kind of reader.
 def _readable(
     module: nn.Module, reader: registry.Reader, tensors: Tensors, buffers: Tensors, attributes: Tensors
 ) -> Iterator[Tensors]:
@@ -125,18 +112,14 @@ def _readable(
     if isinstance(reader, registry.LayerReader):
         unsaved = buffers | attributes
         needed = {key: unsaved[key] for key in reader.keys.names() if key in unsaved and key not in tensors}
-        if _is_lone_layer(reader, needed | tensors):
-            yield needed | tensors
+        mine = needed | tensors
+        is_lone_layer = set(mine) <= set(reader.keys.names()) and chain.prefixes(mine, reader.keys) == [""]
+        if is_lone_layer and reader.fits(Part(mine, "")):
+            yield mine
         return
     for mine in (tensors, tensors | buffers) if buffers else (tensors,):
         if reader.matches(as_checkpoint(module, mine)):
             yield mine
-
-
-def _is_lone_layer(reader: registry.LayerReader, tensors: Tensors) -> bool:
-    """Whether it is a layer without remaining tensors."""
-    lone = set(tensors) <= set(reader.keys.names()) and chain.prefixes(tensors, reader.keys) == [""]
-    return lone and reader.fits(Part(tensors, ""))
 
 
 @functools.cache
@@ -154,6 +137,21 @@ def parents(name: str) -> Iterator[str]:
 def is_in(name: str, others: Container[str]) -> bool:
     """Whether a submodule is one of some, or in one of them."""
     return name in others or any(parent in others for parent in parents(name))
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first names of submodules, each once, and the number of the others."""
+    unique = [shown(name) for name in dict.fromkeys(names)]
+    more = f" and {len(unique) - NAMED} more" if len(unique) > NAMED else ""
+    return ", ".join(unique[:NAMED]) + more
+
+
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """The values by key, from pairs of both, in their order."""
+    by_key: dict[K, list[V]] = {}
+    for key, value in pairs:
+        by_key.setdefault(key, []).append(value)
+    return by_key
 
 
 # Where options are found that libraries call by another name.
@@ -205,7 +203,7 @@ class Facts(Options):
     def __init__(
         self, user_options: Mapping[str, str], module: nn.Module, by_call: Mapping[str, str], tried: Mapping[str, str]
     ) -> None:
-        super().__init__(dict(user_options))
+        super().__init__(KnownFacts(user_options))
         self._module, self._by_call, self._tried = module, by_call, tried
         self.choices: dict[str, tuple[str, ...]] = {}
 
@@ -247,6 +245,7 @@ class Facts(Options):
         return names[0] if self.optional(key) is None else super().must(key, names, what)
 
 
+# radon: one flat case for each kind of attribute.
 def attribute(module: nn.Module, key: str) -> str | None:
     """An option from an attribute of the module."""
     if key in OURS:
@@ -254,16 +253,17 @@ def attribute(module: nn.Module, key: str) -> str | None:
     if key in NORMS:
         epsilons = {part.eps for part in module.modules() if isinstance(part, NORMS[key])}
         return repr(epsilons.pop()) if len(epsilons) == 1 else None
-    texts = (_text(_follow(module, path)) for path in ATTRIBUTES.get(key, (key,)))
-    return next((text for text in texts if text is not None), None)
-
-
-def _follow(module: nn.Module, path: str) -> Any:
-    """The object at a path such as "rbf.denominator" or "grid_range.0", or None."""
-    value: Any = module
-    for name in path.split("."):
-        value = _item(value, int(name)) if name.isdecimal() else getattr(value, name, None)
-    return value
+    for path in ATTRIBUTES.get(key, (key,)):  # such as "rbf.denominator" or "grid_range.0"
+        value: Any = module
+        for name in path.split("."):
+            if name.isdecimal():
+                value = value[int(name)] if isinstance(value, list | tuple) and int(name) < len(value) else None
+            else:
+                value = getattr(value, name, None)
+        text = _text(value)
+        if text is not None:
+            return text
+    return None
 
 
 def unknown_base(module: nn.Module) -> str:
@@ -275,10 +275,7 @@ def unknown_base(module: nn.Module) -> str:
     return ""
 
 
-def _item(value: Any, at: int) -> Any:
-    return value[at] if isinstance(value, list | tuple) and at < len(value) else None
-
-
+# radon: one flat case for each type.
 def _text(value: Any) -> str | None:
     """An attribute as the text of an option: numbers, names, and functions with a known name."""
     if isinstance(value, bool) or value is None:
@@ -289,11 +286,9 @@ def _text(value: Any) -> str | None:
         return repr(value.item()) if value.numel() == 1 else None
     if isinstance(value, np.number):
         return repr(value.item())
-    return repr(value) if isinstance(value, int | float) else _activation(value)
-
-
-def _activation(value: Any) -> str | None:
-    """The name in kanserve of an activation that is a function, a class or a module."""
+    if isinstance(value, int | float):
+        return repr(value)
+    # An activation that is a function, a class or a module.
     name = (value.__name__ if inspect.isroutine(value) or inspect.isclass(value) else type(value).__name__).lower()
     if name == "gelu" and getattr(value, "approximate", "none") == "tanh":
         return "gelu_tanh"
@@ -338,25 +333,16 @@ def _symbolic(module: nn.Module) -> list[nn.Module]:
 def by_call(call: Call) -> dict[str, str]:
     """Options that a pykan network and its call determine: the functions of its edges, the inputs that it selects,
     and its handling of singularities."""
-    off = {"symbolic_enabled": "false"} if getattr(call.module, "symbolic_enabled", True) is False else {}
-    return off | _edge_functions(call.module) | _selected_inputs(call) | _singularities(call)
-
-
-def _edge_functions(module: nn.Module) -> dict[str, str]:
-    return {
-        f"{SYMBOLIC}{at},{source},{destination}": name
-        for at, part in enumerate(_symbolic(module))
-        for destination, row in enumerate(getattr(part, "funs_name", ()))
-        for source, name in enumerate(row)
-        if name not in NO_FUNCTION
-    }
-
-
-def _selected_inputs(call: Call) -> dict[str, str]:
+    options = {"symbolic_enabled": "false"} if getattr(call.module, "symbolic_enabled", True) is False else {}
+    for at, part in enumerate(_symbolic(call.module)):
+        for destination, row in enumerate(getattr(part, "funs_name", ())):
+            for source, name in enumerate(row):
+                if name not in NO_FUNCTION:
+                    options[f"{SYMBOLIC}{at},{source},{destination}"] = name
     chosen = getattr(call.module, "input_id", None)
-    if not isinstance(chosen, torch.Tensor) or chosen.ndim != 1 or chosen.is_floating_point():
-        return {}
-    return {"input_id": ",".join(map(str, chosen.tolist())), "n_inputs": str(call.x.shape[-1])}
+    if isinstance(chosen, torch.Tensor) and chosen.ndim == 1 and not chosen.is_floating_point():
+        options |= {"input_id": ",".join(map(str, chosen.tolist())), "n_inputs": str(call.x.shape[-1])}
+    return options | _singularities(call)
 
 
 def _singularities(call: Call) -> dict[str, str]:

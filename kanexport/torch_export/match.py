@@ -6,7 +6,6 @@ is left as it is, and its parts are tried.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +22,8 @@ from kanexport.ir.model import Kan
 from kanexport.readers.common import chain
 from kanexport.readers.common.layer_tensors import Part, linear_layer, storage_dtype
 from kanexport.torch_export import capture, kan_candidates
-from kanexport.torch_export.capture import Call
-from kanexport.torch_export.kan_candidates import LINEAR, Candidate, Facts, Tensors, as_checkpoint
+from kanexport.torch_export.capture import Call, rounded
+from kanexport.torch_export.kan_candidates import LINEAR, Candidate, Facts, Tensors, as_checkpoint, grouped
 from kanexport.verify import float64_reference, test_points
 from kanexport.verify.float64_reference import Jitter
 from kanexport.verify.graph_runner import FLOAT, Port
@@ -39,7 +38,7 @@ READINGS = 64  # ways in which one submodule is read
 DRAWS = 2  # of rounding
 PROBED = 2  # calls that are made again with other vectors
 BEYOND = 4  # times what the example rows bring about
-FLOOR = 1e-3  # of the largest answer of a group of rows: smaller ones are compared as if they were that large
+FLOOR = 1e-3  # of the largest output of a group of rows: smaller ones are compared as if they were that large
 PEAKS = {"float64": 1e300, "float32": OVERFLOW}  # beyond it, one side may overflow where the other does not
 TENSORS, EDGES_SUM = "the interpretation of its tensors", "the sum of its edges"
 
@@ -92,11 +91,18 @@ def judge(
     precision     type that the module runs in
     further       calls for rows far from the example's, or with NaN
     """
-    tests = _tests(calls, further, precision)
+    tests = _Tests.of(calls, further, precision)
     consulted: set[str] = set()
     likeliest = Verdict(consulted=consulted, agreed=-1)
     for family, read in itertools.islice(_readings(candidate, calls[0], user_options, consulted), READINGS):
-        verdict = dataclasses.replace(_try(read, tests), family=family, consulted=consulted)
+        try:
+            with np.errstate(all="ignore"):
+                reading = read()
+        except ExportError as error:
+            verdict = Verdict(why=f"cannot be read: {error.message}", hint=error.hint)
+        else:
+            verdict = _compare(tests, reading)
+        verdict.family, verdict.consulted = family, consulted
         if verdict.reading is not None:
             return verdict
         if verdict.agreed > likeliest.agreed:
@@ -109,12 +115,7 @@ def judge(
 
 def verify_reading(reading: Reading, calls: Sequence[Call], further: Sequence[Call], precision: str) -> Verdict:
     """Whether a submodule computes a reading, as in `judge`."""
-    return _compare(_tests(calls, further, precision), reading)
-
-
-def _tests(calls: Sequence[Call], further: Sequence[Call], precision: str) -> _Tests:
-    near = [*calls, *(probe for call in calls[:PROBED] if (probe := _probe(call)) is not None)]
-    return _Tests(near, further, calls[:PROBED], precision)
+    return _compare(_Tests.of(calls, further, precision), reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +128,11 @@ class _Tests:
     reruns: Sequence[Call]
     precision: str
 
-
-def _try(read: Callable[[], Reading], tests: _Tests) -> Verdict:
-    try:
-        with np.errstate(all="ignore"):
-            reading = read()
-    except ExportError as error:
-        return Verdict(why=f"cannot be read: {error.message}", hint=error.hint)
-    return _compare(tests, reading)
+    @classmethod
+    def of(cls, calls: Sequence[Call], further: Sequence[Call], precision: str) -> _Tests:
+        reruns = calls[:PROBED]
+        probes = [call.rerun(rounded(beyond(call.x))) for call in reruns]
+        return cls([*calls, *(probe for probe in probes if probe is not None)], further, reruns, precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +158,24 @@ class _Attempts:
             self.consulted.update(options.consulted)
             self.choices.update(options.choices)
 
+    def readings(self, tensors: Tensors, user_options: Mapping[str, str]) -> Iterator[Callable[[], Reading]]:
+        """Ways to read the submodule: as it is; without the options of the user, which may be for other layers; with
+        every other value of an open choice; and without some unused tensors. Each is generated after the previous one
+        was read."""
+        yield functools.partial(self.read, tensors, user_options, {}, "")
+        if user_options:
+            yield functools.partial(self.read, tensors, {}, {}, "without the given options")
+        for key, values in list(self.choices.items()):
+            for value in values:
+                yield functools.partial(self.read, tensors, {}, {key: value}, f"with {key}={value}")
+        if not isinstance(self.reader, registry.LayerReader):
+            return
+        # Optional tensors, by the inner module to which they belong.
+        optional = grouped((name.partition(".")[0], name) for name in self.reader.keys.optional if name in tensors)
+        for names in optional.values():
+            fewer = {key: value for key, value in tensors.items() if key not in names}
+            yield functools.partial(self.read, fewer, {}, {}, f"without {', '.join(names)}")
+
 
 def _readings(
     candidate: Candidate, call: Call, user_options: Mapping[str, str], consulted: set[str]
@@ -171,65 +187,33 @@ def _readings(
             yield family, functools.partial(_linear, tensors)
             continue
         attempts = _Attempts(family, reader, candidate.module, by_call, consulted)
-        for way in _ways(attempts, tensors, user_options):
-            yield family, functools.partial(attempts.read, *way)
-
-
-def _ways(
-    attempts: _Attempts, tensors: Tensors, user_options: Mapping[str, str]
-) -> Iterator[tuple[Tensors, Mapping[str, str], Mapping[str, str], str]]:
-    """Arguments for `read`: as the module gives them; without the options of the user, which may be for other
-    layers; with every other value of an open choice; and without some unused tensors. Each is generated after the
-    previous one was read."""
-    yield tensors, user_options, {}, ""
-    if user_options:
-        yield tensors, {}, {}, "without the given options"
-    for key, values in list(attempts.choices.items()):
-        for value in values:
-            yield tensors, {}, {key: value}, f"with {key}={value}"
-    for names in _optional(attempts.reader, tensors):
-        fewer = {key: value for key, value in tensors.items() if key not in names}
-        yield fewer, {}, {}, f"without {', '.join(names)}"
+        yield from ((family, read) for read in attempts.readings(tensors, user_options))
 
 
 def _linear(tensors: Tensors) -> Reading:
     return Reading(LINEAR, chain.chain([linear_layer(Part(tensors, ""))], storage_dtype(list(tensors.values()))), "")
 
 
-def _optional(reader: registry.Reader, tensors: Tensors) -> list[tuple[str, ...]]:
-    """Optional tensors of a layer, by the inner module to which they belong."""
-    if not isinstance(reader, registry.LayerReader):
-        return []
-    groups: dict[str, tuple[str, ...]] = {}
-    for name in reader.keys.optional:
-        if name in tensors:
-            first = name.partition(".")[0]
-            groups[first] = (*groups.get(first, ()), name)
-    return list(groups.values())
-
-
-def _probe(call: Call) -> Call | None:
-    """The same call with vectors near the example rows and beyond their range."""
-    finite = np.where(np.isfinite(call.x), call.x, 0)
-    noise = np.random.default_rng(0).normal(0, finite.std() or 1.0, size=call.x.shape)
-    return call.rerun((BEYOND * finite + noise).astype(np.float32).astype(np.float64))
+def beyond(x: Array) -> Array:
+    """Vectors near those of the example, which may not be finite, and beyond their range."""
+    finite = np.where(np.isfinite(x), x, 0)
+    return BEYOND * finite + np.random.default_rng(0).normal(0, finite.std() or 1.0, size=x.shape)
 
 
 def _compare(tests: _Tests, reading: Reading) -> Verdict:
     """The reading, if all calls match it; otherwise the reason."""
-    error = 0.0
+    kan, limit = reading.kan, AGREEMENT[tests.precision]
     for call in (*tests.near, *tests.far):
         try:
-            capture.form(call, reading.kan.n_inputs, reading.kan.n_outputs)
+            capture.form(call, kan.n_inputs, kan.n_outputs)
         except InvalidKan as refused:
             return Verdict(why=refused.message)
-    for call in tests.near:
-        error = max(error, _error(call, reading.kan))
-    if error > AGREEMENT[tests.precision]:
+    error = max((_error(call, kan) for call in tests.near), default=0.0)
+    if error > limit:
         return _differing("", error, 0)
-    for agreed, (where, call) in enumerate(_beyond(tests, reading.kan), 1):
-        error = _error_by_row(call, reading.kan, tests.precision)
-        if error > AGREEMENT[tests.precision]:
+    for agreed, (where, call) in enumerate(_far_calls(tests, kan), 1):
+        error = _error_by_row(call, kan, tests.precision)
+        if error > limit:
             return _differing(where, error, agreed)
     return Verdict(reading, family=reading.family)
 
@@ -239,10 +223,10 @@ def _differing(where: str, error: float, agreed: int) -> Verdict:
     return Verdict(why=f"{what} {where}".rstrip(), error=error if np.isfinite(error) else 0.0, agreed=agreed)
 
 
-def _beyond(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
+def _far_calls(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
     """Calls far from the example rows, each with a text for the place."""
     yield from (("on rows far from the example", call) for call in tests.far)
-    pieces = budget(kan)
+    pieces = _at_once(kan)
     for call in tests.reruns:
         for where, rows in groups(call, kan):
             for at in range(0, len(rows), pieces):
@@ -250,22 +234,16 @@ def _beyond(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
 
 
 def _vectors(call: Call, kan: Kan) -> tuple[Array, Array]:
-    """The inputs [N, n] and outputs [N, m] of a call; a selection if there are very many vectors."""
+    """The inputs [N, n] and outputs [N, m] of a call; a selection if there are very many vectors. It is smaller for a
+    sampled layer: each of its vectors needs one run per source."""
     x, y = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
-    most = _compared(kan)
+    most = COMPARED
+    if max(test_points.edge_count(layer) // layer.mask.size for layer in kan.layers) != 1:
+        most = int(np.clip(EDGES // sum(map(test_points.edge_count, kan.layers)), 2, COMPARED))
     if len(x) > most:
         chosen = np.random.default_rng(0).permutation(len(x))[:most]
         x, y = x[chosen], y[chosen]
     return x, y
-
-
-def _compared(kan: Kan) -> int:
-    """The number of vectors of a call that the exporter compares. It is smaller for a sampled layer: each of its
-    vectors needs one run per source."""
-    effort = max(test_points.edge_count(layer) // layer.mask.size for layer in kan.layers)
-    if effort == 1:
-        return COMPARED
-    return int(np.clip(EDGES // sum(map(test_points.edge_count, kan.layers)), 2, COMPARED))
 
 
 def _error(call: Call, kan: Kan) -> float:
@@ -294,16 +272,13 @@ def _error_by_row(call: Call, kan: Kan, precision: str) -> float:
     heights = np.where(finite, np.abs(expected), 0).max(axis=1, initial=0)
     scale = np.maximum(heights, FLOOR * heights.max(initial=0))
     scale[scale == 0] = 1.0
+    jitters = [Jitter(float(np.finfo(precision).eps) / 2, seed) for seed in range(DRAWS)]
     for rounding in (_reading_sensitivity, _module_sensitivity):
         if (errors / scale).max(initial=0) <= AGREEMENT[precision]:
             break
-        changes = np.max([rounding(call, kan, x, jitter) for jitter in _jitters(precision)], axis=0)
+        changes = np.max([rounding(call, kan, x, jitter) for jitter in jitters], axis=0)
         errors = np.maximum(errors - CONDITION * changes, 0)
     return float((errors / scale).max(initial=0))
-
-
-def _jitters(precision: str) -> list[Jitter]:
-    return [Jitter(float(np.finfo(precision).eps) / 2, seed) for seed in range(DRAWS)]
 
 
 def _reading_sensitivity(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
@@ -312,15 +287,15 @@ def _reading_sensitivity(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Arra
 
 
 def _module_sensitivity(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
-    """[N]: the change of the outputs of the module by rounding of its input. Some formulas, such as truncated
-    powers, lose all digits far from the grid."""
-    before, after = (_answers(list(calls(call, rows)), kan.n_outputs) for rows in (x, jitter.shake(x)))
+    """[N]: the change of the outputs of the module by rounding of its input; zero if the module does not accept the
+    rows. Some formulas, such as truncated powers, lose all digits far from the grid."""
+    before, after = (
+        np.concatenate(
+            [np.zeros((0, kan.n_outputs)), *(again.y.reshape(-1, kan.n_outputs) for again in calls(call, rows))]
+        )
+        for rows in (x, jitter.shake(x))
+    )
     return _change(before[: len(x)], after[: len(x)]) if len(before) == len(after) >= len(x) else np.zeros(len(x))
-
-
-def _answers(reruns: Sequence[Call], width: int) -> Array:
-    """[N, width] of repeated calls; empty if the module did not accept them."""
-    return np.concatenate([np.zeros((0, width)), *(call.y.reshape(-1, width) for call in reruns)])
 
 
 def _change(before: Array, after: Array) -> Array:
@@ -340,22 +315,26 @@ def groups(call: Call, kan: Kan) -> Iterator[tuple[str, Array]]:
     """Vectors [N, n] by group, each with a text for its place: at multiples of the range of the layer and of the
     range of the example, with all signs and with one, zeros, single sources far out, NaN and both infinities. All
     are representable in float32."""
-    rng = np.random.default_rng(0)
+    rng, n = np.random.default_rng(0), kan.n_inputs
     centre, own = _own_range(kan)
-    seen_range = _seen_range(call, kan.n_inputs)
+    seen = np.full(n, float(np.abs(call.x[np.isfinite(call.x)]).max(initial=0)) or 1.0)
     for times in TIMES:
-        rows = [_spread(rng, centre, own * times), _spread(rng, np.zeros_like(centre), seen_range * times)]
-        yield f"at {times:g} times its range", _narrowed(np.concatenate(rows))
-    yield "at zero", np.zeros((1, kan.n_inputs))
-    ordinary = _narrowed(centre + own * rng.uniform(-1, 1, size=kan.n_inputs))
-    places = _places(kan)
+        around = [_spread(rng, centre, own * times), _spread(rng, np.zeros_like(centre), seen * times)]
+        yield f"at {times:g} times its range", _narrowed(np.concatenate(around))
+    yield "at zero", np.zeros((1, n))
+    ordinary = _narrowed(centre + own * rng.uniform(-1, 1, size=n))
+    count = int(np.clip(_at_once(kan) // 4, 2, SOURCES))
+    places = np.unique(np.linspace(0, n - 1, count).round().astype(int))
     for times in TIMES[1:]:
-        yield (
-            f"with one source at {times:g} times its range",
-            _narrowed(_single_sources(ordinary, places, own * times)),
-        )
+        rows = np.repeat(ordinary[None], 2 * len(places), axis=0)
+        rows[np.arange(len(rows)), np.repeat(places, 2)] = np.outer((own * times)[places], (-1, 1)).reshape(-1)
+        yield f"with one source at {times:g} times its range", _narrowed(rows)
     for value in (np.nan, np.inf, -np.inf):
-        yield f"with a source that is {value:g}", _spoilt(ordinary, places, value)
+        # The value in one place at a time, in every second place, and in all.
+        rows = np.repeat(ordinary[None], len(places) + 2, axis=0)
+        rows[np.arange(len(places)), places] = value
+        rows[-2, ::2], rows[-1] = value, value
+        yield f"with a source that is {value:g}", rows
 
 
 def calls(call: Call, rows: Array) -> Iterator[Call]:
@@ -378,13 +357,9 @@ def calls(call: Call, rows: Array) -> Iterator[Call]:
             yield repeated
 
 
-def budget(kan: Kan) -> int:
+def _at_once(kan: Kan) -> int:
     """The number of vectors that are evaluated at a time."""
-    return max(1, NUMBERS // _size(kan))
-
-
-def _size(kan: Kan) -> int:
-    return max(max(test_points.basis_size(layer), layer.mask.size) for layer in kan.layers)
+    return max(1, NUMBERS // max(max(test_points.basis_size(layer), layer.mask.size) for layer in kan.layers))
 
 
 def _own_range(kan: Kan) -> tuple[Array, Array]:
@@ -398,12 +373,6 @@ def _own_range(kan: Kan) -> tuple[Array, Array]:
     return np.clip((low + high) / 2, -LARGEST, LARGEST), half
 
 
-def _seen_range(call: Call, n: int) -> Array:
-    """The largest finite magnitude of the input of the call, for every input."""
-    finite = call.x[np.isfinite(call.x)]
-    return np.full(n, float(np.abs(finite).max(initial=0)) or 1.0)
-
-
 def _spread(rng: np.random.Generator, centre: Array, half: Array) -> Array:
     """Rows around a center [n]: to both sides, then to one, then to the other."""
     n = len(centre)
@@ -412,30 +381,7 @@ def _spread(rng: np.random.Generator, centre: Array, half: Array) -> Array:
 
 
 def _narrowed(rows: Array) -> Array:
-    return np.asarray(np.clip(rows, -LARGEST, LARGEST).astype(np.float32), dtype=np.float64)
-
-
-def _places(kan: Kan) -> list[int]:
-    count = int(np.clip(budget(kan) // 4, 2, SOURCES))
-    return sorted(set(np.linspace(0, kan.n_inputs - 1, count).round().astype(int).tolist()))
-
-
-def _single_sources(row: Array, places: list[int], reach: Array) -> Array:
-    rows = []
-    for place, side in itertools.product(places, (-1, 1)):
-        other = row.copy()
-        other[place] = side * reach[place]
-        rows.append(other)
-    return np.array(rows)
-
-
-def _spoilt(row: Array, places: list[int], value: float) -> Array:
-    """The value in one place at a time, in every second place, and in all."""
-    rows = np.repeat(row[None], len(places) + 2, axis=0)
-    for at, place in enumerate(places):
-        rows[at, place] = value
-    rows[-2, ::2], rows[-1] = value, value
-    return rows
+    return rounded(np.clip(rows, -LARGEST, LARGEST))
 
 
 Places = npt.NDArray[np.bool_]
@@ -455,26 +401,26 @@ def far(x: Array, places: Places) -> Array:
     """A few rows [B, ...] like the example, and their negatives, far away. `places`: as `floating` returns."""
     few = x[:2].reshape(len(x[:2]), -1)
     rows = np.concatenate([np.where(places, sign * times * few, few) for times in FAR for sign in (1, -1)])
-    return rows.reshape(-1, *x.shape[1:]).astype(np.float32).astype(np.float64)
+    return rounded(rows.reshape(-1, *x.shape[1:]))
 
 
 def nonfinite(x: Array, places: Places) -> dict[str, Array]:
     """Rows [1, ...] with NaN or an infinity in one place or all, by texts such as "NaN in the middle"."""
+    every = np.flatnonzero(places)
+    size, spots = len(every), {}
+    if size > 1:
+        spots["in the middle"] = every[size // 2 : size // 2 + 1]
+    if size:
+        spots["in every place"] = every
+    if size > 2:
+        spots |= {"in the first place": every[:1], "in the last place": every[-1:]}
     rows = {}
-    for words, spoilt in _extreme_places(np.flatnonzero(places)).items():
+    for words, spoilt in spots.items():
         for value in VALUES:
             row = x[:1].copy()
             row.reshape(-1)[spoilt] = value
             rows[f"{number_text(value)} {words}"] = row
     return rows
-
-
-def _extreme_places(all_of_them: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[np.intp]]:
-    """Places in a row, by text: in the middle, everywhere, first, last. A row of one or two numbers has fewer."""
-    size = len(all_of_them)
-    ends = {"in the first place": all_of_them[:1], "in the last place": all_of_them[-1:]} if size > 2 else {}
-    middle = {"in the middle": all_of_them[size // 2 : size // 2 + 1]} if size > 1 else {}
-    return middle | ({"in every place": all_of_them} if size else {}) | ends
 
 
 def number_text(value: float) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import random
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,11 @@ import torch
 from torch import nn
 
 from kanexport.bundle.publish import Result, Target
-from kanexport.errors import ModuleRefused, OptionError
-from kanexport.options import Options
-from kanexport.parity.data import load as load_recorded
-from kanexport.torch_export import inputs, match, state_dict
+from kanexport.errors import CheckpointError, ModuleRefused, OptionError
+from kanexport.formats.checkpoint import load as load_checkpoint
+from kanexport.options import KnownFacts
+from kanexport.shared.manifest import SourceFile
+from kanexport.torch_export import inputs, match
 from kanexport.torch_export.borrowed_module import (
     ForeignError,
     first_line,
@@ -33,10 +35,20 @@ from kanexport.torch_export.borrowed_module import (
     unwrapped,
     user_line,
 )
-from kanexport.torch_export.capture import ReferenceModule
+from kanexport.torch_export.capture import ReferenceModule, close
 from kanexport.torch_export.convert import convert
 from kanexport.torch_export.inputs import guess
-from kanexport.torch_export.kan_candidates import Whole
+from kanexport.torch_export.io_binding import Whole
+
+T = TypeVar("T")
+
+COMPILED = "_orig_mod."  # torch.compile names what it wraps
+NAMED_TENSORS = 4  # in an error on weights
+SIZES = "build the module in the factory with the sizes of its training"
+SEED = 20_240_229  # another state of every generator than a program begins with
+SAME = 1e-9  # relative, in float64; float32 has its own rounding
+NAMED = 5  # of what differs
+ROWS = 4  # near ones; a large module takes seconds for each
 
 
 def run(
@@ -45,7 +57,7 @@ def run(
     example: Path | None,
     input_shape: str | None,
     target: Target,
-    options: Options,
+    facts: KnownFacts,
     advance: Callable[[int, int], None],
     expected_outputs: Sequence[Path] = (),
     phase: Callable[[str], None] = lambda words: None,
@@ -63,7 +75,7 @@ def run(
         before = set(sys.modules)
         phase(f"calling {factory[:80]}")
         module, rows = _make(factory)
-        files = state_dict.load(module, checkpoint) if checkpoint is not None else ()
+        files = load_weights(module, checkpoint) if checkpoint is not None else ()
         if example is not None:
             rows = inputs.load(example)
         elif input_shape is not None:
@@ -76,15 +88,14 @@ def run(
             assumed["input_shape"] = str(guessed)
         phase("calling the factory again, to compare the modules")
         assumed |= _again(factory, module, rows, checkpoint, before)
-        recorded = load_recorded(expected_outputs) if expected_outputs else None
         return convert(
             module,
             rows,
             target,
-            options=options.explicit,
+            options=dict(facts.explicit),
             assumed=assumed,
             files=files,
-            recorded=recorded,
+            expected=expected_outputs,
             advance=advance,
             phase=phase,
         )
@@ -100,9 +111,9 @@ def _again(
             second = _fresh_module(factory, before)
     except OptionError as error:
         return {"constants": f"from the first call of the factory, which cannot be called again: {error.message}"}
-    if checkpoint is None and have_different_weights(module, second):
+    if checkpoint is None and _different_names(module.state_dict(), second.state_dict()):
         return {"weights": "random, different in each call of the factory; pass trained ones with --checkpoint"}
-    state_dict.assign(second, module.state_dict())
+    assign(second, module.state_dict())
     require_same(module, second, rows)
     return {}
 
@@ -150,9 +161,8 @@ def _make(factory: str) -> tuple[nn.Module, Any]:
         with foreign_code():
             product = getattr(importlib.import_module(name), function)()
     except ForeignError as foreign:
-        where = user_line(foreign.error)
         raise OptionError(
-            f"{factory[:200]} cannot be used: {first_line(foreign.error)}" + (f" ({where})" if where else ""),
+            f"{factory[:200]} cannot be used: {first_line(foreign.error)}{user_line(foreign.error)}",
             code="factory-failed",
             hint="name an importable function without required arguments that returns the torch.nn.Module",
         ) from foreign.error
@@ -166,12 +176,56 @@ def _make(factory: str) -> tuple[nn.Module, Any]:
     return unwrapped(module), rows
 
 
-Array = npt.NDArray[np.float64]
+# radon: one check of a file after the other.
+def load_weights(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
+    """Load weights through the readers of kanserve, which execute no code, and return the files. Raises
+    CheckpointError if they are not those of this module: every tensor must exist, without others, in its shape."""
+    loaded = load_checkpoint(path)
+    own = _uncompiled(module.state_dict())
+    state = _without_prefix(_uncompiled(loaded.tensors), own)
+    missing, extra = [key for key in own if key not in state], [key for key in state if key not in own]
+    if missing or extra:
+        names = ", ".join([f"-{key}" for key in missing[:NAMED_TENSORS]] + [f"+{key}" for key in extra[:NAMED_TENSORS]])
+        raise CheckpointError(
+            f"{path}: the weights do not fit this module: {len(missing)} tensors are missing, {len(extra)} are unknown "
+            f"({names})",
+            code="weights-do-not-fit-module",
+            hint=SIZES,
+        )
+    for key, value in state.items():
+        shape = tuple(own[key].shape)
+        if value.shape != shape:
+            raise CheckpointError(
+                f"{path}: {key} has shape {value.shape}, expected {shape}", code="weights-do-not-fit-module", hint=SIZES
+            )
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}
+    assign(module, {key: tensors[key.replace(COMPILED, "")] for key in module.state_dict()})
+    return loaded.files
 
-SEED = 20_240_229  # another state of every generator than a program begins with
-SAME = 1e-9  # relative, in float64; float32 has its own rounding
-NAMED = 5  # of what differs
-ROWS = 4  # near ones; a large module takes seconds for each
+
+def assign(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Load a state dict, also into weights of `expand`, which have one number in many places."""
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if tensor.layout == torch.strided and 0 in tensor.stride():
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    module.load_state_dict(state)
+
+
+def _uncompiled(state: Mapping[str, T]) -> dict[str, T]:
+    return {key.replace(COMPILED, ""): value for key, value in state.items()}
+
+
+def _without_prefix(tensors: dict[str, npt.NDArray[Any]], own: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of the module if a trainer put it under a prefix: `module.` of DataParallel, `model.` of many.
+    Other tensors next to it belong to the trainer."""
+    if not own or set(own) <= set(tensors):
+        return tensors
+    first = next(iter(own))
+    prefixes = [key.removesuffix(first) for key in tensors if key.endswith("." + first)]
+    complete = [prefix for prefix in prefixes if all(prefix + key in tensors for key in own)]
+    if len(complete) != 1:
+        return tensors
+    return {key: tensors[complete[0] + key] for key in own}
 
 
 @contextlib.contextmanager
@@ -189,20 +243,18 @@ def other_randomness() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def have_different_weights(first: nn.Module, second: nn.Module) -> bool:
-    """Whether two modules of one factory have different weights."""
-    return bool(_different_names(first.state_dict(), second.state_dict()))
-
-
 def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
     """Raises InvalidKan if two modules of one factory with the same weights differ in their outputs for the
     `example`. The error names the differing attributes. Raises OptionError as `inputs.rows`."""
     x, wiring = inputs.rows(example, first)
     rows = np.concatenate([x[:ROWS], match.far(x[:1], match.floating(wiring.ports, x))])
-    answers = [_answers(Whole(module, wiring), rows) for module in (first, first, second)]
-    if not _close(answers[0], answers[1]):  # random at inference, which is refused elsewhere
-        return
-    if _close(answers[0], answers[2]):
+    outputs = []
+    for module in (first, first, second):
+        oracle = ReferenceModule.of(Whole(module, wiring), rows[:2])
+        with lent(oracle.module, oracle.dtype):
+            outputs.append(oracle.run(rows)[0])
+    # What is random at inference is refused elsewhere.
+    if not close(outputs[1], outputs[0], SAME) or close(outputs[2], outputs[0], SAME):
         return
     names = _different_names(_constants(first), _constants(second))
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
@@ -213,19 +265,6 @@ def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
         hint="store random values in the state dict (register_buffer) and train again, or draw them in the factory "
         "from the seed of the training",
     )
-
-
-def _answers(whole: Whole, rows: Array) -> Array:
-    oracle = ReferenceModule.of(whole, rows[:2])
-    with lent(whole, oracle.dtype):
-        return oracle.run(rows)[0]
-
-
-def _close(first: Array, second: Array) -> bool:
-    if first.shape != second.shape:
-        return False
-    scale = np.abs(first[np.isfinite(first)]).max(initial=0) or 1.0
-    return bool(np.allclose(first, second, rtol=0, atol=SAME * scale, equal_nan=True))
 
 
 def _constants(module: nn.Module) -> dict[str, Any]:

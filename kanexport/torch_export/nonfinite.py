@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 
 from kanexport.errors import REPORT, ExportError, InvalidKan, VerificationFailed
-from kanexport.graph.compose import Step, exposed
+from kanexport.graph.compose import exposed
 from kanexport.lowering.lower import Lowered
 from kanexport.torch_export.borrowed_module import lent
 from kanexport.torch_export.capture import ReferenceModule
 from kanexport.torch_export.match import number_text
-from kanexport.torch_export.plan import Plan
+from kanexport.torch_export.replacement_plan import Plan
 from kanexport.verify import graph_runner
 from kanexport.verify.graph_runner import join
 from kanexport.verify.prover import Prover
@@ -36,21 +36,8 @@ CLOSE = 1e-3  # relative; the proof is stricter, this tells what is meant to be 
 # Operators that select a part of their inputs or inspect them: they lose NaN in torch too.
 SELECTING = {
     *("And", "ArgMax", "ArgMin", "Compress", "Equal", "Gather", "GatherElements", "GatherND", "Greater"),
-    *(
-        "GreaterOrEqual",
-        "IsInf",
-        "IsNaN",
-        "Less",
-        "LessOrEqual",
-        "NonZero",
-        "Not",
-        "Or",
-        "Shape",
-        "Size",
-        "Slice",
-        "Split",
-    ),
-    *("TopK", "Where", "Xor"),
+    *("GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "Or", "Shape"),
+    *("Size", "Slice", "Split", "TopK", "Where", "Xor"),
 }
 NAMED = 3  # operators that one note names, at most
 
@@ -64,12 +51,20 @@ def compare(
     for name, x in extreme.items():
         _require_alike(prover, plan, name, x)
 
+    def exact(row: Array) -> Tensors:
+        trace = plan.evaluate(row)
+        if dtype == "float64" or plan.oracle.dtype == torch.float32 or trace.peak[0] < OVERFLOW:
+            return [trace.y, *trace.inputs]
+        # float32 cannot represent the values that occur in float64.
+        with lent(plan.oracle.module, torch.float32):
+            return [ReferenceModule(plan.oracle.module, torch.float32).run(row)[0]]
+
     def graph(row: Array) -> Tensors:
         outputs = prover.run(row)
         y = join([outputs[port.name] for port in plan.ports.outputs])
         return [y, *(outputs[name] for name in lowered.node_tensors)]
 
-    return differing(rows, lambda row: _exact(plan, dtype, row), graph, lambda row, lost: _blamed(prover, row, lost))
+    return differing(rows, exact, graph, lambda row, lost: _blamed(prover, row, lost))
 
 
 def _require_alike(prover: Prover, plan: Plan, name: str, x: Array) -> None:
@@ -103,6 +98,7 @@ def _require_alike(prover: Prover, plan: Plan, name: str, x: Array) -> None:
         )
 
 
+# radon: both directions of one search.
 def _blamed(prover: Prover, row: Array, lost: bool) -> str:
     """A clause that names operators of the graph, or "" if none is found. If NaN is `lost`, it names those that turn
     NaN into numbers. Otherwise it names the first one that makes NaN from numbers."""
@@ -114,25 +110,15 @@ def _blamed(prover: Prover, row: Array, lost: bool) -> str:
     except ExportError:  # a runtime does not return some values, such as a sequence
         return ""
     nan = {name for name, value in values.items() if np.isnan(value).any()}
-    names = list(dict.fromkeys(step.operator for step in steps if _turns(step, nan, lost)))[: NAMED if lost else 1]
-    if not names:
+    operators: dict[str, None] = {}
+    for step in steps:
+        with_nan, without = (step.takes, step.gives) if lost else (step.gives, step.takes)
+        if step.operator not in SELECTING and not nan.isdisjoint(with_nan) and nan.isdisjoint(without):
+            operators[step.operator] = None
+    if not operators:
         return ""
-    return f": {' and '.join(names)} of the graph {'returns numbers for NaN' if lost else 'returns NaN for numbers'}"
-
-
-def _turns(step: Step, nan: set[str], lost: bool) -> bool:
-    """Whether an operator turns NaN into numbers (`lost`), or numbers into NaN."""
-    before, after = (step.takes, step.gives) if lost else (step.gives, step.takes)
-    return step.operator not in SELECTING and not nan.isdisjoint(before) and nan.isdisjoint(after)
-
-
-def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
-    """The outputs of the module; its float32 outputs if float32 cannot represent the values that occur in float64."""
-    trace = plan.evaluate(row)
-    if dtype == "float64" or plan.oracle.dtype == torch.float32 or trace.peak[0] < OVERFLOW:
-        return [trace.y, *trace.inputs]
-    with lent(plan.oracle.module, torch.float32):
-        return [ReferenceModule(plan.oracle.module, torch.float32).run(row)[0]]
+    names = " and ".join(list(operators)[: NAMED if lost else 1])
+    return f": {names} of the graph {'returns numbers for NaN' if lost else 'returns NaN for numbers'}"
 
 
 def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -> tuple[list[str], list[str]]:
@@ -148,7 +134,8 @@ def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -
         if pair is None:
             alike.append(name)
             continue
-        kinds = _kinds(pair)
+        # Ordinary numbers differ from row to row.
+        kinds = NUMBER.sub("a number", pair[0]), NUMBER.sub("a number", pair[1])
         if kinds not in by_kinds:
             by_kinds[kinds], examples[kinds] = [], pair[1]
             nan = [text.endswith("NaN") for text in pair]
@@ -167,22 +154,12 @@ def _refused_or_different(row: Array, exact: Run, graph: Run) -> tuple[str, str]
         expected = exact(row)
     except InvalidKan:
         return "rejects it", "returns a result"
-    for at, (module, answer) in enumerate(zip(expected, graph(row), strict=False)):
-        wrong = np.flatnonzero(~_alike(answer.reshape(-1), module.reshape(-1)))
+    for at, tensors in enumerate(zip(expected, graph(row), strict=False)):
+        module, output = (tensor.reshape(-1) for tensor in tensors)
+        # NaN must match NaN, and an infinity the same infinity.
+        limit = CLOSE * (magnitude(module) or 1.0)
+        wrong = np.flatnonzero(~np.isclose(output, module, rtol=0, atol=limit, equal_nan=True))
         if len(wrong):
             what = "returns" if not at else f"feeds layer {at - 1} with"
-            first, second = (f"{what} {number_text(tensor.reshape(-1)[wrong[0]])}" for tensor in (module, answer))
-            return first, second
+            return f"{what} {number_text(module[wrong[0]])}", f"{what} {number_text(output[wrong[0]])}"
     return None
-
-
-def _kinds(pair: tuple[str, str]) -> tuple[str, str]:
-    """The same without ordinary numbers, which differ from row to row."""
-    first, second = (NUMBER.sub("a number", text) for text in pair)
-    return first, second
-
-
-def _alike(values: Array, expected: Array) -> npt.NDArray[np.bool_]:
-    """NaN must match NaN, and an infinity the same infinity."""
-    scale = magnitude(expected) or 1.0
-    return np.isclose(values, expected, rtol=0, atol=CLOSE * scale, equal_nan=True)

@@ -13,7 +13,7 @@ would have to; `additive.py` looks for such layers.
 from __future__ import annotations
 
 import contextlib
-import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ class Sampled:
         n = call.x.shape[-1]
         for base in (np.zeros(n), call.x.reshape(-1, n)[0]):
             rests = tuple(_normed(call, norm, base[None])[0] for norm in norms)
-            constant = _answer(call, base[None], norms, [rest[None] for rest in rests])[0]
+            constant = _outputs(call, base[None], norms, [rest[None] for rest in rests])[0]
             if np.isfinite(constant).all():
                 return cls(call, base, constant, norms, rests)
         raise LayerSkipped(
@@ -105,25 +105,23 @@ class Sampled:
     def edges(self, x: Array, times: float = 1.0) -> Array:
         """[N, n] -> [N, n, m], in chunks; while the module is lent. `times`: the factor of the distance from the
         base."""
-        n = len(self.base)
-        each = max(1, min(ROWS // n, NUMBERS // n**2))
-        pieces = [self._edges(x[at : at + each], times) for at in range(0, len(x), each)]
-        return np.concatenate([np.zeros((0, n, len(self.constant))), *pieces])
+        n, m = len(self.base), len(self.constant)
+        each, each_run = max(1, min(ROWS // n, NUMBERS // n**2)), max(LEAST, PRODUCTS // (n * m))
+        pieces = [np.zeros((0, n, m))]
+        for rows in (x[at : at + each] for at in range(0, len(x), each)):
+            alone = []  # [N * n, n] of the vectors and of each norm: each source by itself, the others at the base
+            for values, rest in zip((rows, *self._normed(rows)), (self.base, *self.rests), strict=True):
+                with np.errstate(invalid="ignore"):
+                    moved = rest + times * (values - rest) if times != 1 else values
+                alone.append(np.where(np.eye(n, dtype=bool), moved[:, :, None], rest).reshape(-1, n))
+            runs = ([values[at : at + each_run] for values in alone] for at in range(0, len(alone[0]), each_run))
+            outputs = [_outputs(self.call, vectors, self.norms, normed) for vectors, *normed in runs]
+            with np.errstate(invalid="ignore"):
+                pieces.append(np.concatenate(outputs).reshape(len(rows), n, -1) - self.constant)
+        return np.concatenate(pieces)
 
-    def _edges(self, x: Array, times: float) -> Array:
-        n = len(self.base)
-        pairs = [(x, self.base), *((_normed(self.call, norm, x), rest) for norm, rest in self._normed())]
-        with np.errstate(invalid="ignore"):
-            moved = [_alone(rest + times * (values - rest) if times != 1 else values, rest) for values, rest in pairs]
-            each = max(LEAST, PRODUCTS // (n * len(self.constant)))
-            answers = [
-                _answer(self.call, part[0], self.norms, part[1:])
-                for part in ([rows[at : at + each] for rows in moved] for at in range(0, len(moved[0]), each))
-            ]
-            return np.asarray(np.concatenate(answers).reshape(len(x), n, -1) - self.constant)
-
-    def _normed(self) -> Iterator[tuple[nn.Module, Array]]:
-        return zip(self.norms, self.rests, strict=True)
+    def _normed(self, rows: Array) -> list[Array]:
+        return [_normed(self.call, norm, rows) for norm in self.norms]
 
     def kan(self) -> Kan:
         """The layer as a network of one layer."""
@@ -146,20 +144,14 @@ def _emit(g: Graph, x: Value) -> Value:
     raise LayerSkipped(NO_OPERATORS)
 
 
-def _alone(x: Array, base: Array) -> Array:
-    """[N, n] -> [N * n, n]: each source by itself, the others at the base."""
-    return np.where(np.eye(len(base), dtype=bool), x[:, :, None], base).reshape(-1, len(base))
-
-
 def _shaped(call: Call, rows: Array) -> Array:
     return rows.reshape(len(rows), *[1] * (call.x.ndim - 2), rows.shape[1])
 
 
-def _answer(call: Call, rows: Array, norms: Sequence[nn.Module] = (), normed: Sequence[Array] = ()) -> Array:
+def _outputs(call: Call, rows: Array, norms: Sequence[nn.Module] = (), normed: Sequence[Array] = ()) -> Array:
     """The outputs [N, m] of the layer for rows [N, n], with `normed` as the outputs of its norms. Raises InvalidKan
     if it does not accept them."""
-    outputs = [torch.from_numpy(values) for values in normed]
-    with injected([(norm, functools.partial(identity, values)) for norm, values in zip(norms, outputs, strict=True)]):
+    with injected(zip(norms, map(torch.from_numpy, normed), strict=True)):
         repeated = call.rerun(_shaped(call, rows))
     if repeated is None or repeated.y.size % len(rows):
         raise LayerSkipped("does not accept single rows")
@@ -176,18 +168,13 @@ def _normed(call: Call, norm: nn.Module, rows: Array) -> Array:
         raise LayerSkipped("does not accept single rows") from foreign.error
 
 
-def identity(value: torch.Tensor) -> torch.Tensor:
-    """The unchanged value, for `injected`."""
-    return value
-
-
 @contextlib.contextmanager
-def injected(values: Sequence[tuple[nn.Module, Callable[[], torch.Tensor]]], *, shape: bool = False) -> Iterator[None]:
-    """A context in which modules return these values, in the shape of their input. `shape`: in the shape of the
+def injected(values: Iterable[tuple[nn.Module, torch.Tensor]], *, shape: bool = False) -> Iterator[None]:
+    """A context in which modules return these values, in the shape of their input. `shape`: copies in the shape of the
     values."""
 
-    def forward(value: Callable[[], torch.Tensor]) -> Callable[..., Any]:
-        return lambda _, x, *args, **kwargs: (value() if shape else value().reshape(x.shape)).to(x.dtype)
+    def forward(value: torch.Tensor) -> Callable[..., Any]:
+        return lambda _, x, *args, **kwargs: (value.clone() if shape else value.reshape(x.shape)).to(x.dtype)
 
     with replaced([(module, forward(value)) for module, value in values]):
         yield
@@ -211,10 +198,8 @@ class _LayerOnVectors(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         (x,) = inputs
         args, kwargs = self.call.arguments(x.reshape(-1, *[1] * self.axes, x.shape[-1]))
-        plain = [self._cast(value) for value in args]
-        y = self.call.answer(self.layer(*plain, **{name: self._cast(value) for name, value in kwargs.items()}))
-        answer: torch.Tensor = y.reshape(-1, self.width)
-        return answer
+        y = self.layer(*map(self._cast, args), **{name: self._cast(value) for name, value in kwargs.items()})
+        return self.call.output(y).reshape(-1, self.width)
 
     def _cast(self, value: object) -> object:
         return value.to(self.kind) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
@@ -236,16 +221,14 @@ class _SeparateEdges(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         (x,) = inputs
+        rests = [self.get_buffer(f"rest{at}") for at in range(len(self.norms))]
         rows, *normed = (
             torch.where(self.own, values[:, :, None], rest).reshape(-1, self.shape[0])
-            for values, rest in zip((x, *self._normed(x)), (self.base, *self._rests()), strict=True)
+            for values, rest in zip((x, *self._normed(x)), (self.base, *rests), strict=True)
         )
-        with injected([(norm, functools.partial(identity, z)) for norm, z in zip(self.norms, normed, strict=True)]):
+        with injected(zip(self.norms, normed, strict=True)):
             edges: torch.Tensor = self.alone(rows).reshape(-1, *self.shape) - self.constant
         return edges
-
-    def _rests(self) -> Iterator[torch.Tensor]:
-        return (self.get_buffer(f"rest{at}") for at in range(len(self.norms)))
 
     def _normed(self, x: torch.Tensor) -> list[torch.Tensor]:
         shaped = x.reshape(-1, *[1] * self.alone.axes, x.shape[-1])
@@ -257,10 +240,8 @@ class _ParametricEdges(nn.Module):
 
     def __init__(self, edges_module: _SeparateEdges) -> None:
         super().__init__()
-        self.edges_module, self.names = (
-            (edges_module,),
-            tuple(_tensors(edges_module)),
-        )  # a tuple: its tensors are not this module's
+        self.edges_module = (edges_module,)  # a tuple: its tensors are not this module's
+        self.names = tuple(_tensors(edges_module))
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         x, *own = inputs
@@ -346,15 +327,11 @@ def _kind(sampled: Sampled) -> Hashable | None:
 
 def _structure(module: nn.Module) -> Hashable:
     """All facts on which a trace of the module may depend, except the values of parameters and buffers."""
-    tensors = {name: (value.shape, value.dtype) for name, value in _own(module)}
+    own = itertools.chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    tensors = {name: (value.shape, value.dtype) for name, value in own}
     rest = tuple((name, _plain(value)) for name, value in sorted(vars(module).items()) if name not in TABLES)
     parts = tuple((name, part and _structure(part)) for name, part in module._modules.items())
     return type(module), tuple(tensors.items()), rest, parts
-
-
-def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from module.named_parameters(recurse=False)
-    yield from module.named_buffers(recurse=False)
 
 
 def _plain(value: object, levels: int = 8) -> Hashable:

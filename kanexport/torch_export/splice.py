@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from kanexport.errors import REPORT, LayerSkipped, ModuleRefused
 from kanexport.graph.external_data import check
@@ -37,11 +37,6 @@ class Subgraph:
     model: bytes
     nodes: tuple[tuple[str, str], ...]
     axes: tuple[int, ...] | None
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the additional outputs."""
-        return [name for _, name in self.nodes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +71,6 @@ class Tap:
     picture: tuple[int, ...]
     dtype: str
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the additional outputs."""
-        return [output.name for output in self.unfolded]
-
 
 def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> bytes:
     """Fill the placeholders, those of a layer in their order of execution, and name inputs and outputs. Raises
@@ -97,14 +87,18 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
         if node.domain != DOMAIN:
             writer.nodes.append(node)
             continue
-        index = onnx.helper.get_attribute_value(node.attribute[0])
+        index = helper.get_attribute_value(node.attribute[0])
         if not waiting.get(index):
             raise ModuleRefused(
                 "the traced graph runs a KAN layer more often than the module",
                 code="internal-check-failed",
                 hint=REPORT,
             )
-        writer.write(node, waiting[index].pop(0))
+        body = waiting[index].pop(0)
+        if isinstance(body, Subgraph):
+            writer.fill(node, body)
+        else:
+            writer.tap(node, body)
     lacking = sum(map(len, waiting.values()))
     if lacking:
         raise ModuleRefused(
@@ -143,7 +137,7 @@ def filled(model: bytes, constants: Sequence[npt.NDArray[Any]]) -> bytes:
 
 def passing(width: int, dtype: str) -> bytes:
     """A graph that returns its vectors [N, width] unchanged, for a tapped layer."""
-    helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     x, y = (helper.make_tensor_value_info(name, kind, ["batch", width]) for name in (INPUT, OUTPUT))
     graph = helper.make_graph([helper.make_node("Identity", [INPUT], [OUTPUT], name=OUTPUT)], "passing", [x], [y])
     return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]).SerializeToString())
@@ -183,12 +177,6 @@ def _strip(model: Any) -> None:
     model.opset_import.extend(standard)
 
 
-def _require_flat(model: Any) -> None:
-    """Raises InvalidKan for a graph with nested graphs, because their tensors would need new names, too."""
-    if model.functions or any(part.HasField("g") for node in model.graph.node for part in node.attribute):
-        raise LayerSkipped("the graph of a layer has branches or loops")
-
-
 class _Writer:
     """The nodes of the new graph, and its additional outputs."""
 
@@ -199,18 +187,11 @@ class _Writer:
         self._calls = 0
         self._known: set[str] = set()
 
-    def write(self, node: Any, body: Subgraph | Tap) -> None:
-        """Write the replacement of a placeholder."""
-        if isinstance(body, Subgraph):
-            self.fill(node, body)
-        else:
-            self.tap(node, body)
-
     def tap(self, node: Any, body: Tap) -> None:
         """Pass the tapped tensor on, and add an unfolded output for each layer that receives it."""
         self._node("Identity", node.output[0], node.input[0])
         size = math.prod(body.picture)
-        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(body.dtype))
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(body.dtype))
         for output in body.unfolded:
             positions, places = output.index.shape
             name, width = output.name, len(output.channels) * places
@@ -223,28 +204,28 @@ class _Writer:
             x = self._node("Transpose", name + "/turned", x, perm=[0, 2, 1, 3])
             x = self._node("Reshape", name + "/vectors", x, self._index(name + "/width", [0, positions, width]))
             if output.inside is not None:
-                x, width = self._with_inside(x, node.input[0], output, np.dtype(body.dtype)), width + places
+                # The vectors [B, L, n], followed by the marks of the inside of the picture, [B, L, n + P].
+                inside = output.inside[None].astype(body.dtype)
+                self.graph.initializer.append(numpy_helper.from_array(inside, name + "/inside"))
+                whole = self._node("Shape", name + "/shape_of", node.input[0])
+                first, last = (self._index(name + f"/{end}", [end]) for end in (0, 1))
+                rows = self._node("Slice", name + "/rows", whole, first, last)
+                each = self._index(name + "/each", [positions, places])
+                shape = self._node("Concat", name + "/every", rows, each, axis=0)
+                there = self._node("Expand", name + "/there", name + "/inside", shape)
+                x, width = self._node("Concat", name + "/both", x, there, axis=2), width + places
             self._expose(x, name, (kind, width), output.axes)
 
-    def _with_inside(self, vectors: str, x: str, output: ConvSubgraph, dtype: np.dtype[Any]) -> str:
-        """Vectors [B, L, n], followed by the marks of the inside of the picture, [B, L, n + P]."""
-        assert output.inside is not None
-        name, (positions, places) = output.name, output.index.shape
-        self.graph.initializer.append(numpy_helper.from_array(output.inside[None].astype(dtype), name + "/inside"))
-        whole = self._node("Shape", name + "/shape_of", x)
-        first, last = (self._index(name + f"/{at}", [at]) for at in (0, 1))
-        rows = self._node("Slice", name + "/rows", whole, first, last)
-        shape = self._node("Concat", name + "/every", rows, self._index(name + "/each", [positions, places]), axis=0)
-        there = self._node("Expand", name + "/there", name + "/inside", shape)
-        return self._node("Concat", name + "/both", vectors, there, axis=2)
-
+    # radon: the steps of one replacement.
     def fill(self, node: Any, body: Subgraph) -> None:
         """Replace one placeholder: rows of vectors as input, the graph of kanserve, and the shape of the module as
         output. Next to a tapped layer, add the graph."""
         prefix, shared = f"call{self._calls}/", f"kan{body.placeholder.index}/"
         self._calls += 1
         inner = onnx.load_model_from_string(body.model)
-        _require_flat(inner)
+        # The tensors of nested graphs would need new names, too.
+        if inner.functions or any(part.HasField("g") for node in inner.graph.node for part in node.attribute):
+            raise LayerSkipped("the graph of a layer has branches or loops")
         n, m = body.placeholder.sources, body.placeholder.destinations
         flat = self._node("Reshape", prefix + "rows", node.input[0], self._index(prefix + "in", [-1, n]))
         # A layer that runs again has the weights it had.
@@ -285,19 +266,17 @@ class _Writer:
     def _expose(self, tensor: str, name: str, kind: tuple[int, int], axes: tuple[int, ...]) -> None:
         """[rows of the layer, n] as an output [batch, *positions, n]. `kind`: its type, and n."""
         element, width = kind
-        at = axes.index(-1)
+        at, shape = axes.index(-1), self._index(name + "/shape", [*axes, width])
         if at == 0:
-            self._node("Reshape", name, tensor, self._index(name + "/shape", [*axes, width]))
+            self._node("Reshape", name, tensor, shape)
         else:
-            whole = self._node("Reshape", name + "/whole", tensor, self._index(name + "/shape", [*axes, width]))
+            whole = self._node("Reshape", name + "/whole", tensor, shape)
             order = [at, *(axis for axis in range(len(axes) + 1) if axis != at)]
             self._node("Transpose", name, whole, perm=order)
         positions = [axis for axis in axes if axis != -1]
-        helper = onnx.helper
         self.outputs.append(helper.make_tensor_value_info(name, element, ["batch", *positions, width]))
 
     def _node(self, kind: str, output: str, *inputs: str, **attributes: Any) -> str:
-        helper = onnx.helper
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
         return output
 
@@ -313,48 +292,43 @@ LAST = "tails/last"
 def rewrite_logistic(graph: Any) -> None:
     """Write the logistic function as 1 / (1 + exp(-x)). Sigmoid of onnxruntime has an error of 1e-7, which exceeds
     small values: a row of inputs below -5 loses three digits, and a branch on sigmoid(x) > 0 gets 0."""
-    nodes: list[Any] = []
-    for node in graph.node:
-        if node.op_type == "Sigmoid":
-            nodes.extend(_logistic(node.input[0], node.output[0]))
-        else:
-            nodes.append(node)
-    if len(nodes) > len(graph.node):
-        del graph.node[:]
-        graph.node.extend(nodes)
-        graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), ONE))
 
+    def rewritten(node: Any) -> list[Any]:
+        if node.op_type != "Sigmoid":
+            return []
+        (x,), (y,) = node.input, node.output
+        steps = [("Neg", [x]), ("Exp", [f"{y}/Neg"]), ("CastLike", [ONE, x]), ("Add", [f"{y}/Exp", f"{y}/CastLike"])]
+        nodes = [helper.make_node(kind, operands, [f"{y}/{kind}"], name=f"{y}/{kind}") for kind, operands in steps]
+        return [*nodes, helper.make_node("Reciprocal", [f"{y}/Add"], [y], name=f"{y}/Reciprocal")]
 
-def _logistic(x: str, y: str) -> list[Any]:
-    steps = [("Neg", [x]), ("Exp", [f"{y}/Neg"]), ("CastLike", [ONE, x]), ("Add", [f"{y}/Exp", f"{y}/CastLike"])]
-    nodes = [onnx.helper.make_node(kind, operands, [f"{y}/{kind}"], name=f"{y}/{kind}") for kind, operands in steps]
-    return [*nodes, onnx.helper.make_node("Reciprocal", [f"{y}/Add"], [y], name=f"{y}/Reciprocal")]
+    _rewrite(graph, rewritten, numpy_helper.from_array(np.array(1, np.float32), ONE))
 
 
 def as_columns(graph: Any) -> None:
     """Write every vector that a MatMul multiplies from the right as a matrix of one column."""
     ranks = _ranks(graph)
-    nodes: list[Any] = []
-    for node in graph.node:
-        if node.op_type == "MatMul" and node.domain in ("", "ai.onnx") and ranks.get(node.input[1]) == 1:
-            nodes.extend(_column(node))
-        else:
-            nodes.append(node)
+
+    def rewritten(node: Any) -> list[Any]:
+        if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx") or ranks.get(node.input[1]) != 1:
+            return []
+        (x, vector), (y,) = node.input, node.output
+        column, product = f"{y}/column", f"{y}/product"
+        return [
+            helper.make_node("Unsqueeze", [vector, LAST], [column], name=column),
+            helper.make_node("MatMul", [x, column], [product], name=product),
+            helper.make_node("Squeeze", [product, LAST], [y], name=f"{y}/vector"),
+        ]
+
+    _rewrite(graph, rewritten, numpy_helper.from_array(np.array([-1], np.int64), LAST))
+
+
+def _rewrite(graph: Any, rewritten: Callable[[Any], list[Any]], constant: Any) -> None:
+    """Replace nodes, and add the constant that the new ones need. `rewritten`: those for a node, if it is replaced."""
+    nodes = [other for node in graph.node for other in rewritten(node) or [node]]
     if len(nodes) > len(graph.node):
         del graph.node[:]
         graph.node.extend(nodes)
-        graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), LAST))
-
-
-def _column(node: Any) -> list[Any]:
-    x, vector = node.input
-    (y,) = node.output
-    column, product = f"{y}/column", f"{y}/product"
-    return [
-        onnx.helper.make_node("Unsqueeze", [vector, LAST], [column], name=column),
-        onnx.helper.make_node("MatMul", [x, column], [product], name=product),
-        onnx.helper.make_node("Squeeze", [product, LAST], [y], name=f"{y}/vector"),
-    ]
+        graph.initializer.append(constant)
 
 
 def _ranks(graph: Any) -> dict[str, int]:

@@ -29,15 +29,15 @@ from kanexport.errors import ModuleRefused
 from kanexport.torch_export import capture, control_flow
 from kanexport.torch_export.borrowed_module import (
     ForeignError,
+    causes,
     first_line,
     first_tensor,
     foreign_code,
     plain,
     replaced,
-    root,
     user_line,
 )
-from kanexport.torch_export.capture import COLUMN, FLAT, KEEP, TAP, TAP_AFTER, Rewritten
+from kanexport.torch_export.capture import COLUMN, FLAT, KEEP, TAP, TAP_AFTER, Rewritten, argument, with_argument
 from kanexport.torch_export.io_binding import REAL, dtype_name
 
 Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
@@ -114,56 +114,22 @@ def _fake_tap(x: torch.Tensor, index: int) -> torch.Tensor:
 _tap.register_autograd(lambda _, gradient: (gradient, None))
 
 
-def _schema(kind: str) -> onnx.defs.OpSchema:
-    """A placeholder as an ONNX operator: it exists between the trace and the splice."""
-    parameter, types = onnx.defs.OpSchema.FormalParameter, ["tensor(float)", "tensor(double)"]
-    return onnx.defs.OpSchema(
-        kind,
-        DOMAIN,
-        1,
-        inputs=[parameter("x", "T")],
-        outputs=[parameter("y", "T")],
-        type_constraints=[("T", types, "")],
-        attributes=[onnx.defs.OpSchema.Attribute("index", onnx.defs.OpSchema.AttrType.INT)],
-    )
-
-
 def _forward(part: nn.Module, placeholder: Placeholder) -> Callable[..., Any]:
     """The forward of a module that becomes a placeholder, or is tapped."""
-    if placeholder.form == TAP_AFTER:
-        own = part.forward
-        return lambda _, *args, **kwargs: _tap(own(*args, **kwargs), placeholder.index)
-    return _tapping(part, placeholder.index) if placeholder.form == TAP else _placeholder(placeholder)
+    own, index, form = part.forward, placeholder.index, placeholder.form
+    sources, destinations = placeholder.sources, placeholder.destinations
 
-
-def _tapping(part: nn.Module, index: int) -> Callable[..., Any]:
-    own = part.forward
-
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if form == TAP_AFTER:
+            return _tap(own(*args, **kwargs), index)
         at = first_tensor(args, kwargs)
-        if isinstance(at, int):
-            args = (*args[:at], _tap(args[at], index), *args[at + 1 :])
-        elif at is not None:
-            kwargs = kwargs | {at: _tap(kwargs[at], index)}
-        return own(*args, **kwargs)
-
-    return forward
-
-
-def _placeholder(placeholder: Placeholder) -> Callable[..., torch.Tensor]:
-    index, sources, destinations, form = (
-        placeholder.index,
-        placeholder.sources,
-        placeholder.destinations,
-        placeholder.form,
-    )
-
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, torch.Tensor):
-                output: torch.Tensor = _layer(value, index, sources, destinations, form)
-                return output
-        raise TypeError("a KAN layer is called without a tensor")
+        if form == TAP:
+            if at is not None:
+                args, kwargs = with_argument(args, kwargs, at, _tap(argument(args, kwargs, at), index))
+            return own(*args, **kwargs)
+        if at is None:
+            raise TypeError("a KAN layer is called without a tensor")
+        return _layer(argument(args, kwargs, at), index, sources, destinations, form)
 
     return forward
 
@@ -236,18 +202,18 @@ class _TraceMode:
     strict    whether Python is followed more slowly but further, for example through len(x)
     free      whether torch finds out for which batches its graph holds
     written   whether its operators are written down first, because it takes derivatives
-    answered  whether questions about its own weights are answered
+    replayed  whether recorded values replace conditions on its own weights
     """
 
     rows: int
     strict: bool
     free: bool
     written: bool = False
-    answered: bool = False
+    replayed: bool = False
 
 
 FIRST, STRICT = _TraceMode(3, strict=False, free=False), _TraceMode(3, strict=True, free=False)
-ANSWERED = _TraceMode(3, strict=False, free=False, answered=True)
+REPLAYED = _TraceMode(3, strict=False, free=False, replayed=True)
 WRITTEN = _TraceMode(3, strict=False, free=False, written=True)
 # Where a named batch is refused, because the module goes another way from some number of rows on.
 FREE = (_TraceMode(3, strict=False, free=True), _TraceMode(31, strict=False, free=True))
@@ -356,26 +322,17 @@ def _next(way: _TraceMode, failure: BaseException) -> tuple[_TraceMode, ...]:
     """The next modes to test after a failure: tracing with more Python, or without a named batch."""
     if way.free or way.written:
         return ()
-    messages = _messages(failure)
+    # A module that catches the error of a layer may raise another one.
+    messages = "\n".join(map(str, causes(failure)[:CAUSES]))
     if GUARD in messages:
         return FREE
     if way == FIRST and OF_VALUES in messages:
-        return (ANSWERED,)
-    if way in (FIRST, ANSWERED):
+        return (REPLAYED,)
+    if way in (FIRST, REPLAYED):
         return (STRICT,)
     if capture.in_functorch(failure):
         return (WRITTEN,)
     return FREE if _is_batch_size_error(failure) else ()
-
-
-def _messages(failure: BaseException) -> str:
-    """The messages of a failure and of its causes. A module that catches the error of a layer may raise another one."""
-    words: list[str] = []
-    error: BaseException | None = failure
-    while error is not None and len(words) < CAUSES:
-        words.append(str(error))
-        error = error.__cause__
-    return "\n".join(words)
 
 
 def _is_batch_size_error(failure: BaseException) -> bool:
@@ -390,23 +347,18 @@ def _ranges(module: nn.Module, rows: Rows, strict: bool, most: int) -> tuple[int
     size = 2
     while size <= most:
         sizes.append(size)
-        high = _highest(_follow(module, _batch(rows, size), strict=strict, free=True))
-        if high is None:
+        exported = _follow(module, _batch(rows, size), strict=strict, free=True)
+        node = next(node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs)
+        batch = node.meta["val"].shape[0]
+        if isinstance(batch, int):
+            raise ValueError(ONE_SIZE)  # noqa: TRY004 - not a type but a module that is wrong
+        limits = exported.range_constraints.get(batch.node.expr)
+        if limits is None or not getattr(limits.upper, "is_Integer", False):  # the graph holds for all larger batches
             break
         if len(sizes) == RANGES:
             raise ValueError(OF_SIZES)
-        size = high + 1
+        size = int(limits.upper) + 1
     return tuple(sizes)
-
-
-def _highest(exported: Any) -> int | None:
-    """The largest batch size for which a graph holds, if there is one."""
-    node = next(node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs)
-    batch = node.meta["val"].shape[0]
-    if isinstance(batch, int):
-        raise ValueError(ONE_SIZE)  # noqa: TRY004 - not a type but a module that is wrong
-    limits = exported.range_constraints.get(batch.node.expr)
-    return int(limits.upper) if limits is not None and getattr(limits.upper, "is_Integer", False) else None
 
 
 def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
@@ -415,32 +367,22 @@ def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
 
 def _refusal(failures: Sequence[BaseException], module: nn.Module) -> ModuleRefused:
     """The error for the user: the kind of failure, the first words of torch, and the line."""
-    words = (
-        OF_SIZES
-        if _is_batch_size_error(failures[0])
-        else _complex_tensor(module, failures[0]) or first_line(root(failures[0]))
-    )
+    words = OF_SIZES
+    if not _is_batch_size_error(failures[0]):
+        first = causes(failures[0])[-1]
+        words = first_line(first)
+        if any(sign in str(first).lower() for sign in ("complex", "no onnx function")):
+            for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+                if tensor.is_complex():
+                    words = f"{name.removeprefix('body.')} is {dtype_name(tensor)}; {REAL}"
+                    break
     where = next(filter(None, map(user_line, failures)), "")
     kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
     return ModuleRefused(
-        f"torch.export cannot trace the module: {kind}{words.partition(' (unhinted')[0]}"
-        + (f" ({where})" if where else ""),
+        f"torch.export cannot trace the module: {kind}{words.partition(' (unhinted')[0]}{where}",
         code="module-not-traceable",
         hint=TRACEABLE,
     )
-
-
-def _complex_tensor(module: nn.Module, failure: BaseException) -> str:
-    """The first complex tensor of a module, if torch has no operator for it."""
-    if not any(sign in str(root(failure)).lower() for sign in ("complex", "no onnx function")):
-        return ""
-    tensors = itertools.chain(module.named_parameters(), module.named_buffers())
-    names = (
-        f"{name.removeprefix('body.')} is {dtype_name(tensor)}; {REAL}"
-        for name, tensor in tensors
-        if tensor.is_complex()
-    )
-    return next(names, "")
 
 
 def _follow(
@@ -458,6 +400,20 @@ def _follow(
 
 
 @contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A context without the log of torch's exporter, which reports its steps to the log of a service."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+TABLES: dict[str, Any] = {}  # of operators, by the arguments of the call that builds one
+
+
+@contextlib.contextmanager
 def _one_table() -> Iterator[None]:
     """A context in which torch.onnx builds its table of operators once per process. Otherwise it builds the table in
     every export, which takes half a second. If this version of torch stores the table elsewhere, nothing changes."""
@@ -466,30 +422,20 @@ def _one_table() -> Iterator[None]:
     if not isinstance(original, classmethod):
         yield
         return
-    kind.from_torchlib = staticmethod(
-        lambda *args, **kwargs: _copied(_table(original.__get__(None, kind), args, kwargs))
-    )
+
+    def from_torchlib(*args: Any, **kwargs: Any) -> Any:
+        call = repr((args, kwargs))
+        if call not in TABLES:
+            TABLES[call] = original.__get__(None, kind)(*args, **kwargs)
+        table = copy.copy(TABLES[call])
+        table.functions = {key: list(some) for key, some in table.functions.items()}  # an export extends these lists
+        return table
+
+    kind.from_torchlib = staticmethod(from_torchlib)
     try:
         yield
     finally:
         kind.from_torchlib = original
-
-
-TABLES: dict[str, Any] = {}
-
-
-def _table(make: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    key = repr((args, kwargs))
-    if key not in TABLES:
-        TABLES[key] = make(*args, **kwargs)
-    return TABLES[key]
-
-
-def _copied(table: Any) -> Any:
-    """A copy of the operator table. An export extends the lists in it, so the copy has new lists."""
-    other = copy.copy(table)
-    other.functions = {key: list(some) for key, some in table.functions.items()}
-    return other
 
 
 def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _TraceMode, most: int) -> Traced:
@@ -499,8 +445,8 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _TraceMode, 
         if way.written:
             inputs = _batch(rows, capture.rows(module, inputs))
             module = capture.written_down(module, inputs)
-        if way.answered:
-            module = control_flow.with_recorded_answers(module, (inputs, _batch(rows, 2))) or module
+        if way.replayed:
+            module = control_flow.with_recorded_conditions(module, (inputs, _batch(rows, 2))) or module
         exported = _follow(module, inputs, strict=way.strict, free=way.free)
         model = _model(exported)
         if not all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input):
@@ -511,8 +457,20 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _TraceMode, 
 
 def _model(exported: Any) -> onnx.ModelProto:
     if not onnx.defs.has(PLACEHOLDER, DOMAIN):
-        onnx.defs.register_schema(_schema(PLACEHOLDER))
-        onnx.defs.register_schema(_schema(TAPPED))
+        # Placeholders are operators between the trace and the splice.
+        schema, types = onnx.defs.OpSchema, ["tensor(float)", "tensor(double)"]
+        for kind in (PLACEHOLDER, TAPPED):
+            onnx.defs.register_schema(
+                schema(
+                    kind,
+                    DOMAIN,
+                    1,
+                    inputs=[schema.FormalParameter("x", "T")],
+                    outputs=[schema.FormalParameter("y", "T")],
+                    type_constraints=[("T", types, "")],
+                    attributes=[schema.Attribute("index", schema.AttrType.INT)],
+                )
+            )
     table: dict[Any, Any] = {
         torch.ops.kanexport.layer.default: _as_onnx,
         torch.ops.kanexport.tap.default: _tap_as_onnx,
@@ -530,14 +488,3 @@ def _model(exported: Any) -> onnx.ModelProto:
     passes.OutputFixPass()(program.model)  # an input among the outputs
     model: onnx.ModelProto = program.model_proto
     return model
-
-
-class _quiet:
-    """A context without the log of torch's exporter, which reports its steps to the log of a service."""
-
-    def __enter__(self) -> None:
-        self._before = logging.root.manager.disable
-        logging.disable(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self._before)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import REPORT, VerificationFailed
 from kanexport.ir import scaling
 from kanexport.ir.model import Kan, Layer
 from kanexport.ir.steps import Step
@@ -18,7 +17,7 @@ from kanexport.shared import step_rules
 from kanexport.shared.sections import CONTRIBUTIONS, EDGES, NODES
 from kanexport.verify import float64_reference
 from kanexport.verify.float64_reference import Jitter, Trace
-from kanexport.verify.prover import Draws, Prover, Rows, Subject, ZoneErrors
+from kanexport.verify.prover import Draws, Prover, Rows, Shapes, Subject, ZoneErrors, require_shapes
 from kanexport.verify.test_points import EDGE_BUDGET
 from kanexport.verify.tolerances import OVERFLOW
 
@@ -145,7 +144,7 @@ class ExplainedProver(Prover):
         """All outputs of the graph for rows x [B, ...]. If there are too many rows, an even selection."""
         x = self.fewer(x)
         errors, trace, outputs, keep, shaken = self.outputs(name, x)
-        self._require_shapes(outputs, len(x))
+        require_shapes(self.shapes(outputs, x[:1], len(x)), len(x))
         for tensor in self._nodes:
             self.nodes(errors, tensor.name, tensor.layer, outputs[tensor.name], trace, keep, shaken)
         if self._anchor is not None:
@@ -185,25 +184,15 @@ class ExplainedProver(Prover):
         errors.outputs.add(computed, expected, allowance, lambda at: f"{CONTRIBUTIONS}[{at[1]},{at[2]}]")
         base = anchor.base if restore is None else restore.in_network_units(anchor.base)
         sums, y = computed.sum(axis=1) + base, outputs_of(trace)
-        whole = self.allow("answers", self.tolerance.edges, y, lambda: [outputs_of(draw()) for draw in shaken])
+        whole = self.allow("outputs", self.tolerance.edges, y, lambda: [outputs_of(draw()) for draw in shaken])
         errors.outputs.add(sums, y, whole, lambda at: f"the sum of {CONTRIBUTIONS} to {at[1]}")
 
-    def batches(self, x: Array, *, empty: bool) -> None:
-        """One row by itself, and an empty batch if `empty`."""
-        for count in (0, 1) if empty else (1,):
-            self._require_shapes(self.run(x[:count]), count)
-        self.zone("single", x[:1])
-
-    def _require_shapes(self, outputs: dict[str, Array], count: int) -> None:
-        """Raises VerificationFailed if an output differs from its description."""
-        for name, shape in self._shapes_of.items():
-            if name not in outputs or outputs[name].shape != (count, *shape):
-                actual = outputs[name].shape if name in outputs else "(missing)"
-                raise VerificationFailed(
-                    f"{name} has shape {actual} for {count} rows, expected {(count, *shape)}",
-                    code="internal-check-failed",
-                    hint=REPORT,
-                )
+    def shapes(self, outputs: dict[str, Array], row: Array, count: int) -> Shapes:
+        """See `Prover.shapes`: the shapes that the description of the graph has."""
+        return {
+            name: (outputs[name].shape if name in outputs else "(missing)", (count, *shape))
+            for name, shape in self._shapes_of.items()
+        }
 
 
 def _only(trace: Trace, rows: Rows) -> Trace:

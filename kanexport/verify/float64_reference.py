@@ -208,7 +208,9 @@ def _basis(term: BasisTerm, x: Array, jitter: Jitter | None) -> Array:
 
 def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
     """Blocks of rows, with their values [b, I, O], before the mask."""
-    centre, rate, coef = (_shaken(array, jitter) for array in (term.centre, term.rate, term.coef))
+    centre, rate, coef = term.centre, term.rate, term.coef
+    if jitter is not None:
+        centre, rate, coef = map(jitter.shake, (centre, rate, coef))
     rows = max(1, CHUNK_NUMBERS // coef.size)
     for step in term.pre_steps:
         x = step.evaluate(x)
@@ -224,10 +226,6 @@ def _blocks(term: BasisTerm, jitter: Jitter | None) -> Iterator[tuple[slice, Arr
     for block, start in enumerate(range(0, len(term.coef), step)):
         part = slice(start, start + step)
         yield part, term.coef[part] if jitter is None else jitter.shake(term.coef[part], block)
-
-
-def _shaken(array: Array, jitter: Jitter | None) -> Array:
-    return array if jitter is None else jitter.shake(array)
 
 
 def _symbolic(layer: Layer, x: Array, jitter: Jitter | None) -> Iterator[tuple[SymbolicEdge, Array, Array]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from kanexport.errors import REPORT, ExportError, InvalidKan, LimitExceeded, VerificationFailed
 from kanexport.graph.external_data import Weights
+from kanexport.lowering.lower import Lowered
 from kanexport.shared.cli import console
 from kanexport.shared.manifest import ANY, BASIC, WEIGHTS_FILE
 from kanexport.shared.ort import onnxruntime
@@ -69,6 +70,21 @@ def run(session: Session, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array
     with _refusing(failed):
         values = session.runs.run(session.outputs, {**feeds, **session.constants})
     return {name: np.asarray(value, dtype=np.float64) for name, value in zip(session.outputs, values, strict=True)}
+
+
+ROWS_AT_ONCE = 1024
+
+
+def run_graph(lowered: Lowered, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, Array]:
+    """All outputs of the graph for inference by name, as float64, computed in chunks of ROWS_AT_ONCE rows. Raises as
+    `session` and `run`."""
+    graph = session(lowered.model, lowered.weights, optimization=lowered.optimization)
+    rows = len(next(iter(feeds.values())))
+    parts = [
+        run(graph, {name: values[at : at + ROWS_AT_ONCE] for name, values in feeds.items()})
+        for at in range(0, rows, ROWS_AT_ONCE)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in graph.outputs}
 
 
 def _not_loaded(text: str) -> ExportError:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import REPAIR, REPORT, InvalidKan, VerificationFailed
-from kanexport.ir import norms, scaling
+from kanexport.ir import clamping, scaling
 from kanexport.ir.model import Layer
 from kanexport.ir.steps import Clip
 from kanexport.lowering.lower import INPUT, Lowered, Many
@@ -26,6 +26,7 @@ Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_]  # which rows
 Draws = Sequence[Callable[[], Trace]]  # the same run with its rounding shaken, once for each draw, when asked
 DrawnRows = Sequence[Callable[[], Array]]  # rows of a layer likewise
+Shapes = dict[str, tuple[tuple[int, ...] | str, tuple[int, ...]]]  # by name: a shape, or a text, and the expected shape
 EdgeValues = Callable[[slice], Array]  # edge values of the graph, of some vectors
 
 WHOLE = 1e-12  # relative: the tolerance of whole numbers, which are right or wrong
@@ -47,18 +48,9 @@ class ZoneErrors:
     edges: LargestError = field(default_factory=LargestError)
 
 
-def _output(name: str) -> Callable[[tuple[int, ...]], str]:
-    """`name`: empty for a model with one output."""
-    return lambda at: f"{name}[{at[1]}]" if name else str(at[1])
-
-
 def _column(column: int, at: tuple[int, ...]) -> str:
     """The place of an error in one column of the outputs."""
     return str(column)
-
-
-def _edge(layer: int) -> Callable[[tuple[int, ...]], str]:
-    return lambda at: f"({layer},{at[1]},{at[2]})"
 
 
 class Subject(Protocol):
@@ -146,15 +138,8 @@ class Prover:
 
     def _output(self, errors: ZoneErrors, port: Port, computed: Array, y: Array, keep: Rows, shaken: Draws) -> None:
         """One output of the graph, compared with its part of y."""
-        ports = self.subject.ports
-
-        expected_shape = ports.float64_outputs(y)[port.name].shape
-        if computed.shape != expected_shape:
-            raise VerificationFailed(
-                f"{port.name} has shape {computed.shape} for {len(y)} rows, expected {expected_shape}",
-                code="internal-check-failed",
-                hint=REPORT,
-            )
+        ports, several = self.subject.ports, len(self.subject.ports.outputs) > 1
+        require_shapes({port.name: (computed.shape, ports.float64_outputs(y)[port.name].shape)}, len(y))
         restore = scaling.restore(self.subject.layers)
 
         def kept(rows: Array) -> Array:
@@ -167,10 +152,11 @@ class Prover:
         expected = exact(y)
         tolerance = self.tolerance.outputs if port.kind == FLOAT else WHOLE
         allowance = self.allow(port.name, tolerance, expected, lambda: (exact(draw().y) for draw in shaken))
-        place = _output(port.name if len(ports.outputs) > 1 else "")
         result = kept(computed)
         if restore is None:
-            errors.outputs.add(result, expected, allowance, place)
+            errors.outputs.add(
+                result, expected, allowance, lambda at: f"{port.name}[{at[1]}]" if several else str(at[1])
+            )
             return
         rounding = restore.rounding(table(y[keep]), self.dtype)
         for at, room in enumerate(rounding):
@@ -202,12 +188,7 @@ class Prover:
     ) -> None:
         """The edges of one layer, from its nodes in the graph; or `edges` [B, *positions, I, O], if the graph
         returns them."""
-        if nodes.shape != exact.shape:
-            raise VerificationFailed(
-                f"the graph feeds layer {index} with shape {nodes.shape}, expected {exact.shape}",
-                code="internal-check-failed",
-                hint=REPORT,
-            )
+        _require_nodes(index, nodes, exact)
         rows, layer = len(nodes), self.subject.layers[index]
         nodes, exact = _vectors(nodes[keep]), _vectors(exact[keep])
         chosen = _chosen(len(exact), rows, layer)
@@ -240,7 +221,7 @@ class Prover:
             errors.edges_left_out += int(np.count_nonzero(~fits))
             shaken = functools.partial(_shaken_edges, layer, moved, self.tolerance.jitters, part, fits)
             allowance = self.allow(index, self.tolerance.edges, values[fits], shaken)
-            errors.edges.add(computed(part)[fits], values[fits], allowance, _edge(index))
+            errors.edges.add(computed(part)[fits], values[fits], allowance, lambda at: f"({index},{at[1]},{at[2]})")
 
     def allow(
         self, index: int | str, tolerance: float, exact: Array, shaken: Callable[[], Iterable[Array]]
@@ -253,31 +234,47 @@ class Prover:
 
     def batches(self, x: Array, *, empty: bool) -> None:
         """One row by itself gives the same as in a batch, and an empty batch, if `empty`, gives no rows."""
-        trace = self.subject.evaluate(x[:1])
         for count in (0, 1) if empty else (1,):
-            self._shapes(x[:count], trace)
+            require_shapes(self.shapes(self.run(x[:count]), x[:1], count), count)
         self.zone("single", x[:1])
 
-    def _shapes(self, x: Array, trace: Trace) -> None:
-        """Raises VerificationFailed if outputs or edges have a wrong number of rows. `trace`: of one row, with the
-        number of vectors of each layer per row."""
-        count, outputs = len(x), self.run(x)
-        shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-            port.name: (outputs[port.name].shape, (count, *port.shape)) for port in self.subject.ports.outputs
-        }
-        for index, (layer, exact) in enumerate(zip(self.subject.layers, trace.inputs, strict=True)):
+    def shapes(self, outputs: dict[str, Array], row: Array, count: int) -> Shapes:
+        """The shapes of the outputs and edges for `count` rows. `row` [1, ...] shows the number of vectors of each
+        layer."""
+        shapes = self._output_shapes(outputs, count)
+        for index, (layer, exact) in enumerate(
+            zip(self.subject.layers, self.subject.evaluate(row).inputs, strict=True)
+        ):
             nodes = _vectors(outputs[self.lowered.node_tensors[index]])
             chosen = _chosen(len(nodes), count, layer)
             vectors, *rest = self.edge_values(index, nodes[chosen]).shape
-            expected_shape = (count * len(_vectors(exact)), layer.sources, layer.destinations)
-            shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), expected_shape)
-        for name, (actual, expected) in shapes.items():
-            if actual != expected:
-                raise VerificationFailed(
-                    f"{name} has shape {actual} for {count} rows, expected {expected}",
-                    code="internal-check-failed",
-                    hint=REPORT,
-                )
+            expected = (count * len(_vectors(exact)), layer.sources, layer.destinations)
+            shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), expected)
+        return shapes
+
+    def _output_shapes(self, outputs: dict[str, Array], count: int) -> Shapes:
+        return {port.name: (outputs[port.name].shape, (count, *port.shape)) for port in self.subject.ports.outputs}
+
+
+def require_shapes(shapes: Shapes, count: int) -> None:
+    """Raises VerificationFailed if a shape, of `count` rows, differs from the expected one."""
+    for name, (actual, expected) in shapes.items():
+        if actual != expected:
+            raise VerificationFailed(
+                f"{name} has shape {actual} for {count} rows, expected {expected}",
+                code="internal-check-failed",
+                hint=REPORT,
+            )
+
+
+def _require_nodes(index: int, nodes: Array, exact: Array) -> None:
+    """Raises VerificationFailed if the nodes that feed a layer have another shape than in the float64 evaluation."""
+    if nodes.shape != exact.shape:
+        raise VerificationFailed(
+            f"the graph feeds layer {index} with shape {nodes.shape}, expected {exact.shape}",
+            code="internal-check-failed",
+            hint=REPORT,
+        )
 
 
 def _chosen(vectors: int, count: int, layer: Layer) -> npt.NDArray[np.intp]:
@@ -322,28 +319,12 @@ class ManyProver(Prover):
         """Outputs, and the vectors that feed the layers, for rows x [B, ...]."""
         errors, trace, outputs, keep, shaken = self.outputs(name, x)
         for index, tensor in enumerate(self.lowered.node_tensors):
-            if outputs[tensor].shape != trace.inputs[index].shape:
-                raise VerificationFailed(
-                    f"the graph feeds layer {index} with shape {outputs[tensor].shape}, "
-                    f"expected {trace.inputs[index].shape}",
-                    code="internal-check-failed",
-                    hint=REPORT,
-                )
+            _require_nodes(index, outputs[tensor], trace.inputs[index])
             self.nodes(errors, tensor, index, outputs[tensor], trace, keep, shaken)
 
-    def batches(self, x: Array, *, empty: bool) -> None:
-        """One row by itself, and an empty batch if `empty`."""
-        for count in (0, 1) if empty else (1,):
-            outputs = self.run(x[:count])
-            for port in self.subject.ports.outputs:
-                if outputs[port.name].shape != (count, *port.shape):
-                    raise VerificationFailed(
-                        f"{port.name} has shape {outputs[port.name].shape} for {count} rows, expected "
-                        f"{(count, *port.shape)}",
-                        code="internal-check-failed",
-                        hint=REPORT,
-                    )
-        self.zone("single", x[:1])
+    def shapes(self, outputs: dict[str, Array], row: Array, count: int) -> Shapes:
+        """See `Prover.shapes`; without edges."""
+        return self._output_shapes(outputs, count)
 
 
 STRONGEST = 10  # edges of a vector whose selection is compared
@@ -374,9 +355,13 @@ class KernelProver(Prover):
         if index not in self.lowered.kernel_edges:
             return super().edge_values(index, nodes)
         layer, count = self.subject.layers[index], min(STRONGEST, self.subject.layers[index].mask.size)
-        values, selection = (self._by_operator(index, nodes, number) for number in (0, count))
-        magnitude = np.abs(values)
-        magnitude[np.isnan(magnitude)] = np.inf
+        name = self.lowered.node_tensors[index]
+        results: list[Array] = []
+        for number in (0, count):
+            feeds = {name: nodes.astype(self.dtype), custom_ops.STRONGEST: np.array([[number]], self.dtype)}
+            results += graph_runner.run(self.edge_sessions[index], feeds).values()
+        values, selection = results
+        magnitude = np.where(np.isnan(values), np.inf, np.abs(values))
         chosen = np.argsort(-magnitude, axis=1, kind="stable")[:, :count]
         places = np.divmod(chosen, layer.destinations)
         expected = np.concatenate([np.take_along_axis(values, chosen, axis=1), *places], axis=1)
@@ -388,12 +373,6 @@ class KernelProver(Prover):
             )
         return values.reshape(len(nodes), layer.sources, layer.destinations)
 
-    def _by_operator(self, index: int, nodes: Array, strongest: int) -> Array:
-        name = self.lowered.node_tensors[index]
-        feeds = {name: nodes.astype(self.dtype), custom_ops.STRONGEST: np.array([[strongest]], self.dtype)}
-        (result,) = graph_runner.run(self.edge_sessions[index], feeds).values()
-        return result
-
 
 FloatRows = npt.NDArray[np.floating]
 
@@ -404,7 +383,11 @@ def verify_clamping(layer: Layer, width: int, plain: Lowered, clamped: Lowered, 
     rows that were out of grid. Raises VerificationFailed, which names the row."""
     zones = test_points.zone_rows(layer, width, seed=1)
     rows = np.concatenate(list(zones.values())).astype(dtype)
-    kept = _clipped(layer, rows)
+    clip, kept = layer.pre_steps[-1], rows.copy()
+    assert isinstance(clip, Clip)
+    for source, column in enumerate(clamping.columns(layer)):
+        low, high = (ends[source].astype(rows.dtype) for ends in (clip.low, clip.high))
+        kept[:, column] = np.clip(kept[:, column], low, high)
     names = (plain.node_tensors[0], clamped.node_tensors[0])
     for model, other, (name, of) in (
         (clamped.model, plain.model, (INPUT, INPUT)),
@@ -422,17 +405,6 @@ def verify_clamping(layer: Layer, width: int, plain: Lowered, clamped: Lowered, 
                     hint="nothing was written; export with --out-of-range as-trained, which does not change inputs",
                 )
     return int((~_same(rows, kept)).any(axis=1).sum())
-
-
-def _clipped(layer: Layer, rows: FloatRows) -> FloatRows:
-    """[B, n] with the sources clamped to the limits of the last step."""
-    clip = layer.pre_steps[-1]
-    assert isinstance(clip, Clip)
-    clipped = rows.copy()
-    for source, column in enumerate(norms.columns(layer)):
-        low, high = (ends[source].astype(rows.dtype) for ends in (clip.low, clip.high))
-        clipped[:, column] = np.clip(clipped[:, column], low, high)
-    return clipped
 
 
 def _same(first: FloatRows, second: FloatRows) -> npt.NDArray[np.bool_]:

@@ -106,7 +106,8 @@ class LargestError:
         if expected.size == 0:
             return
         finite = np.isfinite(expected)
-        same = np.where(finite, np.isfinite(computed), _same_class(computed, expected))
+        same_class = (np.isnan(computed) & np.isnan(expected)) | ((computed == expected) & np.isinf(expected))
+        same = np.where(finite, np.isfinite(computed), same_class)
         if not same.all():
             at = tuple(int(v) for v in np.argwhere(~same)[0])
             self._take(math.inf, math.inf, math.inf, f"{where(at)}: {computed[at]}, expected {expected[at]}")
@@ -139,11 +140,6 @@ def _excuse(rel: float, allowance: Allowance) -> float:
             if rel <= allowance.tolerance + allowance.excuse * change:
                 break
     return change
-
-
-def _same_class(computed: Array, expected: Array) -> npt.NDArray[np.bool_]:
-    nan = np.isnan(computed) & np.isnan(expected)
-    return np.asarray(nan | ((computed == expected) & np.isinf(expected)))
 
 
 def relative_change(a: Array, b: Array) -> float:
@@ -184,7 +180,11 @@ def _narrowed(part: Any, name: str, seed: int) -> Any:
     if isinstance(part, tuple):
         changed = _changed(dict(enumerate(part)), seed)
         return tuple(changed.get(at, old) for at, old in enumerate(part)) if changed else part
-    return part if isinstance(part, type) or not dataclasses.is_dataclass(part) else _with_fields(part, seed)
+    if isinstance(part, type) or not dataclasses.is_dataclass(part):
+        return part
+    fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
+    changed = _changed(fields, seed)
+    return dataclasses.replace(cast(Any, part), **changed) if changed else part
 
 
 def _array(values: npt.NDArray[Any], name: str, seed: int) -> npt.NDArray[Any]:
@@ -199,12 +199,6 @@ def _array(values: npt.NDArray[Any], name: str, seed: int) -> npt.NDArray[Any]:
     return values.astype(np.float32)
 
 
-def _with_fields(part: Any, seed: int) -> Any:
-    fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
-    changed = _changed(fields, seed)
-    return dataclasses.replace(part, **changed) if changed else part
-
-
 def _changed(fields: dict[Any, Any], seed: int) -> dict[Any, Any]:
     return {name: new for name, old in fields.items() if (new := _narrowed(old, str(name), seed)) is not old}
 
@@ -214,7 +208,7 @@ def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
     `exact` [B, outputs]: the outputs for rows x [B, inputs] in float64. The first draw is the effect of only the
     last rounding."""
     size = precision.rounding(dtype)
-    yield LAST * size * _largest(exact)
+    yield LAST * size * float64_reference.peak(exact)
     if dtype == "float32":
         yield from (_largest_difference(in_float32(kan, x, seed), exact) for seed in range(ORDERS))
     for seed in range(ROUNDING_DRAWS):
@@ -232,11 +226,6 @@ def in_float32(kan: Kan, x: Array, seed: int = 0) -> Array:
             return np.full((len(x), kan.n_outputs), np.nan)
 
 
-def _largest(values: Array) -> Array:
-    """[B, outputs] -> [B]: the largest finite magnitude."""
-    return np.asarray(np.where(np.isfinite(values), np.abs(values), 0).max(axis=1, initial=0))
-
-
 def _largest_difference(computed: Array, exact: Array) -> Array:
     with np.errstate(invalid="ignore"):
-        return _largest(computed - exact)
+        return float64_reference.peak(computed - exact)

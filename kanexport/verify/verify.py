@@ -11,7 +11,7 @@ amplifies rounding; `tolerances.py` says how far.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,7 +134,7 @@ def verify_subject(
 
     zones   the model's rows [B, ...], the zone "inside" first
     layers  rows of each layer's own, [B, width]
-    empty   whether a batch of no rows must be answered
+    empty   whether the graphs take a batch of no rows
     sizes   further batch sizes to compare
     """
     prover = Prover(subject, lowered, dtype, tolerance)
@@ -158,7 +158,13 @@ def verify_subject(
         notes.append(
             "no row in the grid gives only finite outputs, so the server has no reference rows for its load check"
         )
-    return _others(Proof(_report(prover), reference, tuple(notes)), prover, zones, layers, empty=empty)
+    report = Verification(
+        outputs_tolerance=prover.tolerance.outputs,
+        edges_tolerance=prover.tolerance.edges,
+        runtime=f"{graph_runner.name()}, float64 reference",
+        zones=_zones(prover),
+    )
+    return _others(Proof(report, reference, tuple(notes)), prover, zones, layers, empty=empty)
 
 
 def _others(
@@ -216,7 +222,8 @@ def _reference(prover: Prover, x: Array) -> Reference:
     tolerance = prover.tolerance.of_reference()
     ports = prover.subject.ports
     # Each output is compared with its own magnitude.
-    scale = np.concatenate([np.full(port.size, magnitude(rows) or 1.0) for port, rows in _by_output(ports, y)])
+    parts = np.split(y, np.cumsum([port.size for port in ports.outputs])[:-1], axis=1)
+    scale = np.concatenate([np.full(part.shape[1], magnitude(part) or 1.0) for part in parts])
     with np.errstate(invalid="ignore"):
         change = CONDITION * np.max([(np.abs(other - y) / scale).max(axis=1) for other in moved], axis=0)
     finite = np.flatnonzero(np.isfinite(y).all(axis=1) & np.isfinite(change))
@@ -228,12 +235,6 @@ def _reference(prover: Prover, x: Array) -> Reference:
         outputs=tuple(map(tuple, outputs[chosen].tolist())),
         tolerance=tolerance,
     )
-
-
-def _by_output(ports: Ports, y: Array) -> Iterator[tuple[Port, Array]]:
-    """The part of each output in the outputs [B, M]."""
-    ends = np.cumsum([port.size for port in ports.outputs])[:-1]
-    return zip(ports.outputs, np.split(y, ends, axis=1), strict=True)
 
 
 def _excuses(prover: Prover) -> list[str]:
@@ -269,15 +270,6 @@ def _judge(prover: Prover, graph: str, *, hint: str = "") -> None:
                     code="graph-differs",
                     hint="nothing was written; export with --dtype float64, or set a larger --tolerance" + hint,
                 )
-
-
-def _report(prover: Prover) -> Verification:
-    return Verification(
-        outputs_tolerance=prover.tolerance.outputs,
-        edges_tolerance=prover.tolerance.edges,
-        runtime=f"{graph_runner.name()}, float64 reference",
-        zones=_zones(prover),
-    )
 
 
 def _zones(prover: Prover) -> tuple[Zone, ...]:

@@ -9,7 +9,7 @@ from kanserve.config.settings import Settings
 from kanserve.models.loader import Loader
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
-from kanserve.runtime import base, ort
+from kanserve.runtime import ort
 from tests.support.command_line import kanserve
 from tests.support.golden_cases import Case, cases
 from tests.support.tiers import full
@@ -26,5 +26,5 @@ def test_every_golden_export_proves_itself_on_the_gpu(case: Case, tmp_path: Path
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
     settings = Settings(repository=tmp_path, device="cuda")
     bundle = layout.load(candidate, settings.max_file_bytes)
-    model = Loader(base.load("ort"), settings, 1, Metrics()).load(bundle)
+    model = Loader(settings, 1, Metrics()).load(bundle)
     model.close()

@@ -15,7 +15,7 @@ from kanexport.detection import detect
 from kanexport.errors import CheckpointError, ExportError
 from kanexport.formats import checkpoint
 from kanexport.lowering import lower
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.verify import verify
 from tests.support import hostile_files
 from tests.support.golden_cases import ROOT, Case, cases
@@ -75,7 +75,7 @@ def test_every_file_of_the_corpus_is_a_typed_error_and_nothing_else_happens(tmp_
 
 def _attempt(case: Case, tensors: dict[str, Any], *, prove: bool) -> ExportError | None:
     """Read, lower and, on request, verify the case with other tensors; the typed error if there is one."""
-    options = Options.parse(case.options)
+    options = Options(KnownFacts.parse(case.options))
     loaded = dataclasses.replace(checkpoint.load(case.path), tensors=tensors)
     try:
         with warnings.catch_warnings():

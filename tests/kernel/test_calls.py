@@ -12,7 +12,7 @@ from tests.kernel.conftest import SOURCE
 from tests.support.tiers import full
 
 FLAGS = ("-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-TESTS = ("tests/kanserve/transport/test_asgi.py", "tests/kanserve/grpc_api/hot_path/test_account.py")
+TESTS = ("tests/kanserve/transport/test_asgi.py", "tests/kanserve/grpc_api/hot_path/test_batch.py")
 
 
 @full("package")
@@ -38,7 +38,7 @@ def test_native_calls_read_nothing_beside_them(tmp_path: Path) -> None:
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter keeps much until its end
         "PYTHONMALLOC": "malloc",
     }
-    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", "native or account"]
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", "native or batch"]
     around = {"cwd": root, "env": os.environ | variables, "timeout": 900}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *TESTS], capture_output=True, text=True, check=False, **around

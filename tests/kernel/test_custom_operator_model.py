@@ -30,7 +30,6 @@ from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
-from kanserve.runtime import base
 from tests.support import golden_cases, hostile_bundles
 from tests.support import hostile_bundles as hostile
 from tests.support.server_process import INFERENCE, serving
@@ -147,7 +146,7 @@ def bundle(root: Path) -> Bundle:
 
 
 def loaded(root: Path, like: ServingVersion | None = None, **settings: Any) -> Model:
-    loader = Loader(base.load("ort"), Settings(repository=root, **settings), 1, Metrics())
+    loader = Loader(Settings(repository=root, **settings), 1, Metrics())
     return loader.load(bundle(root), like)
 
 
@@ -271,7 +270,7 @@ def test_mutants_come_to_a_reason_or_to_a_model(
 
     async def all_of_them() -> None:
         settings = Settings(repository=tmp_path, load_timeout=60)
-        trial, loader = Sandbox(settings), Loader(base.load("ort"), settings, 1, Metrics())
+        trial, loader = Sandbox(settings), Loader(settings, 1, Metrics())
         for seed in range(MUTANTS):
             await judge(trial, loader, seed)
         trial.close()

@@ -26,8 +26,9 @@ from pyarrow import feather, parquet
 
 from kanexport.bundle import baseline
 from kanexport.errors import ExportError
-from kanserve.cli import input_rows, main, row_stream
+from kanserve.cli import main
 from kanserve.cli.options import InputError
+from kanserve.tables import input_rows, row_stream
 from kanserve.types import TensorInfo
 from tests.support import hostile_files
 from tests.support.golden_cases import ROOT

@@ -17,7 +17,7 @@ from kanexport.detection import detect
 from kanexport.errors import ExportError
 from kanexport.formats import checkpoint
 from kanexport.ir.model import Kan
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.pipeline import Request, export
 from kanexport.shared.manifest import Manifest, Source
 from kanexport.verify import float64_reference
@@ -94,7 +94,7 @@ class Reading:
 
 
 def reading(path: Path, *options: str, family: str | None = None, symbolic: Sequence[str] = ()) -> Reading:
-    loaded, parsed = checkpoint.load(path), Options.parse(options, symbolic=symbolic)
+    loaded, parsed = checkpoint.load(path), Options(KnownFacts.parse(options, symbolic=symbolic))
     reader, _ = detect.detect(loaded, family)
     return Reading(detect.read(reader, loaded, parsed), reader.FAMILY, parsed)
 

@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from kanexport.bundle.publish import Result, Target
-from kanexport.torch_export import plan as planning
+from kanexport.torch_export import replacement_plan
 from kanexport.torch_export.borrowed_module import lent, plain, unwrapped
 from kanexport.torch_export.capture import ReferenceModule
 from kanexport.torch_export.convert import convert
-from kanexport.torch_export.kan_candidates import Whole, shown
-from kanexport.torch_export.plan import Plan
+from kanexport.torch_export.io_binding import Whole
+from kanexport.torch_export.kan_candidates import shown
+from kanexport.torch_export.replacement_plan import Plan
 from kanexport.verify import float64_reference
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
 
@@ -234,7 +235,7 @@ def planned(module: Any, x: np.ndarray) -> tuple[Any, Any]:
     whole = Whole(module.eval())
     oracle = ReferenceModule.of(whole, x)
     with lent(whole, oracle.dtype):
-        return whole, planning.make(whole, oracle, x, {})
+        return whole, replacement_plan.make(oracle, x, {})
 
 
 def rows(*shape: int, scale: float = 1.0) -> np.ndarray:
@@ -389,7 +390,7 @@ def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
     whole, rows = Whole(unwrapped(module)), rows.astype(np.float64)
     oracle = ReferenceModule.of(whole, rows)
     with lent(whole, oracle.dtype):
-        return planning.make(whole, oracle, rows, options)
+        return replacement_plan.make(oracle, rows, options)
 
 
 def families(actual: Plan) -> dict[str, str]:

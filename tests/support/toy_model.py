@@ -16,7 +16,6 @@ from kanserve.models.loader import Loader
 from kanserve.models.model import Model
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout, pbtxt
-from kanserve.runtime import base
 
 W0 = np.array([[1, -2, 0.5, 3], [0, 1, 2, -1], [4, 0.25, -1, 1]], np.float32)
 W1 = np.array([[1, -1], [2, 0.5], [-3, 1], [0.5, 2]], np.float32)
@@ -229,7 +228,7 @@ def load(root: Path, text: str = "", budget: int = 2, **settings: Any) -> Model:
         (root / "toy" / pbtxt.FILE_NAME).write_text(text)
     (candidate,) = layout.scan(root, plain_onnx=False)
     result = Settings(repository=root, **settings)
-    return Loader(base.load("ort"), result, budget, Metrics()).load(layout.load(candidate, 2**30))
+    return Loader(result, budget, Metrics()).load(layout.load(candidate, 2**30))
 
 
 def edited(**changes: Any) -> Callable[[Path], None]:

@@ -35,7 +35,7 @@ import torch
 from kanexport.detection import detect
 from kanexport.errors import ExportError
 from kanexport.formats import checkpoint
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
@@ -437,7 +437,7 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
         reader, _ = detect.detect(loaded, None)
         if family != reader.FAMILY:
             return f"is read as {reader.FAMILY}", math.inf
-        kan = detect.read(reader, loaded, Options.parse(created.options, symbolic=created.symbolic))
+        kan = detect.read(reader, loaded, Options(KnownFacts.parse(created.options, symbolic=created.symbolic)))
         trace = float64_reference.evaluate(kan, x.numpy())
         ordinary = slice(0, len(x) - 3 if created.nan else None)
         errors = [difference(trace.y, y)]

@@ -37,7 +37,7 @@ import torch
 from kanexport.detection import detect
 from kanexport.errors import ExportError
 from kanexport.formats import checkpoint
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
@@ -322,7 +322,7 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
         reader, _ = detect.detect(loaded, None)
         if family.partition(" ")[0] != reader.FAMILY:
             return f"is read as {reader.FAMILY}", math.inf
-        kan = detect.read(reader, loaded, Options.parse(options))
+        kan = detect.read(reader, loaded, Options(KnownFacts.parse(options)))
         errors = [difference(float64_reference.evaluate(kan, x.numpy()).y, y) / OUTPUTS]
         for layer, nodes, expected in zip(kan.layers, inputs, edges, strict=True):
             result = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])

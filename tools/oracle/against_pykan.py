@@ -32,7 +32,7 @@ from kan.utils import SYMBOLIC_LIB
 from kanexport.detection import detect
 from kanexport.errors import ExportError
 from kanexport.formats import checkpoint
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
@@ -132,7 +132,7 @@ def compare(seed: int, folder: Path) -> str:
         rows, exact = build(seed, str(folder / "m"))
     try:
         loaded = checkpoint.load(folder / "m")
-        kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
+        kan = detect.detect(loaded, None)[0].read(loaded, Options(KnownFacts()))
         trace = float64_reference.evaluate(kan, rows)
         worst = difference(trace.y, exact.acts[-1].detach().numpy())
         for at, layer in enumerate(kan.layers):

@@ -32,7 +32,7 @@ from rival_forwards import FAMILIES, FUNCTIONS, Array, Family, Network, Tensors,
 from kanexport.detection import detect
 from kanexport.errors import ExportError, VerificationFailed
 from kanexport.formats import checkpoint
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.pipeline import Request, export
 from kanexport.shared.manifest import EXPECTED_OUTPUTS
 from kanexport.verify import float64_reference, graph_runner
@@ -237,7 +237,7 @@ def golden() -> Iterator[Rival]:
     }
     for case in cases():
         loaded = checkpoint.load(case.path)
-        kan = detect.read(detect.detect(loaded, None)[0], loaded, Options.parse(case.options))
+        kan = detect.read(detect.detect(loaded, None)[0], loaded, Options(KnownFacts.parse(case.options)))
 
         def own(x: Array, kan: Any = kan) -> Array:
             return float64_reference.evaluate(kan, x).y

@@ -36,7 +36,7 @@ from kanexport.detection import detect
 from kanexport.errors import ExportError, OpenQuestion, OutputsDiffer
 from kanexport.formats import checkpoint
 from kanexport.ir.model import Kan
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.parity import compare, data
 from kanexport.parity.resolve import Interpretation, InterpretationSearch
 from kanexport.verify import float64_reference
@@ -359,10 +359,10 @@ class Trial:
         path = self.folder / "model.safetensors"
         path.write_bytes(safetensors.numpy.save({k: np.array(v, order="C") for k, v in case.tensors.items()}))
         self.counts["near readings"] += 1
-        kan, _ = read(path, Options.parse(case.near))
+        kan, _ = read(path, Options(KnownFacts.parse(case.near)))
         self.judge(case, "near", kan, accepted=compare.reading(kan, recorded, 0.0).fits)
         if case.own is not None:
-            own, _ = read(path, Options.parse(case.own))
+            own, _ = read(path, Options(KnownFacts.parse(case.own)))
             fits = compare.reading(own, recorded, 0.0).fits
             self.counts["own readings: " + ("accepted" if fits else "refused")] += 1
             if not fits:
@@ -394,7 +394,7 @@ class Trial:
 
         ways = [way(reader) for reader, _ in detect.readings(loaded, None)]
         try:
-            result = InterpretationSearch(ways, recorded, lambda tried: Options({}, tried), 1e-5).decide()
+            result = InterpretationSearch(ways, recorded, KnownFacts(), 1e-5).decide()
         except OutputsDiffer:
             self.counts["searched: refused"] += 1
             if case.own is not None:
@@ -455,7 +455,7 @@ def alone(trial: Trial, what: str, tensors: Tensors, forward: Forward, inputs: i
     path = trial.folder / "alone.safetensors"
     path.write_bytes(safetensors.numpy.save({k: np.array(v, order="C") for k, v in tensors.items()}))
     trial.counts["files alone"] += 1
-    options = Options({})
+    options = Options(KnownFacts())
     try:
         kan, family = read(path, options)
         options.finish(family)

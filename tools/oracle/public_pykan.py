@@ -36,7 +36,7 @@ from kan.utils import SYMBOLIC_LIB
 from kanexport.detection import detect
 from kanexport.errors import ExportError
 from kanexport.formats import checkpoint
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
@@ -138,7 +138,7 @@ def compare(prefix: Path, graphs: bool) -> str:
         return f"not run by pykan: {type(error).__name__}"
     try:
         loaded = checkpoint.load(prefix)
-        kan = detect.read(detect.detect(loaded, None)[0], loaded, Options({}))
+        kan = detect.read(detect.detect(loaded, None)[0], loaded, Options(KnownFacts()))
         trace = float64_reference.evaluate(kan, x.numpy())
         worst = difference(trace.y, model.acts[-1].numpy())
         for at, layer in enumerate(kan.layers):

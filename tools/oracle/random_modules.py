@@ -35,13 +35,12 @@ from torch import nn
 from kanexport.bundle.publish import Target
 from kanexport.errors import ExportError
 from kanexport.ir.model import Kan
-from kanexport.torch_export import capture
-from kanexport.torch_export import plan as planning
+from kanexport.torch_export import capture, replacement_plan
 from kanexport.torch_export.borrowed_module import first_tensor, lent, replaced
 from kanexport.torch_export.capture import ReferenceModule
 from kanexport.torch_export.convert import convert
-from kanexport.torch_export.kan_candidates import Whole
-from kanexport.torch_export.plan import Plan
+from kanexport.torch_export.io_binding import Whole
+from kanexport.torch_export.replacement_plan import Plan
 from kanexport.torch_export.sampled_layer import Sampled
 from kanexport.verify import float64_reference
 from kanexport.verify.float64_reference import Jitter
@@ -466,7 +465,7 @@ def planned(module: nn.Module, shape: tuple[int, ...], number: int, tally: Tally
     whole = Whole(module)
     oracle = ReferenceModule.of(whole, x)
     with lent(whole, oracle.dtype):
-        plan = planning.make(whole, oracle, x, {})
+        plan = replacement_plan.make(oracle, x, {})
         read = collections.Counter(one.family for one in plan.readings.values() if one.family != "linear")
         tally.recognised.update(read)
         true = [name for name in maker.made if name in maker.layers]

@@ -33,7 +33,7 @@ from torch.nn import functional
 import kanexport
 from kanexport.detection import detect
 from kanexport.formats import checkpoint
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.parity import compare, data
 from tests.support.modules_unusual import GroupRational
 from tests.support.torch_modules import FastKANLayer, KANLinear
@@ -284,7 +284,7 @@ def matches(family: Family, seed: int, folder: Path) -> Iterator[tuple[str, comp
             continue
         texts = (*(AROUND if family.names else ()), *family.own.split(), *near.split())
         facts = dict(text.split("=", 1) for text in texts)
-        options = Options.parse([f"{key}={value}" for key, value in facts.items()])
+        options = Options(KnownFacts.parse([f"{key}={value}" for key, value in facts.items()]))
         kan = detect.read(detect.detect(loaded, None)[0], loaded, options)
         yield near, compare.reading(kan, recorded, 0.0, every_draw=not near)
 

@@ -42,7 +42,7 @@ from rivals_polynomial_cases import GROUPS, Case
 from kanexport.detection import detect
 from kanexport.errors import ExportError, InvalidKan
 from kanexport.formats import checkpoint
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
@@ -129,7 +129,7 @@ def difference(found: Any, expected: Any) -> float:
 
 
 def read(path: Path, options: tuple[str, ...], x: Any) -> tuple[Any, Options]:
-    supplied = Options.parse(options)
+    supplied = Options(KnownFacts.parse(options))
     loaded = checkpoint.load(path)
     reader, _ = detect.detect(loaded, None)
     kan = detect.read(reader, loaded, supplied)
@@ -142,7 +142,7 @@ def read(path: Path, options: tuple[str, ...], x: Any) -> tuple[Any, Options]:
 def readings(path: Path, x: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every reading that differs from the default in one assumed fact, or in two where the second only
     comes up with the first."""
-    first = Options.parse(())
+    first = Options(KnownFacts.parse(()))
     try:
         y, first = read(path, (), x)
         yield (), y
@@ -166,7 +166,7 @@ def readings(path: Path, x: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 def _open(path: Path) -> Options:
     """The options that a file leaves open, independent of its inputs."""
-    options, loaded = Options.parse(()), checkpoint.load(path)
+    options, loaded = Options(KnownFacts.parse(())), checkpoint.load(path)
     with contextlib.suppress(ExportError):
         detect.read(detect.detect(loaded, None)[0], loaded, options)
     return options
@@ -180,7 +180,7 @@ def compare(folder: Path, case: Case, seed: int, proved: bool) -> tuple[str, flo
         path = Path(place) / "model.safetensors"
         state = {key: value.contiguous() for key, value in layer.state_dict().items()}
         safetensors.torch.save_file(state, path)
-        options = Options.parse(())
+        options = Options(KnownFacts.parse(()))
         try:
             result, options = read(path, (), x)
             before = difference(result, expected)

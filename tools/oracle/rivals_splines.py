@@ -34,7 +34,7 @@ from kanexport.detection import detect
 from kanexport.errors import ExportError
 from kanexport.formats import checkpoint
 from kanexport.ir.model import Kan
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.verify import float64_reference
 
 TOLERANCE = 1e-11
@@ -305,7 +305,7 @@ def compare(kan: Kan, rival: Rival) -> tuple[float, int]:
 
 
 def read(path: Path, given: tuple[str, ...]) -> tuple[Kan, str, Options]:
-    loaded, options = checkpoint.load(path), Options.parse(given)
+    loaded, options = checkpoint.load(path), Options(KnownFacts.parse(given))
     reader, _ = detect.detect(loaded, None)
     kan = detect.read(reader, loaded, options)
     options.finish(reader.FAMILY)

@@ -52,6 +52,7 @@ AREAS = {  # folder -> heading, in the order of the page
     "kanexport/shared": "Manifests, names and data files",
     "service/kanserve": "Server",
     "service/kanserve/cli": "Commands of the server and the client",
+    "service/kanserve/tables": "Commands of the server and the client",
     "service/kanserve/contrib/capacity": "Capacity planning",
     "service/kanserve/client": "Python client",
 }

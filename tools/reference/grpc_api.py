@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from kanserve.grpc_api.inference import InferenceService
+from kanserve.grpc_api.services import implementation
 from tools.reference import proto
-from tools.reference.openapi import Anything
 from tools.reference.tables import table
 
 HEAD = """# gRPC API
@@ -27,15 +26,13 @@ KAN = """## kanserve.v1.KanService
 
 Requests and responses are the messages [below](#messages). Arrays are packed in C order, and numbers are little-endian.
 """
-INFER = ("ModelInfer", "ModelStreamInfer")  # `InferenceService.methods` does not list these
+INFER = ("ModelInfer", "ModelStreamInfer")  # `InferenceService` does not have these
 
 
 def page() -> str:
     """The page."""
     kan, triton = proto.read("kan.proto"), proto.read("grpc_service.proto")
-    anything: Any = Anything()
-    served = {*InferenceService.methods(anything), *INFER}
-    rows = [rpc for rpc in triton.rpcs if rpc.name in served]
+    rows = [rpc for rpc in triton.rpcs if rpc.name in INFER or implementation(InferenceService, rpc.name)]
     return (
         "\n".join(
             [

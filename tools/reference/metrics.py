@@ -33,7 +33,7 @@ def page() -> str:
         (
             (
                 f"`{metric.name}`",
-                metric.kind.name.lower(),
+                metric.kind,
                 ", ".join(f"`{label}`" for label in metric.labels) or "-",
                 metric.merge.name.lower(),
                 metric.help,

@@ -153,7 +153,7 @@ def routes() -> Iterator[tuple[Any, ...]]:
     stub: Any = Anything()
     kan = KanPages(stub, stub, 0, 0)
     insights: Any = SimpleNamespace(kan=stub)
-    views = Views(insights, kan, stub, stub)
+    views = Views(insights, kan, stub)
     yield from route_table(stub, stub, kan, views, stub)
     for path in ("/v1/kan/models/{name}", "/v1/kan/models/{name}/versions/{version}"):
         yield "GET", f"{path}/watch"

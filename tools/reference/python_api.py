@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLIENT = ROOT / "service" / "kanserve" / "client"
 TYPES = ROOT / "service" / "kanserve" / "types.py"
 API = ROOT / "kanexport" / "torch_export" / "api.py"
-SCORER = ROOT / "service" / "kanserve" / "batch" / "scorer.py"
+SCORER = ROOT / "service" / "kanserve" / "scoring" / "scorer.py"
 MLFLOW = ROOT / "kanexport" / "contrib" / "mlflow.py"
 HEAD = """# Python API
 
@@ -116,7 +116,7 @@ def _results() -> Iterator[str]:
 def _scorer() -> Iterator[str]:
     scorer = _find(_module(SCORER), "Scorer")
     assert isinstance(scorer, ast.ClassDef)
-    yield f"## kanserve.batch.Scorer\n\n{_doc(scorer)}\n"
+    yield f"## kanserve.scoring.Scorer\n\n{_doc(scorer)}\n"
     yield _function(_find(scorer, "__init__"), "Scorer")
     for name in ("__call__", "predict", "schema", "columns", "reliability"):
         yield _function(_find(scorer, name), f"Scorer.{name}")

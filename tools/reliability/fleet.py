@@ -389,7 +389,7 @@ class Load(threading.Thread):
             pending = []
             while True:
                 while len(pending) < WINDOW:
-                    begun = sync.begin(client, calls.inference(served, self.rows))
+                    begun = sync.Pending(client, calls.inference(served, self.rows))
                     pending.append((begun, client.last))
                 first, attempts = pending.pop(0)
                 try:

@@ -18,7 +18,6 @@ from kanserve.models.admission import Sandbox
 from kanserve.models.loader import Loader
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
-from kanserve.runtime import base
 from tests.support import toy_model
 from tests.support.hostile_bundles import mutate
 from tests.support.server_process import Server, serving
@@ -37,7 +36,7 @@ class Judge:
         self.root = root
         settings = Settings(repository=root, load_timeout=10)
         self.trial = Sandbox(settings)
-        self.loader = Loader(base.load("ort"), settings, 1, Metrics())
+        self.loader = Loader(settings, 1, Metrics())
         self.came: collections.Counter[str] = collections.Counter()
         self.bugs: list[str] = []
 

@@ -47,7 +47,7 @@ def _fresh(make: Callable[[], Run]) -> Callable[[int], tuple[Run, str]]:
 def _server(work: Work, version: Path, truth: Truth) -> Entrant:
     """With the check of reference rows, and with the measurements at load."""
     bundle, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
-    loader = Loader(work.backend, work.settings, 1, Metrics())
+    loader = Loader(work.settings, 1, Metrics())
 
     def answer(x: Array) -> Array:
         info, session, _ = loader.unproved(bundle)

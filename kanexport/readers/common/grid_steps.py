@@ -1,52 +1,60 @@
-"""Grid steps: the distance of the points of a uniform grid, for files that store only rounded points.
+"""Numbers and squashes of bases that files do not record: grid steps, widths, arguments of polynomials.
 
-Libraries keep such a spacing as a Python number, computed from the range their
-constructor was given, while the points are stored in float32. A range is nearly
-always a short decimal number, so it can be read off the rounded points exactly.
+A grid step is the distance of the points of a uniform grid. Libraries keep it as a Python number, computed from the
+range their constructor was given, while the points are stored in float32. A range is nearly always a short decimal
+number, so it can be read off the rounded points exactly.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from kanexport.bases import Basis, polynomial
+from kanexport.bases import polynomial
 from kanexport.bases.polynomial import Polynomial
-from kanexport.bases.recurrence import Recurrence
 from kanexport.errors import USE_MODULE, InvalidKan, OptionError
-from kanexport.functions import domain_maps, elementwise
-from kanexport.functions.domain_maps import Bounded, Clip, Raw, Sigmoid, Squash, Tanh, TanhOf
-from kanexport.ir.model import BasisTerm, Layer, Term
-from kanexport.ir.norms import LayerNorm
-from kanexport.ir.steps import Elementwise, RowRange, Step
-from kanexport.options import EPSILONS, Options
+from kanexport.functions import elementwise
+from kanexport.functions.domain_maps import Bounded, Clip, Raw, Squash, Tanh, TanhOf
+from kanexport.options import Options
 from kanexport.readers.common.layer_tensors import Array, Part
-
-StepArray = npt.NDArray[np.float64]
 
 DECIMAL_LIMIT = 16  # of a range, tried from the fewest on; float64 has no more digits
 ORDER = 3  # of the splines that inkan and flashkan have
 
 
-def between_centres(centres: StepArray) -> float:
+def between_centres(centres: Array) -> float:
     """(last - first) / (K - 1) of two or more centers [K], with the ends as the user gave them.
 
     Source: FastKAN's and RBF-KAN's default denominator.
     """
-    first, last = (_shortest(float(end)) for end in (centres[0], centres[-1]))
-    return (last - first) / (len(centres) - 1)
+    ends = []
+    for end in (float(centres[0]), float(centres[-1])):
+        # The shortest decimal number that float32 rounds to the end; itself if it needs more digits than float32 has.
+        short = np.isfinite(end) and float(np.float32(end)) == end
+        ends.append(float(str(np.float32(end))) if short else end)
+    return (ends[1] - ends[0]) / (len(centres) - 1)
+
+
+def ends(options: Options, name: str, low: str, among: tuple[str, ...]) -> tuple[float, float]:
+    """The range from the options `name`_min and `name`_max, from `low` to 1 by default. Raises OptionError."""
+    lowest, highest = options.number(f"{name}_min", low, among=among), options.number(f"{name}_max", "1.0")
+    if not lowest < highest:
+        raise OptionError(
+            f"option {name}_min is {lowest} and {name}_max {highest}, expected {name}_min < {name}_max",
+            code="option-out-of-range",
+            hint=f"pass --option {name}_min=LOW --option {name}_max=HIGH",
+        )
+    return lowest, highest
 
 
 WIDTHS = ("1.0",)  # of Gaussians in published layers, beside the centres' spacing: X-KANeRF's GRBFKANLayer
 SECANT_WIDTHS = ("0.33", "0.5", "1.0", "2.0")  # of squared secants; the first FasterKAN's default first
 
 
-def denominator(centres: StepArray, options: Options) -> float:
+def denominator(centres: Array, options: Options) -> float:
     """The width of the Gaussians around centers [K]. The file does not record it; the default is the spacing of the
     centers. Raises OptionError for a single center."""
     if len(centres) > 1:
@@ -60,7 +68,7 @@ def denominator(centres: StepArray, options: Options) -> float:
     return options.number("denominator", "1.0")
 
 
-def secant_rate(centres: StepArray, options: Options) -> float:
+def secant_rate(centres: Array, options: Options) -> float:
     """The factor of the distances from centers [K] in squared secants. The file does not record their width; the
     default is 1 / 0.33, as in the first FasterKAN. Raises OptionError."""
     spacing = (repr(between_centres(centres)),) if len(centres) > 1 else ()
@@ -74,15 +82,7 @@ def secant_rate(centres: StepArray, options: Options) -> float:
     return 1 / width
 
 
-def _shortest(value: float) -> float:
-    """The shortest decimal number that float32 rounds to `value`; `value` itself if it needs more digits than
-    float32 has."""
-    if not np.isfinite(value) or float(np.float32(value)) != value:
-        return value
-    return float(str(np.float32(value)))
-
-
-def between_starts(starts: StepArray) -> float:
+def between_starts(starts: Array) -> float:
     """The grid interval h of uniform cubic splines, from the starts of the K >= 4 splines.
 
     Source: inkan's and flashkan's KANLayer, for a range (low, high) of G = K - 3 cells:
@@ -92,15 +92,18 @@ def between_starts(starts: StepArray) -> float:
     """
     cells = len(starts) - ORDER
     mean = float(starts[-1] - starts[0]) / (len(starts) - 1)
-    kind = np.float32 if bool(np.all(starts == starts.astype(np.float32))) else np.float64
+    kind: type[np.floating[Any]] = np.float32 if bool(np.all(starts == starts.astype(np.float32))) else np.float64
     for digits in range(DECIMAL_LIMIT + 1):
         low, high = round(float(starts[ORDER]), digits), round(float(starts[ORDER]) + cells * mean, digits)
-        if np.array_equal(_starts(low, high, cells, kind), starts):
-            return (high - low) / cells
+        step = (high - low) / cells
+        # The values that the libraries store for a range. torch rounds a Python number before it uses it.
+        stored = np.asarray(np.arange(cells + ORDER, dtype=kind) * kind(step) + kind(low) - kind(ORDER * step))
+        if np.array_equal(stored, starts):
+            return step
     return mean
 
 
-def cubic_step(starts: StepArray, options: Options) -> float:
+def cubic_step(starts: Array, options: Options) -> float:
     """The grid interval h of the splines with starts [K]. The file does not record it; the default is the result of
     `between_starts`. Raises InvalidKan and OptionError."""
     if len(starts) <= ORDER:
@@ -116,12 +119,6 @@ def cubic_step(starts: StepArray, options: Options) -> float:
             hint="repair or retrain the model: grid_starts must increase",
         )
     return options.number("h", repr(between_starts(starts)))
-
-
-def _starts(low: float, high: float, cells: int, kind: type[np.floating[Any]]) -> npt.NDArray[Any]:
-    """The values that the libraries store for a range. torch rounds a Python number before it uses it."""
-    step = (high - low) / cells
-    return np.asarray(np.arange(cells + ORDER, dtype=kind) * kind(step) + kind(low) - kind(ORDER * step))
 
 
 # Alternatives in copies of layers that take polynomials of tanh(x).
@@ -166,74 +163,3 @@ def coefficients(part: Part, name: str, whose: str) -> Array:
 def squashed(basis: Polynomial, whose: str, options: Options) -> Polynomial:
     """The polynomials of the squash that the copy uses. Raises OptionError."""
     return polynomial.squashed(basis, SQUASHES[whose](options)) if whose in COPIES and whose in SQUASHES else basis
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """The argument of the functions of a layer: steps of the whole row `first`, then a squash of each source."""
-
-    squash: Squash
-    first: tuple[Step, ...] = ()
-
-    # The squash by name, a key of SQUASHES. A layernorm has no weights; row-range scales by the extremes of the row.
-    NAMES: ClassVar[dict[str, str]] = {
-        "tanh": "tanh",
-        "x": "raw",
-        "clip": "clip",
-        "sigmoid": "",
-        "clip-eps": "clip-eps",
-        "tanh-eps": "tanh-eps",
-        "arctan": "arctan",
-        "arctan-1": "",
-        "softsign": "softsign",
-        "sigmoid-2": "sigmoid",
-        "tanh-twice": "tanh-twice",
-        "row-range": "raw",
-        "layernorm": "raw",
-        "layernorm-tanh": "tanh",
-    }
-
-    @classmethod
-    def make(cls, name: str, sources: int, options: Options) -> Argument:
-        """The argument with one of NAMES. Raises OptionError."""
-        own: dict[str, Squash] = {"sigmoid": Sigmoid(), "arctan-1": Bounded(elementwise.SYMBOLIC["arctan"])}
-        squash = own[name] if name in own else SQUASHES[cls.NAMES[name]](options)
-        if name == "row-range":
-            return cls(squash, (RowRange(),))
-        if name.startswith("layernorm"):
-            epsilon = options.number("layernorm_eps", EPSILONS[0], among=EPSILONS)
-            return cls(squash, (LayerNorm(np.ones(sources), np.zeros(sources), epsilon),))
-        return cls(squash)
-
-    def applied(self, basis: Basis) -> Basis:
-        """The polynomials of the squashed sources, after the steps of the row."""
-        if isinstance(basis, Polynomial):
-            return polynomial.squashed(basis, self.squash)
-        assert isinstance(basis, Recurrence)
-        return replace(basis, squash=self.squash)
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The whole argument as steps, for functions without a squash."""
-        if isinstance(self.squash, Raw):
-            return self.first
-        return (*self.first, Elementwise(domain_maps.function(self.squash)))
-
-
-def layer(
-    basis: Basis,
-    coef: Array,
-    *more: Term,
-    bias: Array | None = None,
-    pre_steps: tuple[Step, ...] = (),
-    post_steps: tuple[Step, ...] = (),
-) -> Layer:
-    """A layer of one basis and its coefficients [I, O, K], and of `more` terms. Raises InvalidKan."""
-    n, m, _ = coef.shape
-    return Layer(
-        (BasisTerm(basis, coef, pre_steps), *more),
-        mask=np.ones((n, m)),
-        bias=np.zeros(m) if bias is None else bias,
-        nan_spreads=np.zeros((n, m), dtype=bool),
-        post_steps=post_steps,
-    )

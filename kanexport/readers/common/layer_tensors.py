@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
 from kanexport.errors import CHECK_FAMILY, SAVE_AGAIN, USE_MODULE, InvalidKan
 from kanexport.formats import torch_archive
 from kanexport.formats.checkpoint import MODULE
 from kanexport.functions import elementwise
 from kanexport.functions.elementwise import Unary
 from kanexport.graph import precision
-from kanexport.ir.model import BasisTerm, Layer
+from kanexport.ir.model import BasisTerm, Layer, Term
+from kanexport.ir.steps import Step
 from kanexport.options import Options
 
 Array = npt.NDArray[np.float64]
@@ -44,10 +46,11 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The tensors under one prefix ("layers.0.", or "" for a single layer)."""
+    """The tensors under one prefix ("layers.0.", or "" for a single layer). `beside`: the other content of the file."""
 
     tensors: Tensors
     prefix: str
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
         """Whether the layer has the tensor."""
@@ -83,6 +86,14 @@ class Part:
     def tensor(self, name: str, *shape: int | None) -> Array:
         """A tensor of that shape (None: any length), as float64. Raises InvalidKan, which names the key."""
         return tensor(self.tensors, self.prefix + name, shape)
+
+    def optional(self, name: str, *shape: int | None) -> Array | None:
+        """The tensor, or None if it is missing. Raises InvalidKan, which names the key."""
+        return self.tensor(name, *shape) if self.has(name) else None
+
+    def inside(self, name: str) -> Part:
+        """The tensors of a module in the layer, such as "layernorm"."""
+        return Part(self.tensors, f"{self.prefix}{name}.", self.beside)
 
     def blocks(self, name: str, count: int) -> Array:
         """The weight [O, I * K] of a linear layer over K functions of each source, with K = `count`, as [I, O, K].
@@ -160,20 +171,64 @@ def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:
     return next((name for name in precision.STORED if name in types), "float32")
 
 
+def modules_of(tensors: Tensors) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of all tensors, by the prefix of their module ("net.0.", or "") and their names in it."""
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, value in tensors.items():
+        prefix, dot, name = key.rpartition(".")
+        modules.setdefault(prefix + dot, {})[name] = value.shape
+    return modules
+
+
 def natural(text: str) -> list[tuple[int, int, str]]:
     """A sort key that compares numbers as numbers: layers.2 before layers.10."""
     parts = re.split(r"(\d+)", text)
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
+def branch(function: Unary, weight: Array, pre_steps: tuple[Step, ...] = ()) -> BasisTerm:
+    """The functions w * function(x) of all edges, with the weights [O, I]."""
+    return BasisTerm(Activation(function), weight.T[:, :, None], pre_steps)
+
+
+def stored_splines(part: Part, sources: int, functions: int, *, named: str = "sources", where: str = "") -> BSpline:
+    """The B-splines of so many functions on the extended knots `grid` [I, G + 2k + 1]. `named`: the sources in the
+    error; `where`: its beginning. Raises InvalidKan."""
+    grid = part.tensor("grid", sources, None)
+    if grid.shape[1] <= functions + 1:
+        raise InvalidKan(
+            f"{where}grid has shape {grid.shape}, expected ({named}, {functions} + k + 1) with k >= 1",
+            code="grid-wrong-shape",
+            hint=USE_MODULE,
+        )
+    return BSpline(grid, grid.shape[1] - functions - 1)
+
+
+def layer_of(
+    *terms: Term,
+    bias: Array | None = None,
+    nan_spreads: bool = False,
+    pre_steps: tuple[Step, ...] = (),
+    post_steps: tuple[Step, ...] = (),
+    name: str = "",
+) -> Layer:
+    """The layer of these terms without masked edges. `bias`: [O] or [1, O], zero if there is none. `nan_spreads`:
+    whether all edges become NaN for a non-finite source, as in `Layer`. Raises InvalidKan."""
+    n, m, _ = terms[0].coef.shape
+    return Layer(
+        terms,
+        mask=np.ones((n, m)),
+        bias=np.zeros(m) if bias is None else bias.reshape(-1),
+        nan_spreads=np.full((n, m), nan_spreads),
+        pre_steps=pre_steps,
+        post_steps=post_steps,
+        name=name,
+    )
+
+
 def linear_layer(part: Part) -> Layer:
     """The layer of edges W_ji x_i, with the weight W [O, I] and the bias [O], if there is one, under the prefix of
     the part. Raises InvalidKan."""
     weight = part.tensor("weight", None, None)
-    m, n = weight.shape
-    return Layer(
-        terms=(BasisTerm(Activation(elementwise.activation("identity")), weight.T[:, :, None]),),
-        mask=np.ones((n, m)),
-        bias=part.tensor("bias", m) if part.has("bias") else np.zeros(m),
-        nan_spreads=np.zeros((n, m), dtype=bool),
-    )
+    identity = branch(elementwise.activation("identity"), weight)
+    return layer_of(identity, bias=part.optional("bias", len(weight)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from kanexport.errors import REPAIR, FamilyError, InvalidKan
 from kanexport.ir.norms import GroupNorm, LayerNorm, RmsNorm
 from kanexport.ir.steps import Affine, PRelu, Step, Swish
 from kanexport.options import EPSILONS, Options
-from kanexport.readers.common.layer_tensors import Array, Part
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, Tensors, modules_of
 from kanexport.readers.common.order import GIVE_ARCHITECTURE, OtherModule, must, unwrapped
 
 COUNTER = "num_batches_tracked"
@@ -54,10 +54,6 @@ class OpenChoice:
     patterns: tuple[tuple[re.Pattern[str], str], ...]
     what: str
 
-    def kind_by_name(self, prefix: str) -> str:
-        """The kind that the name of a module shows, or an empty text."""
-        return next((kind for pattern, kind in self.patterns if pattern.search(prefix)), "")
-
 
 QUESTIONS = (
     OpenChoice(
@@ -82,6 +78,7 @@ QUESTIONS = (
 )
 
 
+# radon: one case for each set of names.
 def proposed(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
     """The kind, or the choice of kinds, and the width of a module with tensors of these shapes; "" if there is none."""
     weights = {name: shape or (1,) for name, shape in shapes.items() if name != COUNTER}
@@ -89,15 +86,30 @@ def proposed(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
     names, (width, *rest) = frozenset(weights), next(iter(common), (0, 0))
     if len(common) != 1 or rest or not width:
         return "", 0
-    return _kind(names, width), width
-
-
-def _kind(names: frozenset[str], width: int) -> str:
     if names in map(frozenset, PAIRS):
-        return PAIR
+        return PAIR, width
     if names in (BATCH_NORM, BATCH_NORM - NORM):
-        return "batchnorm"
-    return (SCALAR if width == 1 else VECTOR) if len(names) == 1 else ""
+        return "batchnorm", width
+    return (SCALAR if width == 1 else VECTOR) if len(names) == 1 else "", width
+
+
+def other_modules(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
+    """The modules next to the layers. `decide_kinds` decides the kind of ambiguous ones. Raises FamilyError for an
+    unknown module."""
+    own = {prefix + name for prefix in layers for name in keys.names()}
+    others = {key: value for key, value in tensors.items() if key not in own and key.startswith(root)}
+    modules = []
+    for prefix, shapes in modules_of(others).items():
+        kind, width = proposed(shapes)
+        if not prefix or not kind:
+            name, shape = next(iter(shapes.items()))
+            raise FamilyError(
+                f"the file has {len(layers)} KAN layers and other modules, such as {prefix + name!r} {shape}",
+                code="other-modules-in-file",
+                hint=f"export the KAN by itself with --option prefix=KEY_PREFIX; or {GIVE_ARCHITECTURE}",
+            )
+        modules.append(OtherModule(prefix, kind, width))
+    return modules
 
 
 def decide_kinds(others: Sequence[OtherModule], layers: Sequence[str], options: Options) -> list[OtherModule]:
@@ -107,64 +119,77 @@ def decide_kinds(others: Sequence[OtherModule], layers: Sequence[str], options: 
     lists = {layer.removesuffix(number[0]) for layer in map(unwrapped, layers) if (number := NUMBER.search(layer))}
     kinds: dict[str, str] = {}
     for question in QUESTIONS:
-        named_kinds = {
-            other: _kind_by_name(question, other.prefix, lists) for other in others if other.kind == question.key
-        }
-        kinds |= _answered_kinds(question, named_kinds, options) if named_kinds else {}
+        modules = [other for other in others if other.kind == question.key]
+        if modules:
+            kinds |= _chosen_kinds(question, modules, lists, options)
     return [dataclasses.replace(other, kind=kinds.get(other.prefix, other.kind)) for other in others]
 
 
-def _kind_by_name(question: OpenChoice, prefix: str, lists: set[str]) -> str:
-    """The kind of a module by its name. A child of a Sequential without a name is nearly always the LayerNorm of
-    torch."""
-    nameless = question.key == PAIR and NUMBER.sub("", prefix) in lists
-    return question.kind_by_name(prefix) or ("layernorm" if nameless else "")
-
-
-def _answered_kinds(question: OpenChoice, named_kinds: Mapping[OtherModule, str], options: Options) -> dict[str, str]:
-    """The kind of each module by prefix."""
-    others = list(named_kinds)
-    values = (*question.values, *(_groups(others) if question.key == PAIR else ()))
-    silent = [other for other, kind in named_kinds.items() if not kind]
+# radon: names propose a kind, then the option decides, or the proposal is assumed.
+def _chosen_kinds(
+    question: OpenChoice, modules: Sequence[OtherModule], lists: set[str], options: Options
+) -> dict[str, str]:
+    """The kind of each module by prefix. `lists`: the prefixes of the lists that have layers."""
+    values, kinds = question.values, {}
+    for prefix in (other.prefix for other in modules):
+        # A child of a Sequential without a name is nearly always the LayerNorm of torch.
+        usual = "layernorm" if question.key == PAIR and NUMBER.sub("", prefix) in lists else ""
+        kinds[prefix] = next((kind for pattern, kind in question.patterns if pattern.search(prefix)), usual)
+    if question.key == PAIR:  # GroupNorms: one group is a LayerNorm; one node per group has no effect
+        width, least = math.gcd(*(other.width for other in modules)), min(other.width for other in modules)
+        values += tuple(f"{GROUPS}{count}" for count in range(2, least) if width % count == 0)
+    silent = [prefix for prefix, kind in kinds.items() if not kind]
     if silent or options.optional(question.key) is not None:
-        _refuse_batchnorm(others[0], options)
-        first = (silent or others)[0].prefix
+        if options.optional(PAIR) == "batchnorm":
+            raise FamilyError(
+                f"{modules[0].prefix}* is a BatchNorm without running statistics: its outputs depend on the other rows "
+                "of the batch",
+                code="batchnorm-without-statistics",
+                hint="train the model with track_running_stats=True",
+            )
+        first = next(iter(silent or kinds))
         kind = must(options, question.key, values, f"{first}* has {question.what}", GIVE_ARCHITECTURE)
-        return {other.prefix: kind for other in others}
-    for other, kind in named_kinds.items():
-        options.assume(question.key, kind, among=values, words=f"{other.prefix}* has {question.what}")
-    return {other.prefix: kind for other, kind in named_kinds.items()}
-
-
-def _refuse_batchnorm(other: OtherModule, options: Options) -> None:
-    """Raises FamilyError if the user selects BatchNorm for a norm without statistics."""
-    if options.optional(PAIR) == "batchnorm":
-        raise FamilyError(
-            f"{other.prefix}* is a BatchNorm without running statistics: its outputs depend on the other rows of the "
-            "batch",
-            code="batchnorm-without-statistics",
-            hint="train the model with track_running_stats=True",
-        )
-
-
-def _groups(others: Sequence[OtherModule]) -> tuple[str, ...]:
-    """The GroupNorms that fit all modules. One group is a LayerNorm; one node per group has no effect."""
-    width = math.gcd(*(other.width for other in others))
-    least = min(other.width for other in others)
-    return tuple(f"{GROUPS}{count}" for count in range(2, width + 1) if width % count == 0 and count < least)
+        return dict.fromkeys(kinds, kind)
+    for prefix, kind in kinds.items():
+        options.assume(question.key, kind, among=values, words=f"{prefix}* has {question.what}")
+    return kinds
 
 
 def step(part: Part, options: Options, kind: str, width: int) -> Step:
-    """A module of a kind as a step. Files do not record the epsilons of normalizations; the options layernorm_eps,
-    rmsnorm_eps, groupnorm_eps and batchnorm_eps give them. Raises InvalidKan or OptionError."""
-    make = STEPS.get("groupnorm" if kind.startswith(GROUPS) else kind)
-    if make is None:
-        raise InvalidKan(
-            f"{part.prefix}* has the unknown kind {kind[:80]!r}",
-            code="module-kind-unknown",
-            hint="name the kind of the module in an architecture file",
-        )
-    return make(part, options, kind, width)
+    """A module of a kind as a step for `width` nodes. Files do not record the epsilons of normalizations; the options
+    layernorm_eps, rmsnorm_eps, groupnorm_eps and batchnorm_eps give them. Raises InvalidKan or OptionError."""
+    name, _, groups = kind.partition(":")
+    match name:
+        case "layernorm" | "groupnorm":
+            epsilon = options.number(f"{name}_eps", EPSILONS[0], among=EPSILONS)
+            scale, bias = _scale_and_bias(part, width)
+            return GroupNorm(scale, bias, epsilon, groups=int(groups)) if groups else LayerNorm(scale, bias, epsilon)
+        case "rmsnorm":
+            # torch's default is the smallest number that changes 1 in float32.
+            among = ("1e-6", *EPSILONS, repr(float(np.finfo(np.float32).eps)))
+            epsilon = options.number("rmsnorm_eps", "1e-6", among=among)
+            return RmsNorm(*_scale_and_bias(part, width), epsilon)
+        case "affine":
+            return Affine(*_scale_and_bias(part, width))
+        case "batchnorm":
+            return batch_norm(part, options, width)
+        case "prelu":
+            return PRelu(_number(part))
+        case "swish":
+            return Swish(_number(part))
+        case "scale":
+            return Affine(np.resize(_number(part), width), np.zeros(width))
+    raise InvalidKan(
+        f"{part.prefix}* has the unknown kind {kind[:80]!r}",
+        code="module-kind-unknown",
+        hint="name the kind of the module in an architecture file",
+    )
+
+
+def layer_norm(part: Part, options: Options, width: int) -> tuple[Step, ...]:
+    """The LayerNorm with the tensors of a part, as the only step; no step if it has no weight. Raises InvalidKan or
+    OptionError."""
+    return (step(part, options, "layernorm", width),) if part.has("weight") else ()
 
 
 def batch_norm(part: Part, options: Options, width: int) -> Affine:
@@ -203,36 +228,3 @@ def _number(part: Part) -> Array:
     """One number, or one for each node; the tensor may have no axis."""
     name = _only(part)
     return part.tensor(name).reshape(1) if part.has(name) and part.shape(name) == () else part.tensor(name, None)
-
-
-def _layernorm(part: Part, options: Options, kind: str, width: int) -> Step:
-    epsilon = options.number("layernorm_eps", EPSILONS[0], among=EPSILONS)
-    return LayerNorm(*_scale_and_bias(part, width), epsilon)
-
-
-def _rmsnorm(part: Part, options: Options, kind: str, width: int) -> Step:
-    # torch's default is the smallest number that changes 1 in float32.
-    epsilon = options.number("rmsnorm_eps", "1e-6", among=("1e-6", *EPSILONS, repr(float(np.finfo(np.float32).eps))))
-    return RmsNorm(*_scale_and_bias(part, width), epsilon)
-
-
-def _groupnorm(part: Part, options: Options, kind: str, width: int) -> Step:
-    epsilon = options.number("groupnorm_eps", EPSILONS[0], among=EPSILONS)
-    return GroupNorm(*_scale_and_bias(part, width), epsilon, groups=int(kind.removeprefix(GROUPS)))
-
-
-def _scale(part: Part, options: Options, kind: str, width: int) -> Step:
-    scale = _number(part)
-    return Affine(np.resize(scale, width), np.zeros(width))
-
-
-STEPS: dict[str, Callable[[Part, Options, str, int], Step]] = {
-    "layernorm": _layernorm,
-    "rmsnorm": _rmsnorm,
-    "groupnorm": _groupnorm,
-    "affine": lambda part, options, kind, width: Affine(*_scale_and_bias(part, width)),
-    "batchnorm": lambda part, options, kind, width: batch_norm(part, options, width),
-    "prelu": lambda part, options, kind, width: PRelu(_number(part)),
-    "swish": lambda part, options, kind, width: Swish(_number(part)),
-    "scale": _scale,
-}

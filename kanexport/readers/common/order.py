@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kanexport.errors import FamilyError, OpenQuestion
@@ -30,8 +30,13 @@ class OtherModule:
     """A module other than a KAN layer: its prefix, its kind, and its width."""
 
     prefix: str
-    kind: str  # of `module_kinds.STEPS`, or one of the questions of `module_kinds.QUESTIONS`
+    kind: str  # of `module_kinds.step`, or one of the questions of `module_kinds.QUESTIONS`
     width: int
+
+    @property
+    def name(self) -> str:
+        """The prefix without the dot at its end."""
+        return self.prefix.removesuffix(".")
 
     @property
     def single(self) -> bool:
@@ -52,22 +57,86 @@ def must(options: Options, key: str, known: Iterable[str], what: str, hint: str)
         raise
 
 
+BLOCK = "block"  # the option: where the modules beside a layer stand in its block, if widths do not tell
+AFTER, BEFORE = "after", "before"
+WORDS = "a module in the block of a layer runs after the layer, or before it"
+
+
+# radon: the checks of names, then the order.
 def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
-    """The order of all prefixes. `layers` has the sources and destinations of each layer, in natural order. Raises
-    FamilyError if the file does not show the order."""
-    _refuse_inner(list(layers), others)
+    """The order of all prefixes. `layers` has the sources and destinations of each layer, in natural order. A module
+    in one block with a layer runs right after or before that layer. Raises FamilyError if the file does not show the
+    order."""
+    blocks = {unwrapped(prefix): prefix for prefix in layers if unwrapped(prefix) != prefix}
+    homes = {other.prefix: blocks.get(parent_of(other.prefix), "") for other in others}
+    mates = [other for other in others if homes[other.prefix]]
+    others = [other for other in others if not homes[other.prefix]]
+    for other, layer in itertools.product(others, layers):
+        if other.prefix.startswith(layer):
+            raise FamilyError(
+                f"{other.prefix}* ({other.kind}) is inside the layer {layer.removesuffix('.') or '(single)'}, "
+                "so the layer differs from that of the library",
+                code="layer-modified",
+                hint=GIVE_ARCHITECTURE,
+            )
     names = {unwrapped(prefix): prefix for prefix in layers}
     if len(names) < len(layers):
         names = {prefix: prefix for prefix in layers}
-    sides = {name: layers[prefix] for name, prefix in names.items()}
-    _refuse_homes(list(sides), [other.prefix for other in others])
-    return [names.get(name, name) for name in _order(sides, others, options)]
+    ordered = [names.get(name, name) for name in _order({n: layers[p] for n, p in names.items()}, others, options)]
+    sides = _block_sides(mates, homes, layers, options)
+    for other in mates:
+        at = ordered.index(homes[other.prefix])
+        ordered.insert(at + (sides[other.prefix] == AFTER), other.prefix)
+    return ordered
 
 
+# radon: three rules in their order.
+def _block_sides(
+    mates: Sequence[OtherModule], homes: dict[str, str], layers: Sides, options: Options
+) -> dict[str, str]:
+    """The side of its layer on which each module of a block runs: the only one that fits, that of the others, or the
+    one of the option. Raises FamilyError if no side fits, or if two modules are on one side."""
+    fits: dict[str, list[str]] = {}
+    for other in mates:
+        n, m = layers[homes[other.prefix]]
+        fits[other.prefix] = [side for side, width in ((BEFORE, n), (AFTER, m)) if other.fits(width)]
+        if not fits[other.prefix]:
+            raise FamilyError(
+                f"{other.prefix}* ({other.kind} of {other.width}) fits neither side of its layer, {n} to {m}",
+                code="module-does-not-fit",
+                hint=GIVE_ARCHITECTURE,
+            )
+    decided = {sides[0] for sides in fits.values() if len(sides) == 1}
+    usual = next(iter(decided), AFTER)
+    if len(decided) != 1 and any(len(sides) > 1 for sides in fits.values()):
+        usual = options.choice(BLOCK, (AFTER, BEFORE), AFTER, words=WORDS)
+    chosen = {prefix: sides[0] if len(sides) == 1 else usual for prefix, sides in fits.items()}
+    if len({(homes[prefix], side) for prefix, side in chosen.items()}) < len(mates):
+        raise FamilyError(
+            f"the file does not record the order of {' and '.join(chosen)} and their layers",
+            code="order-not-recorded",
+            hint=GIVE_ARCHITECTURE,
+        )
+    return chosen
+
+
+# radon: the conditions under which names or widths give an order.
 def _order(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
-    """The order of `arrange`, for layers under the names of their places. Raises FamilyError."""
+    """The order of `arrange`, for layers under the names of their places. The layers must have one parent. Modules
+    between them must have the same parent, or be in a list next to theirs; otherwise they are parts of a larger model.
+    Raises FamilyError."""
+    names = [other.prefix for other in others]
+    parents, homes = (set(map(of, layers)) for of in (parent_of, _home))
+    if len(parents) > 1 or not {_home(name) for name in names} <= homes:
+        places = sorted({parent_of(name) for name in (*layers, *names)})
+        raise FamilyError(
+            f"the KAN layers and the modules between them are in {len(places)} places: "
+            f"{', '.join(map(repr, places[:4]))}",
+            code="model-ambiguous",
+            hint=f"select one with --option prefix=KEY_PREFIX, or {GIVE_ARCHITECTURE}",
+        )
     order = list(layers) if counted(layers) else _only_chain(layers, options)
-    everything = [*order, *(other.prefix for other in others)]
+    everything = [*order, *names]
     if _numbered(everything):
         everything.sort(key=natural)
         return everything
@@ -111,10 +180,12 @@ def unwrapped(prefix: str) -> str:
     return re.sub(r"(?<=\.)(layer|module)\.$", "", prefix)
 
 
+# radon: all orders that fit, then the choice of one.
 def _only_chain(layers: Sides, options: Options) -> list[str]:
     """The only order of the layers in which the widths fit, or the order of the user. Raises FamilyError."""
-    known = len(layers) <= CHAIN_LIMIT
-    chains = [*itertools.islice(_chains((), layers), CHAINS + 1)] if known else []
+    orders = itertools.permutations(layers) if len(layers) <= CHAIN_LIMIT else ()
+    fitting = (order for order in orders if all(layers[a][1] == layers[b][0] for a, b in itertools.pairwise(order)))
+    chains = list(itertools.islice(fitting, CHAINS + 1))
     by_text = {",".join(name.removesuffix(".") for name in chain): chain for chain in chains}
     by_user = options.optional("order") is not None
     if len(chains) == 1 and not by_user:
@@ -128,50 +199,29 @@ def _only_chain(layers: Sides, options: Options) -> list[str]:
     return list(values[must(options, "order", values, message, hint)])
 
 
-def _chains(start: tuple[str, ...], layers: Sides) -> Iterator[tuple[str, ...]]:
-    """All orders that begin with `start` and in which the widths fit."""
-    if len(start) == len(layers):
-        yield start
-    for name in layers:
-        if name not in start and (not start or layers[start[-1]][1] == layers[name][0]):
-            yield from _chains((*start, name), layers)
-
-
+# radon: two rules for each series of modules.
 def _gaps(order: list[str], layers: Sides, others: Sequence[OtherModule]) -> dict[str, int]:
     """The gap of each module: gap g is before layer g. Modules with the numbers of layers, such as ln1 and ln2, all
     follow those layers, or all precede them; others are in the only gap that fits their width. Raises FamilyError if
     more than one place is possible."""
     widths = [layers[order[0]][0], *(layers[name][1] for name in order)]  # of the nodes in each gap
-    places = _numbered_places(order)
-    gaps: dict[str, int] = {}
-    for members in _series(others):
-        gaps |= _gaps_by_number(members, places, widths) or {m.prefix: _only_gap(m, widths) for m in members}
-    return gaps
-
-
-def _numbered_places(order: list[str]) -> dict[int, int]:
-    """The place in the order by the number of a layer. Empty if the names differ in more than that."""
-    numbers = {_number(name): place for place, name in enumerate(order)} if counted(order) else {}
-    return {number: place for number, place in numbers.items() if number is not None}
-
-
-def _series(others: Sequence[OtherModule]) -> list[list[OtherModule]]:
-    """Groups of modules with names that differ only in the number at the end, such as ln1 and ln2."""
-    series: dict[str, list[OtherModule]] = {}
+    numbers = enumerate(map(number_of, order)) if counted(order) else ()
+    places = {number: place for place, number in numbers if number is not None}
+    series: dict[str, list[OtherModule]] = {}  # modules with names that differ only in the number at the end
     for other in sorted(others, key=lambda item: natural(item.prefix)):
         series.setdefault(re.sub(r"\d+\.$", "", other.prefix), []).append(other)
-    return list(series.values())
-
-
-def _gaps_by_number(members: Sequence[OtherModule], places: dict[int, int], widths: list[int]) -> dict[str, int]:
-    """The gaps of modules that have the numbers of layers; empty if one has not, or if the widths allow none. Raises
-    FamilyError if the widths allow both places, before and after the layers."""
-    numbers = [_number(other.prefix) for other in members]
-    before = [places[number] for number in numbers if number in places]
-    shift = _shift(members, before, len(places), widths) if len(before) == len(members) else None
-    if shift is None:
-        return {}
-    return {other.prefix: gap + shift for other, gap in zip(members, before, strict=True)}
+    gaps: dict[str, int] = {}
+    for members in series.values():
+        before = [places[number] for other in members if (number := number_of(other.prefix)) in places]
+        shift = _shift(members, before, len(places), widths) if len(before) == len(members) else None
+        for at, other in enumerate(members):
+            fitting = [gap for gap, width in enumerate(widths) if other.fits(width)]
+            if shift is not None:
+                fitting = [before[at] + shift]
+            if len(fitting) != 1:
+                raise _undecided(other, widths)
+            gaps[other.prefix] = fitting[0]
+    return gaps
 
 
 def _shift(members: Sequence[OtherModule], before: list[int], layers: int, widths: list[int]) -> int | None:
@@ -186,14 +236,6 @@ def _shift(members: Sequence[OtherModule], before: list[int], layers: int, width
     return 1 if fits[1] else 0 if fits[0] else None
 
 
-def _only_gap(other: OtherModule, widths: list[int]) -> int:
-    """The only gap of the width of the module. Raises FamilyError if there is none, or more than one."""
-    fitting = [gap for gap, width in enumerate(widths) if other.fits(width)]
-    if len(fitting) != 1:
-        raise _undecided(other, widths)
-    return fitting[0]
-
-
 def _undecided(other: OtherModule, widths: list[int]) -> FamilyError:
     return FamilyError(
         f"the file does not record the place of {other.prefix}* ({other.kind} of {other.width}) among "
@@ -203,7 +245,7 @@ def _undecided(other: OtherModule, widths: list[int]) -> FamilyError:
     )
 
 
-def _number(name: str) -> int | None:
+def number_of(name: str) -> int | None:
     """The number at the end of the name of a module: 2 of "net.ln2."."""
     digits = re.search(r"(\d+)\.?$", name)
     return int(digits[1]) if digits else None
@@ -214,41 +256,14 @@ def _numbered(names: Sequence[str]) -> bool:
     return len({re.sub(r"\d+\.$", "", name) for name in names}) == 1 and all(re.search(r"\d+\.$", n) for n in names)
 
 
-def _refuse_inner(layers: Sequence[str], others: Sequence[OtherModule]) -> None:
-    """Raises FamilyError for a module inside a layer, which is not a step next to it."""
-    inner = [(other, layer) for other in others for layer in layers if other.prefix.startswith(layer)]
-    if inner:
-        other, layer = inner[0]
-        raise FamilyError(
-            f"{other.prefix}* ({other.kind}) is inside the layer {layer.removesuffix('.') or '(single)'}, "
-            "so the layer differs from that of the library",
-            code="layer-modified",
-            hint=GIVE_ARCHITECTURE,
-        )
-
-
-def _refuse_homes(layers: Sequence[str], others: Sequence[str]) -> None:
-    """Check that layers have one parent. Modules between them must have the same parent, or be in a list next to
-    theirs. Otherwise they are parts of a larger model. Raises FamilyError."""
-    parents, homes = (set(map(of, layers)) for of in (_parent, _home))
-    if len(parents) > 1 or not {_home(name) for name in others} <= homes:
-        places = sorted({_parent(name) for name in (*layers, *others)})
-        raise FamilyError(
-            f"the KAN layers and the modules between them are in {len(places)} places: "
-            f"{', '.join(map(repr, places[:4]))}",
-            code="model-ambiguous",
-            hint=f"select one with --option prefix=KEY_PREFIX, or {GIVE_ARCHITECTURE}",
-        )
-
-
-def _parent(name: str) -> str:
+def parent_of(name: str) -> str:
     """The prefix of the parent of a module: "net." of "net.0."."""
     return re.sub(r"[^.]*\.$", "", name)
 
 
 def _home(name: str) -> str:
     """The module that has it as a member; for an item of a list, the parent of the list."""
-    return _parent(_parent(name)) if re.search(r"(^|\.)\d+\.$", name) else _parent(name)
+    return parent_of(parent_of(name)) if re.search(r"(^|\.)\d+\.$", name) else parent_of(name)
 
 
 def numbering_gaps(order: Sequence[str], layers: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,9 +1,12 @@
-"""State dicts of pykan without the config that `saveckpt` writes next to them.
+"""Parts that the readers of pykan share: functions of symbolic edges, the config, and state dicts without a config.
 
-Training scripts save `model.state_dict()` alone, or with a model around it. Widths
-follow from the shapes; the base function, and whether symbolic edges are on, are
-assumed as pykan's constructor has them; names of symbolic functions are in no file.
-A level with more subnodes than nodes multiplies: how many in each group is assumed too.
+A function of a symbolic edge has the name in the file, or the name that the user gives. One edge is (layer, source,
+destination) everywhere, as in pykan.
+
+`saveckpt` writes the config next to the weights. Training scripts save `model.state_dict()` alone, or with a model
+around it. Widths then follow from the shapes; the base function, and whether symbolic edges are on, are assumed as
+pykan's constructor has them; names of symbolic functions are in no file. A level with more subnodes than nodes
+multiplies: how many in each group is assumed too.
 """
 
 from __future__ import annotations
@@ -17,16 +20,18 @@ from typing import Any
 import numpy as np
 
 from kanexport.bases.activation import Activation
-from kanexport.errors import USE_MODULE, FamilyError, InvalidKan, MissingFunctions, OptionError
+from kanexport.errors import USE_MODULE, FamilyError, InvalidKan, MissingFunctions, OptionError, UnknownFunction
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.formats.yaml_config import Tagged
-from kanexport.functions import elementwise
+from kanexport.functions import elementwise, expression, regularized
 from kanexport.options import SYMBOLIC, Options
-from kanexport.readers.common import symbolic
 from kanexport.readers.common.layer_tensors import Tensors
-from kanexport.readers.common.symbolic import Edge, EdgeFunctions, edge_id, shorten
 
 Shape = tuple[int, ...]  # of a layer's coefficients: [sources, destinations, functions]
+Edge = tuple[int, int, int]
+# pykan's table without aliases of the same function, and without the zero function.
+NAMES = tuple(name for name in elementwise.SYMBOLIC if name not in ("0", "x^0.5", "1/x^0.5"))
+Y_TH_RANGE = (1e-3, 1e9)  # of the option y_th; float32 holds all thresholds and slopes between
 
 FIRST = "act_fun.0.coef"
 NOTE = "the weights have no pykan config: its entries follow from the shapes, or are assumed"
@@ -39,11 +44,19 @@ def roots(tensors: Tensors) -> list[str]:
     return [key.removesuffix(FIRST) for key, value in tensors.items() if key.endswith(FIRST) and value.ndim == 3]
 
 
+# radon: the faults of a prefix.
 def model_checkpoint(checkpoint: Checkpoint, options: Options, known: Sequence[str]) -> Checkpoint:
     """The tensors of the model only, under the names of pykan. `known`: the prefixes of such models. Raises
     FamilyError if the file has more than one KAN, or other tensors, and the user gave no prefix."""
     prefix = options.optional("prefix")
-    root = _root(known, prefix)
+    if prefix not in known and not (prefix is None and len(known) == 1):
+        listed = ", ".join(repr(root) for root in known[:6]) or "none"
+        raise FamilyError(
+            f"{FIRST} occurs under {len(known)} prefixes: {listed}",
+            code="model-ambiguous",
+            hint="select one with --option prefix=KEY_PREFIX",
+        )
+    root = known[0] if prefix is None else prefix
     tensors = {key.removeprefix(root): value for key, value in checkpoint.tensors.items() if key.startswith(root)}
     others = [key for key in checkpoint.tensors if not key.startswith(root)]
     if others and prefix is None:
@@ -55,25 +68,20 @@ def model_checkpoint(checkpoint: Checkpoint, options: Options, known: Sequence[s
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
-def _root(known: Sequence[str], prefix: str | None) -> str:
-    """The prefix of the user, or that of the only model. Raises FamilyError if there is no such model, or more than
-    one."""
-    if prefix is None and len(known) == 1:
-        return known[0]
-    if prefix is not None and prefix in known:
-        return prefix
-    listed = ", ".join(repr(root) for root in known[:6]) or "none"
-    raise FamilyError(
-        f"{FIRST} occurs under {len(known)} prefixes: {listed}",
-        code="model-ambiguous",
-        hint="select one with --option prefix=KEY_PREFIX",
-    )
-
-
+# radon: the entries in their order.
 def config(checkpoint: Checkpoint, depth: int, options: Options) -> dict[str, Any]:
     """The config that pykan would write for `depth` layers, under its keys. Raises InvalidKan or OptionError."""
-    shapes = _shapes(checkpoint.tensors, depth)
-    width = _width(checkpoint.tensors, shapes, options)
+    tensors, shapes = checkpoint.tensors, []
+    for at in range(depth):
+        coef = tensors.get(f"act_fun.{at}.coef")
+        if coef is None or coef.ndim != 3:
+            raise InvalidKan(f"layer {at} has no coef [n, m, G+k]", code="tensor-missing", hint=USE_MODULE)
+        shapes.append(coef.shape)
+    width = [[shapes[0][0], 0]]
+    for at, (_, subnodes, _) in enumerate(shapes):
+        scale = tensors.get(f"node_scale_{at}")
+        last = scale.shape[0] if scale is not None and scale.ndim == 1 else subnodes
+        width.append(_level(at, subnodes, shapes[at + 1][0] if at + 1 < depth else last, options))
     settings = {
         "width": width,
         "mult_arity": _arity(options) if any(products for _, products in width) else 2,
@@ -81,30 +89,8 @@ def config(checkpoint: Checkpoint, depth: int, options: Options) -> dict[str, An
         "symbolic_enabled": options.choice("symbolic_enabled", ("true", "false"), "true") == "true",
     }
     if settings["symbolic_enabled"]:
-        settings |= _function_names(checkpoint.tensors, shapes, options)
+        settings |= _function_names(tensors, shapes, options)
     return settings
-
-
-def _shapes(tensors: Tensors, depth: int) -> list[Shape]:
-    """The shapes of the coefficients of every layer. Raises InvalidKan."""
-    shapes = []
-    for at in range(depth):
-        coef = tensors.get(f"act_fun.{at}.coef")
-        if coef is None or coef.ndim != 3:
-            raise InvalidKan(f"layer {at} has no coef [n, m, G+k]", code="tensor-missing", hint=USE_MODULE)
-        shapes.append(coef.shape)
-    return shapes
-
-
-def _width(tensors: Tensors, shapes: list[Shape], options: Options) -> list[list[int]]:
-    """The sum nodes and the multiplication nodes of every level. Raises InvalidKan or OptionError."""
-    width = [[shapes[0][0], 0]]
-    for at, (_, subnodes, _) in enumerate(shapes):
-        scale = tensors.get(f"node_scale_{at}")
-        last = scale.shape[0] if scale is not None and scale.ndim == 1 else subnodes
-        nodes = shapes[at + 1][0] if at + 1 < len(shapes) else last
-        width.append(_level(at, subnodes, nodes, options))
-    return width
 
 
 def _level(at: int, subnodes: int, nodes: int, options: Options) -> list[int]:
@@ -127,42 +113,34 @@ def _arity(options: Options) -> int:
     """The number of factors of a product. Raises OptionError."""
     arity = options.integer("mult_arity", at_least=2)
     if arity is None:
-        options.assumed["mult_arity"] = "2"
+        options.assume("mult_arity", "2")
     return arity or 2
 
 
+# radon: names of the user, then edges without one.
 def _function_names(tensors: Tensors, shapes: list[Shape], options: Options) -> dict[str, Any]:
     """The function names of the config, [destination][source], from --symbolic. Raises OptionError, which lists the
     active edges without a name."""
     names: dict[str, Any] = {}
     nameless: list[Edge] = []
-    for at, (n, m, functions) in enumerate(shapes):
+    for at, (n, m, _) in enumerate(shapes):
         rows = [[options.symbolic((at, i, j)) for i in range(n)] for j in range(m)]
-        nameless += [(at, i, j) for i, j in _edges_on(tensors, at, (n, m, functions)) if rows[j][i] is None]
+        mask = tensors.get(f"symbolic_fun.{at}.mask")
+        if mask is not None and mask.shape == (m, n):  # the reader rejects others later
+            nameless += [(at, int(i), int(j)) for j, i in np.argwhere(mask != 0) if rows[j][i] is None]
         names[f"symbolic.funs_name.{at}"] = [["0" if name is None else name for name in row] for row in rows]
-    _refuse_nameless(nameless)
-    return names
-
-
-def _refuse_nameless(edges: list[Edge]) -> None:
-    if edges:
-        listed = ", ".join(f"({edge_id(edge)})" for edge in edges[:8]) + (" ..." if len(edges) > 8 else "")
+    if nameless:
+        listed = ", ".join(f"({edge_id(edge)})" for edge in nameless[:8]) + (" ..." if len(nameless) > 8 else "")
         raise MissingFunctions(
-            f"{len(edges)} symbolic edges (layer,source,destination) have no function, because the weights have no "
+            f"{len(nameless)} symbolic edges (layer,source,destination) have no function, because the weights have no "
             f"_config.yml: {listed}",
-            tuple(SYMBOLIC + edge_id(edge) for edge in edges),
-            symbolic.NAMES,
-            hint="pass " + " ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in edges[:3]) + f"; or {COPY_CONFIG}",
+            tuple(SYMBOLIC + edge_id(edge) for edge in nameless),
+            NAMES,
+            hint="pass "
+            + " ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in nameless[:3])
+            + f"; or {COPY_CONFIG}",
         )
-
-
-def _edges_on(tensors: Tensors, at: int, shape: Shape) -> list[tuple[int, int]]:
-    """Source and destination of the edges that the symbolic mask [m, n] of layer `at` switches on. None if it does
-    not fit the shape [n, m, G+k] of the layer, which the reader rejects later."""
-    mask = tensors.get(f"symbolic_fun.{at}.mask")
-    if mask is None or mask.shape != shape[1::-1]:
-        return []
-    return [(int(i), int(j)) for j, i in np.argwhere(mask != 0)]
+    return names
 
 
 ZERO, NAN = "zero", "nan"  # what 0 / 0 counts as in the splines
@@ -239,6 +217,7 @@ class Config:
         bound = 1 + max(max(tensor.shape, default=0) for tensor in tensors.values())
         return [self._level(at, entry, bound) for at, entry in enumerate(width)]
 
+    # radon: the faults of one entry.
     def _level(self, at: int, entry: Any, bound: int) -> Level:
         pair = [entry, 0] if isinstance(entry, int) else entry
         if not _integers(pair, bound) or len(pair) != 2:
@@ -248,10 +227,7 @@ class Config:
                 code="config-does-not-fit-weights",
                 hint=SAME_SAVE,
             )
-        return Level(pair[0], self._arities(at, pair[1], bound))
-
-    def _arities(self, at: int, count: int, bound: int) -> tuple[int, ...]:
-        """The number of factors of each of the `count` multiplication nodes at a level."""
+        sums, count = pair
         arity = self.entries.get("mult_arity", 2)
         arities: Any = None
         if isinstance(arity, int) and not isinstance(arity, bool):
@@ -265,30 +241,32 @@ class Config:
                 code="config-does-not-fit-weights",
                 hint=SAME_SAVE,
             )
-        return tuple(arities)
+        return Level(sums, tuple(arities))
 
+    # radon: the faults of one entry.
     def function_names(self, index: int, shape: tuple[int, int], functions: EdgeFunctions) -> list[list[Any]]:
         """Names of the symbolic functions of a layer [sources, destinations], [destination][source]; without names
         every edge has "0". Raises InvalidKan or OptionError."""
         n, m = shape
         key = f"symbolic.funs_name.{index}"
         rows = self.entries.get(key, [["0"] * n for _ in range(m)])
-        if not isinstance(rows, list) or len(rows) != m or not all(_has_length(row, n) for row in rows):
+        fits = isinstance(rows, list) and len(rows) == m
+        if not fits or not all(isinstance(row, list) and len(row) == n for row in rows):
             raise InvalidKan(
                 f"layer {index}: {key} is not a list of {m} rows with {n} names",
                 code="config-does-not-fit-weights",
                 hint=SAME_SAVE,
             )
-        return [
-            [functions.name((index, i, j), _text(name)) for i, name in enumerate(row)] for j, row in enumerate(rows)
-        ]
+        # An object in place of a name stays as it is, and is not in the table.
+        texts = [[name if isinstance(name, Tagged) else str(name) for name in row] for row in rows]
+        return [[functions.name((index, i, j), name) for i, name in enumerate(row)] for j, row in enumerate(texts)]
 
     def base_function(self, options: Options) -> Activation:
         """The base function of `--option base_fun=`, by its name, or by a well-known Python name. Raises
         OptionError, or UnknownFunction for an unknown name."""
         name = options.optional("base_fun")
         if name is not None:
-            return Activation(symbolic.base(options, name))
+            return Activation(base_activation(options, name))
         stored = self.entries.get("base_fun_name", "silu")
         known = _known_activation(stored)
         if known is not None:
@@ -316,17 +294,140 @@ def _known_activation(stored: Any) -> str | None:
     return name if name in elementwise.ACTIVATIONS and settings.get("beta", 1) == 1 else None
 
 
-def _text(name: Any) -> Any:
-    """The name of a function as text. An object stays as it is, and is not in the table."""
-    return name if isinstance(name, Tagged) else str(name)
-
-
-def _has_length(row: Any, length: int) -> bool:
-    return isinstance(row, list) and len(row) == length
-
-
 def _integers(value: Any, bound: int) -> bool:
     """Whether it is a list of integers from 0 to `bound`."""
     if not isinstance(value, list | tuple):
         return False
     return all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= bound for v in value)
+
+
+def edge_id(edge: Edge) -> str:
+    """An edge in the form of errors and options: "1,3,0"."""
+    return ",".join(map(str, edge))
+
+
+class EdgeFunctions:
+    """Names and functions of the symbolic edges of one export. Raises OptionError.
+
+    avoids  whether the library has variants without singularities, which --option singularity=avoid chooses
+    """
+
+    def __init__(self, options: Options, *, avoids: bool = False) -> None:
+        self._options = options
+        self._y_th = _y_th(options) if avoids else None
+        self._own: dict[str, elementwise.Unary] = {}
+        for name, text in options.facts.functions().items():
+            if name in elementwise.SYMBOLIC:
+                raise OptionError(
+                    f"--function {name}: the table of pykan already has that name",
+                    code="function-name-taken",
+                    hint="choose another name",
+                )
+            self._own[name] = expression.function(name, text)
+        self.notes: list[str] = []
+
+    def name(self, edge: Edge, stored: Any) -> Any:
+        """The name of the function of the edge: from the file (None: it has no names), or from --symbolic. Raises
+        OptionError if the two differ for a known function."""
+        by_user = self._options.symbolic(edge)
+        if by_user is None or by_user == stored:
+            return stored
+        if isinstance(stored, str) and stored in elementwise.SYMBOLIC:
+            raise OptionError(
+                f"edge ({edge_id(edge)}) is {stored!r} in the file, --symbolic gives {by_user[:80]!r}",
+                code="symbolic-edge-conflict",
+                hint="remove --symbolic for this edge",
+            )
+        return by_user
+
+    def known(self, name: Any) -> bool:
+        """Whether there is a function of that name."""
+        return isinstance(name, str) and (name in elementwise.SYMBOLIC or name in self._own)
+
+    def computes(self, name: Any) -> bool:
+        """Whether the function is known, and has the requested variant."""
+        return self.known(name) and (self._y_th is None or name not in (regularized.BROKEN, *self._own))
+
+    # radon: the faults of a name, then the variant.
+    def function(self, name: Any, edge: Edge) -> elementwise.Unary:
+        """The function of an edge. Raises UnknownFunction, which names the edge, or InvalidKan if a variant without
+        singularities is requested and does not exist."""
+        if not self.known(name):
+            usable = isinstance(name, str) and 0 < len(name) <= 80 and name.isprintable() and "=" not in name
+            ways = f"--function {name}=..." if usable else f"--symbolic {edge_id(edge)}=NAME --function NAME=..."
+            raise UnknownFunction(
+                f"edge ({edge_id(edge)}) uses the symbolic function {shorten(name)}, which is not in the table of "
+                "pykan",
+                code="function-unknown",
+                hint=f'define it with {ways}, an expression such as "x*sin(x)" of {expression.GRAMMAR}',
+            )
+        self._options.function(name)
+        if self._y_th is None:
+            return self._own[name] if name in self._own else elementwise.symbolic(name)
+        if name in self._own:
+            raise InvalidKan(
+                f"edge ({edge_id(edge)}) uses {name!r}, a custom function, which has no variant without singularities",
+                code="singularity-variant-missing",
+                hint="export without --option singularity=avoid",
+            )
+        if name == regularized.BROKEN:
+            raise InvalidKan(
+                f"edge ({edge_id(edge)}) uses {name}: pykan's variant without singularities fails, or returns the "
+                "value of another row",
+                code="singularity-variant-missing",
+                hint="export without --option singularity=avoid, or refit the edge with another function",
+            )
+        if name == regularized.FAILING:
+            self.notes.append(
+                f"edge ({edge_id(edge)}): pykan cannot compute {name} without its singularities (its function returns "
+                "three values, pykan expects two); the export uses the last value, which is the intended one"
+            )
+        return regularized.avoiding(name, self._y_th)
+
+
+def base_activation(options: Options, name: str) -> elementwise.Unary:
+    """A base function of that name: a custom one, or one of the table. Raises OptionError or UnknownFunction."""
+    text = options.function(name)
+    if text is None:
+        return elementwise.activation(name.lower())
+    if name.lower() in elementwise.ACTIVATIONS:
+        raise OptionError(
+            f"--function {name}: a base function already has that name",
+            code="function-name-taken",
+            hint="choose another name",
+        )
+    return expression.function(name, text)
+
+
+def _y_th(options: Options) -> float | None:
+    """`y_th` of pykan, the limit of the values, if singularities are to be avoided. Raises OptionError."""
+    chosen = options.optional("singularity")
+    if chosen not in (None, "plain", "avoid"):
+        raise OptionError(
+            f"option singularity is {chosen[:80]!r}, expected plain or avoid",
+            code="option-value-unknown",
+            hint="pass --option singularity=plain or avoid",
+        )
+    if chosen != "avoid":
+        if options.optional("y_th") is not None:
+            raise OptionError(
+                "option y_th needs --option singularity=avoid",
+                code="option-needs-other",
+                hint="add --option singularity=avoid, or remove y_th",
+            )
+        return None
+    limit = options.number("y_th", "10")
+    low, high = Y_TH_RANGE
+    if not low <= limit <= high:
+        raise OptionError(
+            f"option y_th is {limit:g}, expected a number from {low:g} to {high:g}",
+            code="option-out-of-range",
+            hint=f"pass --option y_th=NUMBER, from {low:g} to {high:g}",
+        )
+    return limit
+
+
+def shorten(value: Any) -> str:
+    """A value of the file, for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

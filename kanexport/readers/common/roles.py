@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.readers.common import module_kinds
-from kanexport.readers.common.layer_tensors import Tensors, natural
+from kanexport.readers.common.layer_tensors import Tensors, modules_of, natural
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # shapes of one layer's tensors, by name
@@ -82,14 +82,8 @@ class Roles:
         if sizes.o != sizes.i:
             return front[:2] == (sizes.o, sizes.i)
         own = dict(self.others)[name]
-        return (
-            not own.endswith(TURNED)
-            if len(front) == 2 and own != POINTS and own != WIDTHS
-            else self._destinations_first
-        )
-
-    @property
-    def _destinations_first(self) -> bool:
+        if len(front) == 2 and own != POINTS and own != WIDTHS:
+            return not own.endswith(TURNED)
         return "o" in self.axes and self.axes.index("o") < self.axes.index("i")
 
     def sizes(self, shapes: Shapes) -> Sizes | None:
@@ -115,23 +109,21 @@ class LayerRoles:
     roles: tuple[Roles, ...]
 
 
+# radon: the candidates for main tensors, then their layers.
 def find(tensors: Tensors) -> LayerRoles | None:
     """The layers of a file with tensors that may be those of a KAN. None if there are none, or if a tensor outside
     of them does not belong to a module between layers."""
-    for main, level in itertools.product(filter(None, _mains(tensors)), range(LEVELS)):
+    # Keys of the main tensors of layers: those with the most axes, or the points next to flat weights.
+    mains = [
+        [key for key, value in tensors.items() if value.ndim == axes and value.size and not _convolves(key, value)]
+        for axes in (4, 3)
+    ]
+    mains.append([key for key, value in tensors.items() if _increasing(value)])
+    for main, level in itertools.product(filter(None, mains), range(LEVELS)):
         layers = _grouped(tensors, main, level)
         if layers and (roles := _fitting(tensors, layers)):
             return LayerRoles(layers, roles)
     return None
-
-
-def _mains(tensors: Tensors) -> Iterator[list[str]]:
-    """Keys of the main tensors of layers: those with the most axes, or the points next to flat weights."""
-    for axes in (4, 3):
-        yield [
-            key for key, value in tensors.items() if value.ndim == axes and value.size and not _convolves(key, value)
-        ]
-    yield [key for key, value in tensors.items() if _increasing(value)]
 
 
 def _convolves(key: str, value: npt.NDArray[Any]) -> bool:
@@ -145,55 +137,40 @@ def _increasing(value: npt.NDArray[Any]) -> bool:
     return row and bool((np.diff(value.astype(np.float64)) > 0).all())
 
 
+# radon: names and modules decide together.
 def _grouped(tensors: Tensors, main: Sequence[str], level: int) -> dict[str, Shapes]:
     """All tensors of each layer, by a prefix `level` levels above its main tensor. The result is empty if the layers
     have different names, or if a tensor outside of them does not belong to a module between layers."""
-    prefixes = sorted({_above(key, level) for key in main}, key=natural)
+    parents = [key.split(".")[: -1 - level] for key in main]
+    prefixes = sorted({".".join((*parts, "")) for parts in parents}, key=natural)
     layers: dict[str, Shapes] = {
         prefix: {key.removeprefix(prefix): value.shape for key, value in tensors.items() if key.startswith(prefix)}
         for prefix in prefixes
     }
+    names = {frozenset((name, len(shape)) for name, shape in shapes.items()) for shapes in layers.values()}
     others = {key: value for key, value in tensors.items() if not key.startswith(tuple(prefixes))}
-    return layers if len(set(map(_names, layers.values()))) == 1 and _modules(others) else {}
+    between = all(prefix and module_kinds.proposed(shapes)[0] for prefix, shapes in modules_of(others).items())
+    return layers if len(names) == 1 and between else {}
 
 
-def _names(shapes: Shapes) -> frozenset[tuple[str, int]]:
-    return frozenset((name, len(shape)) for name, shape in shapes.items())
-
-
-def _above(key: str, level: int) -> str:
-    parts = key.split(".")[: -1 - level]
-    return ".".join(parts) + "." if parts else ""
-
-
-def _modules(tensors: Tensors) -> bool:
-    """Whether all tensors belong to modules that may occur between layers."""
-    groups: dict[str, dict[str, Shape]] = {}
-    for key, value in tensors.items():
-        prefix, _, name = key.rpartition(".")
-        groups.setdefault(prefix, {})[name] = value.shape
-    return all(prefix and module_kinds.proposed(shapes)[0] for prefix, shapes in groups.items())
-
-
+# radon: the assignments of one layer, then those that fit all.
 def _fitting(tensors: Tensors, layers: Mapping[str, Shapes]) -> tuple[Roles, ...]:
     """The assignments that fit every layer. Assignments that chain the layers are first, then those with names that
     resemble their roles."""
     prefix, first = next(iter(layers.items()))
     counters = {name for name in first if _counts(tensors[prefix + name])}
-    fitting = {
-        roles.text: roles for roles in _layer_roles(first, counters) if all(_fits(roles, s) for s in layers.values())
-    }
+    fitting: dict[str, Roles] = {}
+    for name, shape in first.items():
+        orders = FOURIER if len(shape) == 4 and shape[0] == 2 else {3: AXES, 2: FLAT}.get(len(shape), ())
+        for axes in orders:
+            for others in _others(first, name, axes, counters):
+                roles = Roles(name, axes, others)
+                if all(_fits(roles, shapes) for shapes in layers.values()):
+                    fitting[roles.text] = roles
     ranked = sorted(fitting.values(), key=lambda roles: (not _follows(roles, layers), -_sounds(roles)))
     if ranked and _follows(ranked[0], layers):
         ranked = [roles for roles in ranked if _follows(roles, layers)]
     return tuple(ranked[:MOST])
-
-
-def _layer_roles(shapes: Shapes, counters: set[str]) -> Iterator[Roles]:
-    """All assignments that the shapes of one layer allow."""
-    for name, shape in shapes.items():
-        for axes in _axes(shape):
-            yield from (Roles(name, axes, others) for others in _others(shapes, name, axes, counters))
 
 
 def _counts(value: npt.NDArray[Any]) -> bool:
@@ -201,33 +178,22 @@ def _counts(value: npt.NDArray[Any]) -> bool:
     return value.ndim == 1 and len(value) > 1 and bool((value == np.arange(len(value))).all())
 
 
-def _axes(shape: Shape) -> tuple[str, ...]:
-    if len(shape) == 4:
-        return tuple(axes for axes in FOURIER if shape[0] == 2)
-    return {3: AXES, 2: FLAT}.get(len(shape), ())
-
-
+# radon: each tensor that may be the points.
 def _others(shapes: Shapes, coef: str, axes: str, counters: set[str]) -> Iterator[tuple[tuple[str, str], ...]]:
     """The possible roles of the other tensors. Each tensor has one role, and each role except the bias one tensor."""
     names = [name for name in shapes if name != coef]
     if axes not in FLAT:
         yield from _assigned(names, shapes, Roles(coef, axes).sizes(shapes), counters)
         return
-    for points in _flat_points(shapes, names, coef, axes, counters):
+    for points in names:
         own = ((points, POINTS),)
+        sizes = Roles(coef, axes, own).sizes(shapes) if len(shapes[points]) in (1, 2) else None
+        if sizes is None or points in counters or POINTS not in _possible(shapes[points], sizes):
+            continue  # the points of flat coefficients show the number of functions
         rest = [name for name in names if name != points]
-        for others in _assigned(rest, shapes, Roles(coef, axes, own).sizes(shapes), counters):
+        for others in _assigned(rest, shapes, sizes, counters):
             if POINTS not in dict(others).values():
                 yield (*own, *others)
-
-
-def _flat_points(shapes: Shapes, names: Sequence[str], coef: str, axes: str, counters: set[str]) -> Iterator[str]:
-    """Tensors that may be the points of flat coefficients, and so show the number of functions."""
-    for name in names:
-        if len(shapes[name]) in (1, 2) and name not in counters:
-            sizes = Roles(coef, axes, ((name, POINTS),)).sizes(shapes)
-            if sizes is not None and POINTS in _possible(shapes[name], sizes):
-                yield name
 
 
 def _assigned(
@@ -244,29 +210,23 @@ def _assigned(
             yield tuple(zip(names, roles, strict=True))
 
 
+# radon: one condition for each role.
 def _possible(shape: Shape, sizes: Sizes) -> list[str]:
-    """The roles that a shape allows in a layer of these sizes."""
+    """The roles that a shape allows in a layer of these sizes. Points and widths are for all, for each source or for
+    each edge."""
     o, i = sizes.o, sizes.i
     roles = [BIAS] if shape in ((o,), (1, o)) else []
     if shape in ((o, i), (i, o)):
         roles += [BASE, SCALE]
     if shape == (o, i) == (i, o) and o > 1:
         roles += [BASE + TURNED, SCALE + TURNED]
-    return roles + _around(shape, sizes)
-
-
-def _around(shape: Shape, sizes: Sizes) -> list[str]:
-    """The roles as points or widths that a shape allows: for all, for each source or for each edge."""
-    spread = bool(shape) and _spread(shape[:-1], sizes.o, sizes.i)
+    spread = bool(shape) and shape[:-1] in ((), (1,), (i,), (1, 1), (1, i), (o, i), (i, o))
     beyond = shape[-1] - sizes.k if shape else 0
-    roles = [POINTS] if spread and shape[-1] > 1 and beyond in (0, *SPARE, *INNER) else []
-    whole = shape in ((), (1,), (sizes.i,), (sizes.i, 1))
-    return [*roles, WIDTHS] if whole or (spread and beyond == 0) else roles
-
-
-def _spread(front: Shape, o: int, i: int) -> bool:
-    """Whether these axes are empty, the sources or the edges."""
-    return front in ((), (1,), (i,), (1, 1), (1, i), (o, i), (i, o))
+    if spread and shape[-1] > 1 and beyond in (0, *SPARE, *INNER):
+        roles.append(POINTS)
+    if shape in ((), (1,), (i,), (i, 1)) or (spread and beyond == 0):
+        roles.append(WIDTHS)
+    return roles
 
 
 def _fits(roles: Roles, shapes: Shapes) -> bool:

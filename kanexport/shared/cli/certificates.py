@@ -65,8 +65,17 @@ def show(info: CertificateInfo, names: Names, *, of: str = "") -> None:
     """Print the certificate: ranges, effects of the inputs, method and assumptions. `of`: the served model and its
     version, if a server has the certificate."""
     where = f"{of}: " if of else ""
-    show_ranges(info, names, f"{where}outputs of the served graph over {_box(info)}")
-    _show_effects(info, names)
+    box = f"the box of {info.box}" if info.sha256 else "the box of the training grid"
+    show_ranges(info, names, f"{where}outputs of the served graph over {box}")
+    classes = [names.output(at) for at in range(len(info.output_low))]
+    columns = (f"{name} {what}" for name in classes for what in ("direction", "Lipschitz"))
+    effects = Table("effect of each input over the box", ("input", "low", "high", *columns))
+    for i, bounds in enumerate(info.lipschitz):
+        cells = [f"{info.low[i]:.4g}", f"{info.high[i]:.4g}"]
+        for o, steep in enumerate(bounds):
+            cells += [direction_text(info, i, o), f"{steep:.4g}"]
+        effects.add(names.feature(i), *cells)
+    effects.show()
     say(f"method: {info.method}, with a budget of {info.budget:g} s")
     say(f"float32 graph and network differ by at most {max(info.slack):.2g}")
     for assumption in info.assumptions:
@@ -98,21 +107,3 @@ def direction_text(info: CertificateInfo, source: int, output: int) -> str:
     """The direction for people: an output that does not change has the direction "increasing", which they would
     misread."""
     return info.direction(source, output) if info.lipschitz[source][output] else NO_EFFECT
-
-
-def _box(info: CertificateInfo) -> str:
-    return f"the box of {info.box}" if info.sha256 else "the box of the training grid"
-
-
-def _show_effects(info: CertificateInfo, names: Names) -> None:
-    classes = [names.output(at) for at in range(len(info.output_low))]
-    effects = Table(
-        "effect of each input over the box",
-        ("input", "low", "high", *(f"{name} {what}" for name in classes for what in ("direction", "Lipschitz"))),
-    )
-    for i, bounds in enumerate(info.lipschitz):
-        cells = [f"{info.low[i]:.4g}", f"{info.high[i]:.4g}"]
-        for o, steep in enumerate(bounds):
-            cells += [direction_text(info, i, o), f"{steep:.4g}"]
-        effects.add(names.feature(i), *cells)
-    effects.show()

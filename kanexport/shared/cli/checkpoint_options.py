@@ -14,7 +14,7 @@ DEFAULT_BUDGET = "60s"
 
 def facts(parser: argparse.ArgumentParser) -> None:
     """Arguments for facts that the checkpoint does not record."""
-    add = parser.add_argument
+    add = parser.add_argument_group("facts that the checkpoint does not record").add_argument
     add("--family", help="library that wrote the checkpoint, if the file does not identify it")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="fact that the checkpoint does not record")
     add(

@@ -87,6 +87,22 @@ class Failure(Exception):
             self.exit_code = exit_code
 
 
+class CodedError(ValueError):
+    """Invalid value or file, with a code and a hint that a caller keeps if it converts the error.
+
+    code  stable id of the error, such as "csv-not-a-number"; without one, the class name in kebab case
+    hint  the action that solves the problem, or empty
+    """
+
+    code: str = ""
+    hint: str = ""
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code or self.code or kebab(type(self).__name__)
+        self.hint = hint or self.hint
+
+
 def kebab(name: str) -> str:
     """A class name as an error code: "NotFound" is "not-found"."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()

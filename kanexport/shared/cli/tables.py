@@ -44,7 +44,8 @@ class Table:
     def add(self, *cells: Cell, style: str = "") -> None:
         """Add a row with a cell for every column. Names from a model reach the terminal, but control sequences do
         not."""
-        self.rows.append(tuple(_text(cell) for cell in cells))
+        lines = ([cell] if isinstance(cell, str) else cell for cell in cells)
+        self.rows.append(tuple("\n".join(map(printable, some)) for some in lines))
         self.styles.append(style)
 
     def show(self) -> None:
@@ -52,29 +53,27 @@ class Table:
         out = _console()
         if self.title:
             out.print(Text(printable(self.title), style="italic"))
-        if sum(self._words()) + GAP * (len(self.columns) - 1) <= out.width:
+        if sum(self._widths(_longest_word)) + GAP * (len(self.columns) - 1) <= out.width:
             self._print_grid(out)
         else:
             self._print_blocks(out)
         for line in self.caption:
             out.print(Text(printable(line), style="dim"))
 
-    def _words(self) -> list[int]:
-        """The width of each column at which no word is broken."""
+    def _widths(self, measure: Callable[[str], int]) -> list[int]:
+        """The largest measure of the cells of each column."""
         return [
-            max(_longest_word(heading), *(_longest_word(row[at]) for row in self.rows), 0)
-            for at, heading in enumerate(self.columns)
-        ]
-
-    def _lines(self) -> list[int]:
-        """The width of each column at which no line is folded."""
-        return [
-            max(cell_len(heading), *(_longest_line(row[at]) for row in self.rows), 0)
+            max(measure(heading), *(measure(row[at]) for row in self.rows), 0)
             for at, heading in enumerate(self.columns)
         ]
 
     def _print_grid(self, out: Console) -> None:
-        widths = _shared_out(self._words(), self._lines(), out.width - GAP * (len(self.columns) - 1))
+        room = out.width - GAP * (len(self.columns) - 1)
+        widths, most = self._widths(_longest_word), self._widths(_longest_line)
+        while sum(widths) < room and widths != most:  # columns get the remaining room, one character each per round
+            for at, most_here in enumerate(most):
+                if widths[at] < most_here and sum(widths) < room:
+                    widths[at] += 1
         grid = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
         for heading, width in zip(self.columns, widths, strict=True):
             side: JustifyMethod = "right" if heading in self.numbers else "left"
@@ -101,21 +100,6 @@ def _console() -> Console:
     console = Console(width=None if known else PIPE_WIDTH, markup=False, emoji=False, highlight=False)
     console.width = max(console.width, LEAST_WIDTH)
     return console
-
-
-def _text(cell: Cell) -> str:
-    return printable(cell) if isinstance(cell, str) else "\n".join(map(printable, cell))
-
-
-def _shared_out(least: list[int], most: list[int], room: int) -> list[int]:
-    """Widths between `least` and `most`. Columns that are narrower than `most` get the remaining room, one character
-    each per round."""
-    widths = list(least)
-    while sum(widths) < room and widths != most:
-        for at, most_here in enumerate(most):
-            if widths[at] < most_here and sum(widths) < room:
-                widths[at] += 1
-    return widths
 
 
 def _longest_line(text: str) -> int:

@@ -18,14 +18,13 @@ from __future__ import annotations
 import enum
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.shared import grids, step_rules
-from kanexport.shared.manifest import BasisInfo, LayerInfo, NodeStep
+from kanexport.shared.manifest import LayerInfo, NodeStep
 from kanexport.shared.sections import NodeBaseline
 from kanserve.analysis import curves
 
@@ -130,6 +129,7 @@ class Coverage:
         return np.asarray(self.cells.max(axis=1, initial=0.0))
 
 
+# radon: the grids, then the baseline of the nodes without one.
 def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamped: bool = False) -> Bounds:
     """Ranges of the `width` input nodes of a layer. Raises Unfit.
 
@@ -137,15 +137,29 @@ def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamp
     clamped   True if the layer's last step before its edges clamps its nodes to the grid; that step is then ignored
     """
     pre_steps = layer.pre_steps[:-1] if clamped else layer.pre_steps
-    used = _used(layer)
-    nodes = np.array(_columns(layer, width), np.intp)
+    used = np.ones(layer.sources, np.bool_)  # sources that an edge reads
+    if layer.mask:
+        used = np.asarray((np.array(layer.mask) != 0).any(axis=1))
+        for edge in layer.symbolic:
+            used[edge.source] |= edge.mask != 0
+    try:
+        columns = curves.columns(layer)  # the node of each source after the steps of the layer
+    except IndexError as error:
+        raise Unfit from error
+    if len(columns) != layer.sources or not all(0 <= at < width for at in columns):
+        raise Unfit
+    nodes = np.array(columns, np.intp)
     scales = [scale for scale in _of_grids(layer, pre_steps, nodes, used) if _fits(scale, width)]
     gridded = np.zeros(width, np.bool_)
     for scale in scales:
         gridded[nodes[np.isfinite(scale.low)]] = True
     needed = np.zeros(width, np.bool_)
     needed[nodes[used]] = True
-    observed = _of_reference(baseline, needed & ~gridded) if baseline is not None and baseline.cells else None
+    observed = None
+    if baseline is not None and baseline.cells:  # from the first bin to the last
+        ends = np.array([(row[0], row[-1], (row[-1] - row[0]) / max(1, len(row) - 1)) for row in baseline.cells])
+        low, high, cell = np.where((needed & ~gridded)[:, None], ends, np.nan).T
+        observed = Scale((), np.arange(width), low, low, high, high, cell)
     known = np.isfinite(observed.low) if observed is not None else np.zeros(width, np.bool_)
     definitions = np.where(gridded, Definition.GRID, np.where(known, Definition.REFERENCE, Definition.NONE))
     if observed is not None and known.any():
@@ -164,19 +178,17 @@ def of_baseline(baseline: NodeBaseline) -> Bounds:
     """Ranges of the nodes in the baseline: from the first cell with a value to the last one. A side is open if the
     baseline has values beyond its cells. A node without values has no range."""
     cells = baseline.cells * len(baseline.counts) if len(baseline.cells) == 1 else baseline.cells
-    ends = [_occupied(row, counts) for row, counts in zip(cells, baseline.counts, strict=True)]
+    ends = []
+    for row, counts in zip(cells, baseline.counts, strict=True):
+        filled = np.flatnonzero(counts)
+        if len(row) and len(filled):
+            whole = (-OPEN, *row, OPEN)
+            ends.append((whole[filled[0]], whole[filled[-1] + 1], (row[-1] - row[0]) / max(1, len(row) - 1)))
+        else:
+            ends.append((math.nan,) * 3)
     low, high, cell = np.array(ends, np.float64).reshape(-1, 3).T
     scale = Scale((), np.arange(len(ends)), low, low, high, high, cell)
     return Bounds((scale,), (Definition.REFERENCE,) * len(ends))
-
-
-def _occupied(cells: Sequence[float], counts: Sequence[int]) -> tuple[float, float, float]:
-    """The ends of the cells that have a value, and the mean width of a cell."""
-    filled = np.flatnonzero(counts)
-    if not len(cells) or not len(filled):
-        return math.nan, math.nan, math.nan
-    ends = (-OPEN, *cells, OPEN)
-    return ends[filled[0]], ends[filled[-1] + 1], (cells[-1] - cells[0]) / max(1, len(cells) - 1)
 
 
 def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:
@@ -236,6 +248,7 @@ def _locate(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
     return np.where(known, zone, np.uint8(Zone.UNKNOWN)), np.where(known, cells, 0.0)
 
 
+# radon: one basis after the other.
 def _of_grids(
     layer: LayerInfo, pre_steps: tuple[NodeStep, ...], nodes: NDArray[np.intp], used: NDArray[np.bool_]
 ) -> list[Scale]:
@@ -249,32 +262,10 @@ def _of_grids(
         ends = [(grid.first, grid.low, grid.high, grid.last, grid.cell) if grid else (np.nan,) * 5 for grid in rows]
         table = np.where(used[:, None], np.array(ends), np.nan)
         first, low, high, last, cell = table.T
-        scales.append(Scale((*pre_steps, *basis.pre_steps), nodes, first, low, high, last, cell, _units(layer, basis)))
+        units = None if basis.pre_steps else grids.sources(layer)
+        units = units if units is not None and len(units) == layer.sources else None  # else not in proportion
+        scales.append(Scale((*pre_steps, *basis.pre_steps), nodes, first, low, high, last, cell, units))
     return [scale for scale in scales if np.isfinite(scale.low).any()]
-
-
-def _units(layer: LayerInfo, basis: BasisInfo) -> tuple[grids.SourceUnits, ...] | None:
-    """The units of the values that a basis reads, by source; None if they are not in proportion to the nodes."""
-    units = None if basis.pre_steps else grids.sources(layer)
-    return units if units is not None and len(units) == layer.sources else None
-
-
-def _of_reference(baseline: NodeBaseline, needed: NDArray[np.bool_]) -> Scale:
-    """Ranges of the `needed` nodes in the baseline: from the first bin to the last."""
-    rows = baseline.cells * len(needed) if len(baseline.cells) == 1 else baseline.cells
-    ends = np.array([(row[0], row[-1], (row[-1] - row[0]) / max(1, len(row) - 1)) for row in rows])
-    low, high, cell = np.where(needed[:, None], ends, np.nan).T
-    return Scale((), np.arange(len(needed)), low, low, high, high, cell)
-
-
-def _used(layer: LayerInfo) -> NDArray[np.bool_]:
-    """Flags [S] of the sources that an edge reads."""
-    if not layer.mask:
-        return np.ones(layer.sources, np.bool_)
-    used = (np.array(layer.mask) != 0).any(axis=1)
-    for edge in layer.symbolic:
-        used[edge.source] |= edge.mask != 0
-    return np.asarray(used)
 
 
 def _fits(scale: Scale, width: int) -> bool:
@@ -289,14 +280,3 @@ def _fits(scale: Scale, width: int) -> bool:
     if read.shape != (1, len(scale.nodes)):
         raise Unfit
     return True
-
-
-def _columns(layer: LayerInfo, width: int) -> tuple[int, ...]:
-    """The node of each source after the steps of the layer. Raises Unfit."""
-    try:
-        columns = curves.columns(layer)
-    except IndexError as error:
-        raise Unfit from error
-    if len(columns) != layer.sources or not all(0 <= at < width for at in columns):
-        raise Unfit
-    return columns

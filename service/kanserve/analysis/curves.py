@@ -58,6 +58,7 @@ def columns(layer: LayerInfo) -> tuple[int, ...]:
     return indices or tuple(range(layer.sources))
 
 
+# radon: one source after the other, and the origins of its range.
 def domain(layer: LayerInfo, observed: Floats | None) -> Domain:
     """Domain of each source of the layer. `observed` [R, S]: the values of the sources for some rows.
 
@@ -65,12 +66,20 @@ def domain(layer: LayerInfo, observed: Floats | None) -> Domain:
     the two. Otherwise the domain is the range of `observed`, and without it -1 to 1.
     """
     sources = grids.sources(layer) or ()
-    ranges = [
-        (at < len(sources) and _grid(layer, at, sources[at])) or _reference(observed, at) or (-1.0, 1.0, Origin.ASSUMED)
-        for at in range(layer.sources)
-    ]
-    low, high, origins = zip(*ranges, strict=True)
-    return Domain(np.array(low), np.array(high), tuple(origins))
+    own_knots = [basis.knots for basis in layer.bases if basis.knots and not (basis.pre_steps or basis.per_edge)]
+    ranges = []
+    for at in range(layer.sources):
+        knots = [*filter(math.isfinite, itertools.chain(*(row[at if len(row) > 1 else 0] for row in own_knots)))]
+        values = np.zeros(0) if observed is None else observed[:, at][np.isfinite(observed[:, at])]
+        if at < len(sources) and knots:
+            low, high = sources[at].in_node_units((min(knots), max(knots)))
+            ranges.append((*_widened(low, high, MARGIN), Origin.GRID))
+        elif len(values):
+            ranges.append((*_widened(float(values.min()), float(values.max()), AROUND), Origin.REFERENCE))
+        else:
+            ranges.append((-1.0, 1.0, Origin.ASSUMED))
+    lows, highs, origins = zip(*ranges, strict=True)
+    return Domain(np.array(lows), np.array(highs), tuple(origins))
 
 
 def centre(layer: LayerInfo, width: int) -> Floats | None:
@@ -88,24 +97,6 @@ def centre(layer: LayerInfo, width: int) -> Floats | None:
 def requested(low: float, high: float, sources: int) -> Domain:
     """Domain with the same range for every source."""
     return Domain(np.full(sources, low), np.full(sources, high), (Origin.REQUESTED,) * sources)
-
-
-def _grid(layer: LayerInfo, source: int, units: grids.SourceUnits) -> tuple[float, float, Origin] | None:
-    rows = [basis.knots for basis in layer.bases if not (basis.pre_steps or basis.per_edge)]
-    own = itertools.chain.from_iterable(row[source if len(row) > 1 else 0] for row in rows if row)
-    knots = sorted(filter(math.isfinite, own))
-    if not knots:
-        return None
-    low, high = units.in_node_units((knots[0], knots[-1]))
-    return *_widened(low, high, MARGIN), Origin.GRID
-
-
-def _reference(observed: Floats | None, source: int) -> tuple[float, float, Origin] | None:
-    if observed is None:
-        return None
-    values = observed[:, source]
-    values = values[np.isfinite(values)]
-    return (*_widened(float(values.min()), float(values.max()), AROUND), Origin.REFERENCE) if len(values) else None
 
 
 def _widened(low: float, high: float, share: float) -> tuple[float, float]:
@@ -164,11 +155,11 @@ def blocks(sources: Sequence[int], destinations: Sequence[int], points: int) -> 
             yield slice(first, first + rows), slice(second, second + columns)
 
 
-def joined(answer: Iterable[CurveBlock]) -> tuple[LayerCurves, ...]:
+def joined(blocks: Iterable[CurveBlock]) -> tuple[LayerCurves, ...]:
     """All blocks of a response, joined to one entry per layer. They are in the order of `blocks`: layer by layer, and
     the destinations of a source one after the other."""
     layers: dict[int, list[CurveBlock]] = {}
-    for block in answer:
+    for block in blocks:
         layers.setdefault(block.layer, []).append(block)
     return tuple(_joined_layer(layer, own) for layer, own in layers.items())
 

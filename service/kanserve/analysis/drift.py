@@ -81,7 +81,8 @@ def compare_counts(
     """The same for counts [n, K]. The first `lengths` [n] counts of a node are its bins."""
     nodes = nodes or len(lengths)
     there = np.asarray(np.arange(counts.shape[1]) < lengths[:, None])
-    p, q = (_shares(each, there) for each in (reference, counts))
+    added = (np.where(there, each + ADDED, 0.0) for each in (reference, counts))
+    p, q = (np.asarray(each / each.sum(axis=1, keepdims=True)) for each in added)
     middle = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         pairs = ((q, p), (p, middle), (q, middle))
@@ -103,11 +104,6 @@ def padded(counts: Iterable[Sequence[int]], longest: int) -> Counts:
     return np.array([(*row, *[0] * (longest - len(row))) for row in counts], np.int64)
 
 
-def _shares(counts: Counts, there: NDArray[np.bool_]) -> Floats:
-    added = np.where(there, counts + ADDED, 0.0)
-    return np.asarray(added / added.sum(axis=1, keepdims=True))
-
-
 def _outside(counts: Counts, lengths: Counts) -> Floats:
     """A measure per node [n]; NaN for a node without values."""
     last = counts[np.arange(len(counts)), lengths - 1]
@@ -124,21 +120,17 @@ def chi_squared(share: float, degrees: int) -> float:
     part = 2 / (9 * degrees)
     value = degrees * max(0.01, 1 - part + statistics.NormalDist().inv_cdf(share) * math.sqrt(part)) ** 3
     for _ in range(STEPS):
-        tail = _chi_squared_tail(value, degrees)
+        # The regularized incomplete gamma function, a finite sum for whole degrees.
+        half, first = value / 2, (degrees % 2) / 2
+        powers = (first + at for at in range(degrees // 2))
+        terms = (math.exp(power * math.log(half) - half - math.lgamma(power + 1)) for power in powers)
+        tail = math.fsum(terms) + (math.erfc(math.sqrt(half)) if degrees % 2 else 0.0)
         density = math.exp((degrees / 2 - 1) * math.log(value / 2) - value / 2 - math.lgamma(degrees / 2)) / 2
         step = tail / density * math.log(tail / (1 - share))
         value = max(value + step, value / 2)
         if abs(step) < 1e-12 * value:
             break
     return value
-
-
-def _chi_squared_tail(value: float, degrees: int) -> float:
-    """Probability of a larger value: the regularized incomplete gamma function, a finite sum for whole degrees."""
-    half, first = value / 2, (degrees % 2) / 2
-    powers = (first + at for at in range(degrees // 2))
-    terms = (math.exp(power * math.log(half) - half - math.lgamma(power + 1)) for power in powers)
-    return math.fsum(terms) + (math.erfc(math.sqrt(half)) if degrees % 2 else 0.0)
 
 
 Span = tuple[float, float]

@@ -49,7 +49,15 @@ class Cells:
             padded, lengths, last = (np.repeat(part, nodes, axis=0) for part in (padded, lengths, last))
         clipped = np.minimum(padded, last[:, None])
         middles = np.concatenate([clipped[:, :1], clipped[:, :-1] / 2 + clipped[:, 1:] / 2, clipped[:, -1:]], axis=1)
-        return cls(padded.T, lengths, last, middles, _steps(clipped, lengths))
+        steps = None
+        if not (lengths < 3).any():
+            widths, numbers = (clipped[:, -1] - clipped[:, 0]) / (lengths - 2), np.arange(clipped.shape[1])
+            equal = clipped[:, 0] + numbers[:, None] * widths
+            alike = np.abs(clipped - equal.T) <= ALIKE * widths[:, None]
+            inner = numbers[None] < lengths[:, None] - 1
+            if bool((alike | ~inner).all() and (widths > 0).all()):
+                steps = widths
+        return cls(padded.T, lengths, last, middles, steps)
 
     def places(self, values: Floats) -> Counts:
         """The bin [N, n] of each finite value. A value on a bound is in the bin above it; on the last bound, it is in
@@ -75,17 +83,6 @@ class Cells:
     def there(self) -> NDArray[np.bool_]:
         """Flags [n, K] of the bins of each node."""
         return np.asarray(np.arange(self.shape[1]) < self.lengths[:, None])
-
-
-def _steps(bounds: Floats, lengths: Counts) -> Floats | None:
-    """Number of bounds [n] of each node in [n, K - 1], which repeats the last bound of a node."""
-    if (lengths < 3).any():
-        return None
-    inner = np.arange(bounds.shape[1])[None] < lengths[:, None] - 1
-    equal = bounds[:, 0] + np.arange(bounds.shape[1])[:, None] * ((bounds[:, -1] - bounds[:, 0]) / (lengths - 2))
-    steps = (bounds[:, -1] - bounds[:, 0]) / (lengths - 2)
-    alike = np.abs(bounds - equal.T) <= ALIKE * steps[:, None]
-    return steps if bool((alike | ~inner).all() and (steps > 0).all()) else None
 
 
 def split(bounds: Sequence[float], times: int) -> list[float]:
@@ -125,21 +122,19 @@ class Window:
         baseline."""
         step = max(1, AT_ONCE // self.cells.bounds.size)
         for at in range(0, len(nodes), step):
-            self._add(nodes[at : at + step].astype(np.float64))
-
-    def _add(self, values: Floats) -> None:
-        finite = np.isfinite(values)
-        self.nonfinite += (~finite).sum(axis=0)
-        places = self.cells.places(np.where(finite, values, 0.0))
-        nodes, cells = self.cells.shape
-        flat, own = (places + np.arange(nodes) * cells)[finite], values[finite]
-        self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
-        with np.errstate(over="ignore"):
-            deviation = own - self.cells.middles.ravel()[flat]
-            for kept, what in ((self.sums, deviation), (self.squares, deviation**2)):
-                kept += np.bincount(flat, weights=what, minlength=kept.size).reshape(kept.shape)
-        self.min = np.minimum(self.min, np.where(finite, values, np.inf).min(axis=0, initial=np.inf))
-        self.max = np.maximum(self.max, np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf))
+            values = nodes[at : at + step].astype(np.float64)
+            finite = np.isfinite(values)
+            self.nonfinite += (~finite).sum(axis=0)
+            places = self.cells.places(np.where(finite, values, 0.0))
+            width, cells = self.cells.shape
+            flat, own = (places + np.arange(width) * cells)[finite], values[finite]
+            self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
+            with np.errstate(over="ignore"):
+                deviation = own - self.cells.middles.ravel()[flat]
+                for kept, what in ((self.sums, deviation), (self.squares, deviation**2)):
+                    kept += np.bincount(flat, weights=what, minlength=kept.size).reshape(kept.shape)
+            self.min = np.minimum(self.min, np.where(finite, values, np.inf).min(axis=0, initial=np.inf))
+            self.max = np.maximum(self.max, np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf))
 
     def plus(self, other: Window) -> Window:
         """Sum of two windows with the same bins."""

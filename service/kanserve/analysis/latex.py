@@ -94,12 +94,17 @@ def written(expression: str, known: Mapping[str, str]) -> str:
         ) from error
 
 
+# radon: one kind of node after the other.
 def _part(node: ast.AST, known: Mapping[str, str]) -> Part:
     match node:
         case ast.Name(id=name):
             return Part(known.get(name) or CONSTANTS.get(name) or symbol(name), ATOM)
         case ast.Constant(value=int() | float() as value):
-            return _number(value)
+            mantissa, _, exponent = repr(value).removesuffix(".0").partition("e")
+            if not exponent:
+                return Part(mantissa, ATOM)
+            power = f"10^{{{int(exponent)}}}"
+            return Part(power, CALL) if mantissa == "1" else Part(rf"{mantissa} \cdot {power}", PRODUCT)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return Part(f"-{_part(operand, known).within(PRODUCT)}", SIGN)
         case ast.BinOp(left=left, op=op, right=right):
@@ -124,15 +129,6 @@ def _cases(node: ast.AST, known: Mapping[str, str]) -> Part:
     lines.append(rf"{_part(node, known).text} & \text{{otherwise}}")
     rows = r" \\ ".join(lines)
     return Part(rf"\begin{{cases}} {rows} \end{{cases}}", CONDITION)
-
-
-def _number(value: float) -> Part:
-    """Number in Python's notation, with its power of ten separate."""
-    mantissa, _, exponent = repr(value).removesuffix(".0").partition("e")
-    if not exponent:
-        return Part(mantissa, ATOM)
-    power = f"10^{{{int(exponent)}}}"
-    return Part(power, CALL) if mantissa == "1" else Part(rf"{mantissa} \cdot {power}", PRODUCT)
 
 
 def _binary(left: Part, op: ast.operator, right: Part) -> Part:

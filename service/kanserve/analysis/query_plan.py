@@ -118,8 +118,12 @@ def find(names: Sequence[str], selection: Sequence[int | str]) -> tuple[int, ...
         elif item in named:
             chosen += named[item]
         else:
+            numbers = f"its {len(names)} layers have the numbers 0 to {len(names) - 1}"
+            shown = ", ".join(map(_quoted, [*named][:KNOWN_LIMIT]))
+            more = f" and {len(named) - KNOWN_LIMIT} more" if len(named) > KNOWN_LIMIT else ""
+            known = f"the model has {shown}{more}" if named else "the layers of the model have no names"
             raise BadRequest(
-                f"unknown layer {_quoted(item)}: {_known(list(named), len(names))}",
+                f"unknown layer {_quoted(item)}: {known}; {numbers}",
                 code="layer-unknown",
                 hint="send a name or a number of a layer of the model",
             )
@@ -178,12 +182,8 @@ def strongest_each(values: Floats, k: int) -> NDArray[np.intp]:
     magnitude[np.isnan(magnitude)] = np.inf
     if not 0 < k < magnitude.shape[1]:
         return np.argsort(-magnitude, axis=1, kind="stable")[:, :k]
-    return np.stack([_first(row, k) for row in magnitude]) if len(magnitude) else np.zeros((0, k), np.intp)
-
-
-def _first(strength: Floats, k: int) -> NDArray[np.intp]:
-    rows, columns = strongest(strength[None], k)
-    return rows * strength.size + columns
+    chosen = [strongest(row[None], k)[1] for row in magnitude]
+    return np.stack(chosen) if chosen else np.zeros((0, k), np.intp)
 
 
 def largest(values: Floats, k: int) -> NDArray[np.int32]:
@@ -210,15 +210,6 @@ def _resolve(requested: Sequence[int], size: int, what: str, where: str) -> tupl
     return tuple(requested)
 
 
-def _known(names: Sequence[str], count: int) -> str:
-    numbers = f"its {count} layers have the numbers 0 to {count - 1}"
-    if not names:
-        return f"the layers of the model have no names; {numbers}"
-    shown = ", ".join(map(_quoted, names[:KNOWN_LIMIT]))
-    more = f" and {len(names) - KNOWN_LIMIT} more" if len(names) > KNOWN_LIMIT else ""
-    return f"the model has {shown}{more}; {numbers}"
-
-
 def _quoted(name: str) -> str:
     return repr(name if len(name) <= NAME_LIMIT else f"{name[:NAME_LIMIT]}...")
 
@@ -235,7 +226,10 @@ def on_the_way(
     result `end` of the last. Both are empty if there is no path. `widths`: number of input nodes of each layer."""
     links = [sources(layer, width) for layer, width in zip(layers, widths, strict=True)]
     active = [edges(layer) for layer in layers]
-    between = [_between(layer, width) for layer, width in zip(layers, widths[1:], strict=False)]
+    between = [results(layer) for layer in layers[:-1]]  # from sums to nodes of the next layer
+    for at, width in enumerate(widths[1 : len(layers)]):
+        if between[at].shape[1] != width:  # a step between them mixes nodes: all are linked with all
+            between[at] = np.ones((layers[at].destinations, width), bool)
     reached = [links[0][start]]  # the sources of each layer
     for at, onward in enumerate(between):
         reached.append(_through(_through(_through(reached[at], active[at]), onward), links[at + 1]))
@@ -253,13 +247,6 @@ def on_the_way(
 def _through(flags: Flags, links: Flags) -> Flags:
     """Flags [b] of the nodes that are linked [a, b] with any of the nodes [a]."""
     return np.asarray(links[flags].any(axis=0))
-
-
-def _between(layer: LayerInfo, width: int) -> Flags:
-    """Links [D, n] from sums to nodes of the next layer. If a step between them mixes nodes, all are linked with
-    all."""
-    links = results(layer)
-    return links if links.shape[1] == width else np.ones((layer.destinations, width), bool)
 
 
 def edges(layer: LayerInfo) -> Flags:

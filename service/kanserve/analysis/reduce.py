@@ -5,8 +5,7 @@ Shapes: N executions of a layer, rows x positions; the axes of the edges [...] a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,42 +53,34 @@ class Reducer:
                 counts, bounds = histogram(self._all(), self._bins)
                 figures += [(HISTOGRAM, _float32(counts)), (BOUNDS, _float32(bounds))]
             else:
-                figures.append((name, _float32(FIGURES[name](self))))
+                figures.append((name, _float32(self._figure(name))))
         return tuple(figures)
 
     def _all(self) -> Floats:
         return np.concatenate(self._kept) if self._kept else np.zeros((0, *self._edges))
 
-    def _per_value(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _figure(self, name: str) -> NDArray[np.float64]:
+        """A figure [...]; quantiles [Q, ...]."""
+        if name == QUANTILES:
+            values = self._all() if self._moments.count else np.full((1, *self._edges), np.nan)
+            with np.errstate(all="ignore"):
+                return np.asarray(np.quantile(values.astype(np.float64), self._quantiles, axis=0))
+        if not self._moments.count:
+            return np.full(self._edges, np.nan)
         with np.errstate(all="ignore"):
-            return np.asarray(total / self._moments.count if self._moments.count else np.full(self._edges, np.nan))
-
-    def _or_nan(self, extreme: NDArray[np.float64]) -> NDArray[np.float64]:
-        return extreme if self._moments.count else np.full(self._edges, np.nan)
-
-    def _std(self) -> NDArray[np.float64]:
-        spread = self._moments.std() if self._moments.count else np.asarray(np.nan)
-        return np.broadcast_to(spread, self._edges)
-
-    def _quantile_figures(self) -> NDArray[np.float64]:
-        values = self._all()
-        if not len(values):
-            return np.full((len(self._quantiles), *self._edges), np.nan)
-        with np.errstate(all="ignore"):
-            return np.asarray(np.quantile(values.astype(np.float64), self._quantiles, axis=0))
+            match name:
+                case "mean":
+                    return np.asarray(self._sum / self._moments.count)
+                case "mean_magnitude":
+                    return np.asarray(self._magnitude / self._moments.count)
+                case "std":
+                    return np.broadcast_to(self._moments.std(), self._edges)
+                case "min":
+                    return self._low
+        return self._high
 
 
-FIGURES: Mapping[str, Callable[[Reducer], NDArray[np.float64]]] = MappingProxyType(
-    {
-        "mean": lambda reducer: reducer._per_value(reducer._sum),
-        "mean_magnitude": lambda reducer: reducer._per_value(reducer._magnitude),
-        "std": Reducer._std,
-        "min": lambda reducer: reducer._or_nan(reducer._low),
-        "max": lambda reducer: reducer._or_nan(reducer._high),
-        QUANTILES: Reducer._quantile_figures,
-    }
-)
-ALL = (*FIGURES, HISTOGRAM)
+ALL = ("mean", "mean_magnitude", "std", "min", "max", QUANTILES, HISTOGRAM)
 
 
 def histogram(values: Floats, bins: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

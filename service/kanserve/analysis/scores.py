@@ -126,21 +126,17 @@ class Weighted:
             return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
 
+# radon: from results to sums, step by step.
 def sums(layer: LayerInfo, edges: Floats, spreads: Floats | None) -> tuple[Floats, bool]:
     """Spreads [D] of the sums of a layer's edges, and whether they were counted. They follow from the spreads `spreads`
     of the layer's results; if these are None, from the spreads `edges` [S, D] of its edges."""
-    known = None if spreads is None else _undone(layer, spreads)
-    if known is not None and len(known) == edges.shape[1]:
-        return known, True
+    for step in reversed(layer.post_steps if spreads is not None else ()):
+        scale = np.abs(np.array(step.scale))
+        if spreads is None or step.kind != "affine" or not scale.all() or len(scale) not in (0, 1, len(spreads)):
+            spreads = None  # the step cannot be inverted for spreads
+            break
+        spreads = spreads / scale if len(scale) else spreads
+    if spreads is not None and len(spreads) == edges.shape[1]:
+        return spreads, True
     with np.errstate(all="ignore"):
         return np.sqrt((edges**2).sum(axis=0)), False
-
-
-def _undone(layer: LayerInfo, spreads: Floats) -> Floats | None:
-    """Spreads before the steps after the layer; None if a step cannot be inverted for spreads."""
-    for step in reversed(layer.post_steps):
-        scale = np.abs(np.array(step.scale))
-        if step.kind != "affine" or not scale.all() or len(scale) not in (0, 1, len(spreads)):
-            return None
-        spreads = spreads / scale if len(scale) else spreads
-    return spreads

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, MutableMapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from kanexport.shared.cli.suggest import how_to_install
 from kanserve.auth import token_file
@@ -28,14 +28,17 @@ TOKEN = re.compile(f"[!-~]{{{SHORTEST},{LONGEST}}}")  # the gate does not strip 
 GLANCE = 0.25  # seconds between two checks of the expiry times of open streams
 
 
-class RequestCredentials(Protocol):
-    """Credentials of a request: its metadata, and the certificate of its connection as PEM ("": none)."""
+class RequestMetadata(NamedTuple):
+    """Data about a call that a transport passes on.
 
-    @property
-    def metadata(self) -> Iterable[tuple[str, str | bytes]]: ...
+    metadata     names and values; at least those of `grpc_api.interceptor.HEADERS`
+    remaining    seconds until the deadline; None without one
+    certificate  verified certificate of the client, as PEM; "" if it presented none
+    """
 
-    @property
-    def certificate(self) -> str | bytes: ...
+    metadata: Iterable[tuple[str, str | bytes]]
+    remaining: float | None
+    certificate: str | bytes = ""
 
 
 class Authenticator:
@@ -48,7 +51,7 @@ class Authenticator:
     def __init__(self, credentials: Credentials, names: Callable[[str | bytes], Collection[str]]) -> None:
         self._names = names
         self.caches: list[dict[Any, Any]] = []  # of callers; new credentials clear them
-        self._open: set[Permit] = set()
+        self.permits: set[Permit] = set()  # of open streams
         self._timer: asyncio.TimerHandle | None = None
         self.take(credentials)
 
@@ -65,10 +68,10 @@ class Authenticator:
         self._buckets = {name: Bucket(name, rate) for name, rate in rates.items()}
         for cache in self.caches:
             cache.clear()
-        for permit in tuple(self._open):
+        for permit in tuple(self.permits):
             permit.check()
 
-    def resolve(self, need: Need, credentials: RequestCredentials) -> tuple[Principal, Bucket | None]:
+    def resolve(self, need: Need, credentials: RequestMetadata) -> tuple[Principal, Bucket | None]:
         """The caller of an allowed call, and its rate limit. Raises Unauthenticated, Forbidden."""
         if need is ANYONE:
             return self.known(credentials), None
@@ -76,14 +79,14 @@ class Authenticator:
         require(caller, need)
         return caller, bucket
 
-    def admit(self, need: Need, credentials: RequestCredentials) -> Principal:
+    def admit(self, need: Need, credentials: RequestMetadata) -> Principal:
         """Authenticated caller of an allowed call. Raises Unauthenticated, Forbidden, RateLimited."""
         caller, bucket = self.resolve(need, credentials)
         if bucket is not None:
             bucket.take()
         return caller
 
-    def refuses(self, need: Need, credentials: RequestCredentials) -> bool:
+    def refuses(self, need: Need, credentials: RequestMetadata) -> bool:
         """True if `admit` would reject the caller; rate limits are not checked."""
         if need is ANYONE:
             return False
@@ -119,36 +122,37 @@ class Authenticator:
     def permit(self, caller: Principal) -> Permit:
         """The permit of an admitted stream that opens now. The method needs a running event loop."""
         permit = Permit(self, caller)
-        self._open.add(permit)
+        self.permits.add(permit)
         if caller.expires is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
         return permit
-
-    def closed(self, permit: Permit) -> None:
-        """The stream of this permit has ended."""
-        self._open.discard(permit)
 
     def _glance(self) -> None:
         """Check every open stream whose caller has an expiry time. The timer repeats while such streams are open. The
         wall clock may jump, so one timer for the expiry time is not enough."""
         self._timer = None
-        ending = [permit for permit in self._open if permit.caller.expires is not None]
+        ending = [permit for permit in self.permits if permit.caller.expires is not None]
         for permit in ending:
             permit.check()
         if ending:
             self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
 
-    def known(self, credentials: RequestCredentials) -> Principal:
+    def known(self, credentials: RequestMetadata) -> Principal:
         """The caller, or `NOBODY` if the gate does not know the credential. Raises nothing."""
         try:
             return self._caller(credentials)[0]
         except Unauthenticated:
             return NOBODY
 
-    def _caller(self, credentials: RequestCredentials) -> tuple[Principal, Bucket | None]:
+    def _caller(self, credentials: RequestMetadata) -> tuple[Principal, Bucket | None]:
         headers = [value for key, value in credentials.metadata if key == HEADER]
         if not headers:
-            return self._certified(credentials.certificate) if self._certificates else (NOBODY, None)
+            names = self._names(credentials.certificate) if credentials.certificate and self._certificates else ()
+            entries = [self._certificates[name] for name in names if name in self._certificates]
+            if not entries:
+                return NOBODY, None
+            _, entry = min(entries, key=lambda ranked: ranked[0])  # the first one in the file
+            return entry.principal, self._buckets.get(entry.principal.name)
         value = headers[0]
         if len(headers) > 1 or not isinstance(value, str) or value[: len(SCHEME)].lower() != SCHEME:
             raise Unauthenticated(
@@ -175,15 +179,6 @@ class Authenticator:
         caller = self._known[mark] = (entry.principal, self._buckets.get(entry.principal.name))
         return caller
 
-    def _certified(self, certificate: str | bytes) -> tuple[Principal, Bucket | None]:
-        """The first entry of the file, in its order, that names the certificate."""
-        names = self._names(certificate) if certificate else ()
-        entries = [self._certificates[name] for name in names if name in self._certificates]
-        if not entries:
-            return NOBODY, None
-        _, entry = min(entries, key=lambda ranked: ranked[0])
-        return entry.principal, self._buckets.get(entry.principal.name)
-
 
 class Permit:
     """Permission of one stream: a context around each wait of the stream for its next message, on the event loop.
@@ -202,10 +197,12 @@ class Permit:
         self._reason: Unauthenticated | None = None
 
     def __enter__(self) -> Permit:
-        self._check()
-        self._task = asyncio.current_task()
-        assert self._task is not None
-        self._inside, self._before = True, self._task.cancelling()
+        if self._reason is not None:
+            raise _copy(self._reason)
+        self._gate.still(self.caller)
+        self._task = task = asyncio.current_task()
+        assert task is not None
+        self._inside, self._before = True, task.cancelling()
         return self
 
     def __exit__(
@@ -216,17 +213,7 @@ class Permit:
             return
         assert self._task is not None
         if self._task.uncancel() <= self._before:  # otherwise another cancellation takes precedence
-            raise self._renewed_error()
-
-    def _check(self) -> None:
-        if self._reason is not None:
-            raise self._renewed_error()
-        self._gate.still(self.caller)
-
-    def _renewed_error(self) -> Unauthenticated:
-        """A new error with the same reason, because an error that was raised before keeps its traceback."""
-        assert self._reason is not None
-        return _copy(self._reason)
+            raise _copy(self._reason)
 
     def check(self) -> None:
         """End the stream if its credential is no longer valid."""
@@ -241,7 +228,7 @@ class Permit:
 
     def close(self) -> None:
         """The stream has ended."""
-        self._gate.closed(self)
+        self._gate.permits.discard(self)
 
 
 class Bucket:
@@ -267,12 +254,12 @@ class Bucket:
         self._left += 1
 
 
-def unlisted(credentials: RequestCredentials) -> Principal:
+def unlisted(credentials: RequestMetadata) -> Principal:
     """Check before a method or route that the table of permissions does not have. Raises Forbidden."""
     raise Forbidden("permission denied: this method has no access rule on this server", code="access-rule-missing")
 
 
-def admission(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], Principal] | None:
+def admission(gate: Authenticator | None, name: str) -> Callable[[RequestMetadata], Principal] | None:
     """Check that a call of the method or route passes; None on a server without credentials."""
     if name not in NEEDS:
         return unlisted
@@ -282,17 +269,12 @@ def admission(gate: Authenticator | None, name: str) -> Callable[[RequestCredent
     return lambda credentials: gate.admit(need, credentials)
 
 
-def credential_check(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], bool] | None:
+def credential_check(gate: Authenticator | None, name: str) -> Callable[[RequestMetadata], bool] | None:
     """Check of a caller before the server reads the request; None: no check."""
     if gate is None or name not in NEEDS:
         return None
     need = NEEDS[name]
     return lambda credentials: gate.refuses(need, credentials)
-
-
-def name(gate: Authenticator | None, credentials: RequestCredentials) -> str:
-    """The name of the caller, for counts; "" if the caller has no known name."""
-    return "" if gate is None else gate.known(credentials).name
 
 
 def _unknown_token() -> Unauthenticated:
@@ -304,6 +286,7 @@ def _unknown_token() -> Unauthenticated:
 
 
 def _copy(error: Unauthenticated) -> Unauthenticated:
+    """A new error with the same reason, because an error that was raised before keeps its traceback."""
     return Unauthenticated(str(error), code=error.code, hint=error.hint)
 
 
@@ -329,18 +312,13 @@ def build(settings: Settings) -> Authenticator | None:
 
 
 def read(settings: Settings) -> Credentials | None:
-    """Contents of the token file; None if the settings name none. Raises ConfigError."""
+    """Contents of the token file; None if the settings name none. Raises ConfigError, also for certificates that the
+    server cannot identify."""
     if settings.tokens is None:
         return None
     credentials = token_file.load(settings.tokens)
-    _check(credentials, settings)
-    return credentials
-
-
-def _check(credentials: Credentials, settings: Settings) -> None:
-    """Raises ConfigError for certificates that the server cannot identify."""
     if not credentials.certificates:
-        return
+        return credentials
     if settings.tls_client_ca is None:
         raise ConfigError(
             f"the token file {settings.tokens} has [[certificate]] entries, but tls_client_ca is not set",
@@ -353,6 +331,7 @@ def _check(credentials: Credentials, settings: Settings) -> None:
             code="package-not-installed",
             hint=how_to_install("certificates"),
         )
+    return credentials
 
 
 def log_loaded(credentials: Credentials, settings: Settings) -> None:

@@ -6,7 +6,7 @@ and routes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from kanserve.auth.roles import Role
 from kanserve.observability.metrics import UNKNOWN
@@ -34,6 +34,10 @@ _INFERENCE: dict[Need, tuple[str, ...]] = {
         ),
     ),
 }
+_INTERPRETATION = (
+    *("DescribeModel", "QueryEdges", "StreamEdges", "GetCurves", "Explain", "EdgeScores"),
+    *("GetStatistics", "WatchStatistics", "GetCertificates"),
+)
 _CONTROL = ("PromoteModel", "RollbackModel", "ShadowModel", "ResetStatistics", "EditEdges")
 # The health of a model or a service: only the message names it, so `grpc_api/services.py` requires this role.
 NAMED_HEALTH = Role.READ
@@ -82,24 +86,13 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
 }
 
 
-def _methods() -> Iterator[tuple[str, Need]]:
-    for role, names in _INFERENCE.items():
-        yield from ((f"{INFERENCE}/{name}", role) for name in names)
-    yield from (
-        (f"{KAN}/{name}", Role.INTERPRET)
-        for name in (
-            *("DescribeModel", "QueryEdges", "StreamEdges", "GetCurves", "Explain", "EdgeScores"),
-            *("GetStatistics", "WatchStatistics", "GetCertificates"),
-        )
-    )
-    yield from ((f"{KAN}/{name}", Role.ADMIN) for name in _CONTROL)
-    yield from ((f"{HEALTH}/{name}", ANYONE) for name in ("Check", "Watch"))  # gRPC's balancers send no credential
-    yield from ((f"{name}/ServerReflectionInfo", Role.READ) for name in REFLECTION)
-    yield f"{UNKNOWN}/{UNKNOWN}", Role.READ
-
-
 # gRPC's as service/method, HTTP's as "VERB /route": as in the access log.
 NEEDS: Mapping[str, Need] = {
-    **dict(_methods()),
+    **{f"{INFERENCE}/{name}": role for role, names in _INFERENCE.items() for name in names},
+    **{f"{KAN}/{name}": Role.INTERPRET for name in _INTERPRETATION},
+    **{f"{KAN}/{name}": Role.ADMIN for name in _CONTROL},
+    **{f"{HEALTH}/{name}": ANYONE for name in ("Check", "Watch")},  # gRPC's balancers send no credential
+    **{f"{name}/ServerReflectionInfo": Role.READ for name in REFLECTION},
+    f"{UNKNOWN}/{UNKNOWN}": Role.READ,
     **{f"{verb} {route}": need for need, routes in _ROUTES.items() for verb, route in routes},
 }

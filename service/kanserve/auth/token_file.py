@@ -171,21 +171,25 @@ def digest(token: str) -> str:
 
 
 def load(path: Path) -> Credentials:
-    """The contents of the file. Raises ConfigError, with a message of one line."""
-    return read(_bytes(path), path)
-
-
-def _bytes(path: Path) -> bytes:
-    """The bytes of the file. It may be a link, as in a mounted Secret. Raises ConfigError."""
+    """The contents of the file, which may be a link, as in a mounted Secret. Raises ConfigError, with a message of one
+    line, also for a directory in which all users may replace the file."""
     try:
-        _guarded(path.parent, path)
-        return safe_files.read(path, LARGEST, links=True, inspect=lambda about: closed(about.st_mode, path))
+        mode = path.parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise ConfigError(
+                f"all users of this machine can replace the token file {path}: its directory has mode "
+                f"{stat.S_IMODE(mode):o}",
+                code="token-directory-open-to-others",
+                hint="run chmod o-w on the directory",
+            )
+        data = safe_files.read(path, LARGEST, links=True, inspect=lambda about: closed(about.st_mode, path))
     except OSError as error:
         raise ConfigError(
             f"the token file {path} cannot be read: {error.strerror}",
             code="token-file-not-readable",
             hint="create the file with `kanserve token new`, or correct the setting `tokens`",
         ) from error
+    return read(data, path)
 
 
 def closed(mode: int, path: Path) -> None:
@@ -195,18 +199,6 @@ def closed(mode: int, path: Path) -> None:
             f"the token file {path} is open to all users of this machine (mode {stat.S_IMODE(mode):o})",
             code="token-file-open-to-others",
             hint="run chmod o-rw on the file; for a mounted Secret, set defaultMode: 0440",
-        )
-
-
-def _guarded(folder: Path, path: Path) -> None:
-    """Raises ConfigError for a directory in which all users may replace the file."""
-    mode = folder.stat().st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise ConfigError(
-            f"all users of this machine can replace the token file {path}: its directory has mode "
-            f"{stat.S_IMODE(mode):o}",
-            code="token-directory-open-to-others",
-            hint="run chmod o-w on the directory",
         )
 
 
@@ -225,7 +217,23 @@ def read(data: bytes, path: Path) -> Credentials:
 def parse(data: bytes, path: Path) -> Credentials:
     """Contents as `read` returns them; a file without callers is valid here."""
     where = f"the token file {path}"
-    document = _document(data, where)
+    try:
+        document = tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where} is not UTF-8 text", code="token-file-not-toml", hint=FORM_HINT) from error
+    except tomllib.TOMLDecodeError as error:
+        match = re.search(r"\(at .*?\)$", str(error))  # without the text there, which the parser quotes in some cases
+        place = f"a syntax error {match[0]}" if match else "a syntax error"
+        raise ConfigError(f"{where} is not valid TOML: {place}", code="token-file-not-toml", hint=FORM_HINT) from error
+    except RecursionError:
+        raise ConfigError(
+            f"{where} has values that are nested too deep", code="token-file-not-toml", hint=FORM_HINT
+        ) from None
+    for key in document:
+        if key not in KEYS:
+            raise ConfigError(
+                f"{where} has the unknown key {key[:40]!r}", code="token-key-unknown", hint=advice(key, KEYS)
+            )
     tokens, certificates = (_entries(document.get(kind, []), kind, where) for kind in KEYS)
     if len(tokens) + len(certificates) > MOST:
         raise ConfigError(
@@ -237,33 +245,6 @@ def parse(data: bytes, path: Path) -> Credentials:
     for what, entries in (("token", tokens), ("certificate", certificates)):
         _distinct((entry.mark for entry in entries), what, where)
     return Credentials(tokens, certificates)
-
-
-def _document(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        document = tomllib.loads(data.decode())
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where} is not UTF-8 text", code="token-file-not-toml", hint=FORM_HINT) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"{where} is not valid TOML: {_place(error)}", code="token-file-not-toml", hint=FORM_HINT
-        ) from error
-    except RecursionError:
-        raise ConfigError(
-            f"{where} has values that are nested too deep", code="token-file-not-toml", hint=FORM_HINT
-        ) from None
-    for key in document:
-        if key not in KEYS:
-            raise ConfigError(
-                f"{where} has the unknown key {key[:40]!r}", code="token-key-unknown", hint=advice(key, KEYS)
-            )
-    return document
-
-
-def _place(error: tomllib.TOMLDecodeError) -> str:
-    """Position of a syntax error, without the text there, which the parser quotes in some cases."""
-    match = re.search(r"\(at .*?\)$", str(error))
-    return f"a syntax error {match[0]}" if match else "a syntax error"
 
 
 def _distinct(values: Iterable[str], what: str, where: str) -> None:
@@ -297,26 +278,7 @@ def _entry(table: Mapping[str, Any], kind: str, where: str) -> Entry:
             )
     name = named(table.get("name"), where)
     where = f"{where} ({name})"
-    roles = _roles(table.get("roles"), where)
-    mark = _sha256(table.get("sha256"), where) if kind == "token" else _san(table.get("san"), where)
-    expires = _expires(table.get("expires"), where)
-    return Entry(
-        Principal(name, including(roles), expires=expires, mark=mark), roles, mark, _rate(table.get("rate"), where)
-    )
-
-
-def named(value: object, where: str) -> str:
-    """A caller's name. Raises ConfigError."""
-    if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise ConfigError(
-            f"{where} has no valid name: expected up to 64 letters, digits and . _ @ -",
-            code="caller-name-invalid",
-            hint="choose a name that identifies the caller in the log, such as ci",
-        )
-    return value
-
-
-def _roles(value: object, where: str) -> frozenset[Role]:
+    value = table.get("roles")
     if not isinstance(value, list) or not value:
         raise ConfigError(
             f"{where} has no roles, expected a list",
@@ -330,25 +292,33 @@ def _roles(value: object, where: str) -> frozenset[Role]:
                 code="role-unknown",
                 hint=advice(str(role), map(str, Role), what="roles"),
             )
-    return frozenset(Role(role) for role in value)
-
-
-def _sha256(value: object, where: str) -> str:
-    if not isinstance(value, str) or not HASH.fullmatch(value):
+    roles = frozenset(Role(role) for role in value)
+    mark = table.get("sha256" if kind == "token" else "san")
+    if kind == "token" and not (isinstance(mark, str) and HASH.fullmatch(mark)):
         raise ConfigError(
             f"{where} has no valid sha256: expected 64 hexadecimal digits in lower case",
             code="token-hash-invalid",
             hint="store the SHA-256 hash of the token, not the token; `kanserve token new` creates both",
         )
-    return value
-
-
-def _san(value: object, where: str) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > 2048:
+    if not isinstance(mark, str) or not mark.strip() or len(mark) > 2048:
         raise ConfigError(
             f"{where} has no valid san: expected a URI, DNS name or address",
             code="certificate-name-invalid",
             hint="set san to a subject alternative name in the certificate of the caller",
+        )
+    expires = _expires(table.get("expires"), where)
+    return Entry(
+        Principal(name, including(roles), expires=expires, mark=mark), roles, mark, _rate(table.get("rate"), where)
+    )
+
+
+def named(value: object, where: str) -> str:
+    """A caller's name. Raises ConfigError."""
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise ConfigError(
+            f"{where} has no valid name: expected up to 64 letters, digits and . _ @ -",
+            code="caller-name-invalid",
+            hint="choose a name that identifies the caller in the log, such as ci",
         )
     return value
 

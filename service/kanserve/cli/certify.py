@@ -65,12 +65,6 @@ def run(args: argparse.Namespace) -> int:
                 args, f"remove {flags[0]}, or pass a checkpoint or a version folder, such as models/{args.name}/1"
             ),
         )
-    _show_stored(args)
-    return Exit.DONE
-
-
-def _show_stored(args: argparse.Namespace) -> None:
-    """Print the certificate that the server has. Raises CommandError."""
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
         stored = client.certificates(args.name, described.version)
@@ -90,6 +84,7 @@ def _show_stored(args: argparse.Namespace) -> None:
         print_json(own | certificates.document(certificate, described.names))
     else:
         certificates.show(certificate, described.names, of=f"{described.name} version {described.version}")
+    return Exit.DONE
 
 
 def _anew(args: argparse.Namespace, advice: str) -> str:

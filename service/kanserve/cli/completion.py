@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from kanexport.shared.cli.console import Exit, emit, print_json
 from kanexport.shared.cli.program import Parser
@@ -46,55 +45,27 @@ def run(args: argparse.Namespace) -> int:
 COMMON = ("--help", "--version")
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """Command line option.
-
-    name         such as "--json"
-    help         its help text
-    takes_value  True if a value follows
-    choices      the possible values
-    """
-
-    name: str
-    help: str
-    takes_value: bool
-    choices: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Words that can follow one command: flags, and choices of its argument."""
-
-    flags: tuple[Flag, ...]
-    choices: tuple[str, ...]
-
-
 def script(shell: str, parsers: Mapping[str, Parser]) -> str:
     """The script for one of SHELLS; `parsers` are those of the commands by name."""
-    return SHELLS[shell]({name: _words(parser) for name, parser in parsers.items()})
+    return SHELLS[shell](parsers)
 
 
-def _words(parser: Parser) -> Words:
-    flags: list[Flag] = []
-    choices: tuple[str, ...] = ()
-    for action in parser.actions():
-        values = tuple(map(str, action.choices or ()))
-        if not action.option_strings:
-            choices = choices or values
-            continue
-        for name in action.option_strings:
-            if name.startswith("--"):
-                flags.append(Flag(name, _plain(action.help), action.nargs != 0, values))
-    return Words(tuple(flags), choices)
+def _flags(parser: Parser) -> dict[str, argparse.Action]:
+    """The long flags of a command."""
+    return {name: action for action in parser.actions() for name in action.option_strings if name.startswith("--")}
 
 
-def _plain(text: str | None) -> str:
-    """A help text without argparse's placeholders."""
-    return "" if text in (None, argparse.SUPPRESS) else str(text).partition(" (default")[0].replace("%%", "%")
+def _words(action: argparse.Action) -> str:
+    """The values of a flag or an argument that has choices."""
+    return " ".join(map(str, action.choices or ()))
 
 
-def _bash(commands: Mapping[str, Words]) -> str:
+def _choices(parser: Parser) -> str:
+    """The values of the first argument of a command that has choices."""
+    return next((_words(action) for action in parser.actions() if action.choices and not action.option_strings), "")
+
+
+def _bash(commands: Mapping[str, Parser]) -> str:
     lines = [
         "# bash completion for kanserve; `kanserve completion --help` shows how to install it",
         "_kanserve() {",
@@ -106,17 +77,16 @@ def _bash(commands: Mapping[str, Words]) -> str:
         "  fi",
         '  case "${COMP_WORDS[1]} $previous" in',
     ]
-    for command, flag in _valued(commands):
-        pattern = shlex.quote(f"{command} {flag.name}")
-        lines.append(f"    {pattern}) words={shlex.quote(' '.join(flag.choices))} ;;")
+    for command, flag, words in _valued(commands):
+        lines.append(f"    {shlex.quote(f'{command} {flag}')}) words={shlex.quote(words)} ;;")
     lines += [
         "    *)",
         '      case "${COMP_WORDS[1]} $current" in',
     ]
-    for command, words in commands.items():
-        lines.append(f"        '{command} -'*) words={shlex.quote(' '.join(flag.name for flag in words.flags))} ;;")
-        if words.choices:
-            lines.append(f"        '{command} '*) words={shlex.quote(' '.join(words.choices))} ;;")
+    for command, parser in commands.items():
+        lines.append(f"        '{command} -'*) words={shlex.quote(' '.join(_flags(parser)))} ;;")
+        if choices := _choices(parser):
+            lines.append(f"        '{command} '*) words={shlex.quote(choices)} ;;")
     lines += [
         "      esac ;;",
         "  esac",
@@ -128,7 +98,7 @@ def _bash(commands: Mapping[str, Words]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _zsh(commands: Mapping[str, Words]) -> str:
+def _zsh(commands: Mapping[str, Parser]) -> str:
     lines = [
         "#compdef kanserve",
         "# zsh completion for kanserve; `kanserve completion --help` shows how to install it",
@@ -140,14 +110,14 @@ def _zsh(commands: Mapping[str, Words]) -> str:
         "  fi",
         '  case "$command $previous" in',
     ]
-    for command, flag in _valued(commands):
-        action = f"compadd -- {' '.join(flag.choices)}" if flag.choices else "_files"
-        lines.append(f"    {shlex.quote(f'{command} {flag.name}')}) {action}; return ;;")
+    for command, flag, words in _valued(commands):
+        action = f"compadd -- {words}" if words else "_files"
+        lines.append(f"    {shlex.quote(f'{command} {flag}')}) {action}; return ;;")
     lines += ["  esac", '  case "$command $current" in']
-    for command, words in commands.items():
-        lines.append(f"    '{command} -'*) compadd -- {' '.join(flag.name for flag in words.flags)}; return ;;")
-        if words.choices:
-            lines.append(f"    '{command} '*) compadd -- {' '.join(words.choices)}; return ;;")
+    for command, parser in commands.items():
+        lines.append(f"    '{command} -'*) compadd -- {' '.join(_flags(parser))}; return ;;")
+        if choices := _choices(parser):
+            lines.append(f"    '{command} '*) compadd -- {choices}; return ;;")
     lines += [
         "  esac",
         "  _files",
@@ -159,33 +129,30 @@ def _zsh(commands: Mapping[str, Words]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fish(commands: Mapping[str, Words]) -> str:
+def _fish(commands: Mapping[str, Parser]) -> str:
     lines = ["# fish completion for kanserve; `kanserve completion --help` shows how to install it"]
     first = "complete -c kanserve -n __fish_use_subcommand -f"
     lines += [f"{first} -a {command}" for command in commands]
     lines += [f"{first} -l {flag[2:]}" for flag in COMMON]
-    for command, words in commands.items():
+    for command, parser in commands.items():
         seen = f"complete -c kanserve -n '__fish_seen_subcommand_from {command}'"
-        for flag in words.flags:
-            choices = f" -x -a {shlex.quote(' '.join(flag.choices))}" if flag.choices else ""
-            value = choices or (" -r" if flag.takes_value else "")
-            lines.append(f"{seen} -l {flag.name[2:]}{value} -d {_fish_quoted(flag.help)}")
-        if words.choices:
-            lines.append(f"{seen} -f -a {shlex.quote(' '.join(words.choices))}")
+        for flag, action in _flags(parser).items():
+            value = f" -x -a {shlex.quote(_words(action))}" if action.choices else " -r" * (action.nargs != 0)
+            text = "" if action.help in (None, argparse.SUPPRESS) else str(action.help)
+            text = text.partition(" (default")[0].replace("%%", "%")  # as argparse prints it
+            quoted = text.replace("\\", "\\\\").replace("'", "\\'")
+            lines.append(f"{seen} -l {flag[2:]}{value} -d '{quoted}'")
+        if choices := _choices(parser):
+            lines.append(f"{seen} -f -a {shlex.quote(choices)}")
     return "\n".join(lines) + "\n"
 
 
-def _fish_quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def _valued(commands: Mapping[str, Parser]) -> Iterator[tuple[str, str, str]]:
+    """Every flag that has a value, with its command and the choices."""
+    for command, parser in commands.items():
+        for flag, action in _flags(parser).items():
+            if action.nargs != 0:
+                yield command, flag, _words(action)
 
 
-def _valued(commands: Mapping[str, Words]) -> Iterator[tuple[str, Flag]]:
-    """Every flag that has a value, with its command."""
-    for command, words in commands.items():
-        for flag in words.flags:
-            if flag.takes_value:
-                yield command, flag
-
-
-SHELLS: dict[str, Callable[[Mapping[str, Words]], str]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}
+SHELLS: dict[str, Callable[[Mapping[str, Parser]], str]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}

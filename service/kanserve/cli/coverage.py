@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from kanexport.shared.cli import tables
-from kanexport.shared.cli.console import Exit, note, print_json
+from kanexport.shared.cli.console import Exit, print_json
 from kanexport.shared.cli.tables import Table
-from kanserve.cli import input_rows, output_results, session
+from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options, add_show_option
 from kanserve.client import chunking
 from kanserve.client.explanation import EXTENSION, INSIDE, OUTSIDE, UNKNOWN, Coverage
 from kanserve.client.statistics import ZONES, node_name
-from kanserve.report.text_tables import bar
+from kanserve.plotting.characters import bar
+from kanserve.tables import output_results
 from kanserve.types import Description
 
 TEXT = """Check rows against the training domain of a model: the grids of its layers.
@@ -51,30 +52,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".npz",))
-    source = input_rows.contents(args.input)
-    with session.connection(args, model=args.name) as client:
-        described = client.describe(args.name, args.model_version)
-        rows: Any = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
-        with tables.bar("coverage", unit="rows", at_once=False) as report:
-            result = chunking.coverage(client, described, rows, progress=report)
+    with (
+        session.queried(args) as (client, described, rows),
+        tables.bar("coverage", unit="rows", at_once=False) as report,
+    ):
+        result = chunking.coverage(client, described, rows, progress=report)
+    arrays: dict[str, Any] = {"counts": result.counts, "worst": result.worst, "cells": result.cells}
     if args.output:
-        output_results.write(args.output, coverage_arrays(result))
-    _print(args, described, result)
-    return Exit.DONE
-
-
-def _print(args: argparse.Namespace, described: Description, result: Coverage) -> None:
-    arrays = coverage_arrays(result)
-    if args.json:
-        small = {name: arrays[name].tolist() for name in ("counts", "worst", "cells")}
-        what = {"output": args.output, "shapes": output_results.shapes(arrays)} if args.output else small
-        print_json({**document(described, result), **what})
-    elif args.output:
-        note(output_results.summary(args.output, arrays))
+        zones = {f"zones_{at}": zones for at, zones in enumerate(result.zones)}
+        output_results.finish(args, arrays | zones, document(described, result))
+    elif args.json:
+        print_json({**document(described, result), **{name: array.tolist() for name, array in arrays.items()}})
     else:
         layers(described, result).show()
         if (result.cells > 0).any():
             out_of_grid_nodes(described, result, args.show).show()
+    return Exit.DONE
 
 
 LEGEND = "extended: outside the grid, within its outermost basis functions; out of grid: outside both"
@@ -87,7 +80,7 @@ class Node:
     """Coverage of one input node of a layer: shares of the rows, at all positions."""
 
     layer: int
-    at: int
+    node: int
     name: str
     in_grid: float
     extended_grid: float
@@ -103,24 +96,8 @@ def document(described: Description, result: Coverage) -> dict[str, Any]:
         "rows": len(result.counts),
         "rows_out_of_grid": int(result.out_of_grid.any(axis=1).sum()),
         "layers": [_layer(described, result, at) for at in range(len(result.definitions))],
-        "nodes": [
-            {
-                "layer": node.layer,
-                "node": node.at,
-                "name": node.name,
-                "in_grid": node.in_grid,
-                "extended_grid": node.extended_grid,
-                "out_of_grid": node.out_of_grid,
-            }
-            for node in nodes(described, result)
-        ],
+        "nodes": [asdict(node) for node in nodes(described, result)],
     }
-
-
-def coverage_arrays(result: Coverage) -> dict[str, Any]:
-    """Arrays of the output file by name."""
-    zones = {f"zones_{at}": zones for at, zones in enumerate(result.zones)}
-    return {"counts": result.counts, "worst": result.worst, "cells": result.cells, **zones}
 
 
 def nodes(described: Description, result: Coverage) -> list[Node]:
@@ -131,7 +108,7 @@ def nodes(described: Description, result: Coverage) -> list[Node]:
         shares = [(flat == zone).mean(axis=0) for zone in (INSIDE, EXTENSION, OUTSIDE)]
         for at in np.flatnonzero((flat != UNKNOWN).any(axis=0)).tolist():
             every.append(Node(layer, at, node_name(described, layer, at), *(float(share[at]) for share in shares)))
-    return sorted(every, key=lambda node: (-node.out_of_grid, -node.extended_grid, node.layer, node.at))
+    return sorted(every, key=lambda node: (-node.out_of_grid, -node.extended_grid, node.layer, node.node))
 
 
 def layers(described: Description, result: Coverage) -> Table:
@@ -182,25 +159,21 @@ def out_of_grid_nodes(described: Description, result: Coverage, show: int) -> Ta
 
 
 def _layer(described: Description, result: Coverage, at: int) -> dict[str, Any]:
-    """The facts of one layer. Shares refer to the nodes with a defined range."""
+    """The facts of one layer. Shares refer to the nodes with a defined range. `farthest`: the node with the value
+    farthest outside its grid, over all rows; None if all values are inside."""
     total = result.counts[:, at].sum(axis=0)
     known = int(total.sum())
     shares = dict(zip(ZONES, total.tolist(), strict=True))
+    cells, farthest = result.cells[:, at], None
+    if (cells > 0).any():
+        row = int(cells.argmax())
+        node = int(result.worst[row, at]) % result.zones[at].shape[-1]
+        name = node_name(described, at, node)
+        farthest = {"row": row, "node": node, "name": name, "cells": float(cells[row])}
     return {
         "layer": at,
         "definition": result.definitions[at],
         **{zone: count / known if known else None for zone, count in shares.items()},
         "rows_out_of_grid": int(result.out_of_grid[:, at].sum()),
-        "farthest": _farthest(described, result, at),
+        "farthest": farthest,
     }
-
-
-def _farthest(described: Description, result: Coverage, at: int) -> dict[str, Any] | None:
-    """The node with the value farthest outside its grid, over all rows. None if all values are inside."""
-    cells = result.cells[:, at]
-    if not (cells > 0).any():
-        return None
-    row = int(cells.argmax())
-    width = result.zones[at].shape[-1]
-    node = int(result.worst[row, at]) % width
-    return {"row": row, "node": node, "name": node_name(described, at, node), "cells": float(cells[row])}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kanexport.shared.cli.console import Exit, note, print_json, say
+from kanexport.shared.cli.console import Exit, print_json, say
 from kanexport.shared.cli.tables import Table
 from kanexport.shared.manifest import arrows
-from kanserve.cli import edge_selection, output_results, session
+from kanserve.cli import edge_selection, session
 from kanserve.cli.options import InputError, add_client_options, add_model_options, add_show_option, index
-from kanserve.report import text_tables
+from kanserve.plotting import characters
+from kanserve.report import descriptions
+from kanserve.tables import output_results
 from kanserve.types import Description, LayerCurves
 
 TEXT = """Plot the learned edge functions.
@@ -25,7 +27,7 @@ assumed range. The table shows which. An edge that depends on other nodes of its
 """
 EXAMPLES = """examples:
   kanserve curves digits
-  kanserve curves digits --layer 0 --source 3 --destination 7
+  kanserve curves digits --edge 0:3:7
   kanserve curves digits --layer 1 --derivative --output curves.npz
 """
 
@@ -89,7 +91,21 @@ def run(args: argparse.Namespace) -> int:
         )
     edge_curves = curves(described, layers)
     if args.output:
-        _write(args, described, layers, edge_curves)
+        facts = document(described, edge_curves, 0)
+        del facts["curves"]
+        if len(edge_curves) == 1:
+            (curve,) = edge_curves
+            arrays = {"x": curve.x, "phi": curve.phi, "derivative": curve.derivative}
+            arrays |= {f"phi_{kind}": values for kind, values in curve.parts.items()}
+        else:
+            arrays = {}
+            for layer in layers:
+                for what in ("x", "phi", "derivative", "sources", "destinations"):
+                    arrays[f"layer{layer.layer}_{what}"] = getattr(layer, what)
+                arrays |= {f"layer{layer.layer}_phi_{kind}": values for kind, values in layer.parts.items()}
+        output_results.finish(
+            args, {name: np.asarray(values) for name, values in arrays.items() if values is not None}, facts
+        )
     elif args.json:
         print_json(document(described, edge_curves, args.show))
     elif len(edge_curves) == 1:
@@ -98,38 +114,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         table(described, edge_curves, args.show).show()
     return Exit.DONE
-
-
-def _write(
-    args: argparse.Namespace,
-    described: Description,
-    layers: Sequence[LayerCurves],
-    edge_curves: Sequence[Curve],
-) -> None:
-    arrays = dict(_one(edge_curves[0]) if len(edge_curves) == 1 else _several(layers))
-    output_results.write(args.output, arrays)
-    if args.json:
-        summary = document(described, edge_curves, 0)
-        del summary["curves"]
-        print_json({**summary, "output": args.output, "shapes": output_results.shapes(arrays)})
-    else:
-        note(output_results.summary(args.output, arrays))
-
-
-def _one(curve: Curve) -> Iterator[tuple[str, Any]]:
-    yield from (("x", curve.x), ("phi", curve.phi))
-    if curve.derivative is not None:
-        yield "derivative", curve.derivative
-    yield from ((f"phi_{kind}", values) for kind, values in curve.parts.items())
-
-
-def _several(layers: Sequence[LayerCurves]) -> Iterator[tuple[str, Any]]:
-    for layer in layers:
-        for what in ("x", "phi", "derivative", "sources", "destinations"):
-            values = getattr(layer, what)
-            if values is not None:
-                yield f"layer{layer.layer}_{what}", output_results.array(values)
-        yield from ((f"layer{layer.layer}_phi_{kind}", values) for kind, values in layer.parts.items())
 
 
 WIDTH, HEIGHT = 64, 12  # characters of a picture
@@ -176,56 +160,56 @@ class Curve:
 
 def curves(described: Description, layers: Sequence[LayerCurves]) -> list[Curve]:
     """Every edge. The edge with the largest spread is first."""
-    edge_curves = [curve for layer in layers for curve in _curves(described, layer)]
+    edge_curves = []
+    for layer in layers:
+        symbolic = {(edge.source, edge.destination): edge.function for edge in described.layers[layer.layer].symbolic}
+        for row, source in enumerate(layer.sources):
+            for column, destination in enumerate(layer.destinations):
+                curve = Curve(
+                    layer.layer,
+                    source,
+                    destination,
+                    layer.x[row],
+                    layer.phi[row, column],
+                    None if layer.derivative is None else layer.derivative[row, column],
+                    layer.domains[row],
+                    symbolic.get((source, destination), ""),
+                    {kind: values[row, column] for kind, values in layer.parts.items()},
+                )
+                edge_curves.append(curve)
     return sorted(edge_curves, key=lambda curve: (-curve.spread, curve.layer, curve.source, curve.destination))
-
-
-def _curves(described: Description, layer: LayerCurves) -> Iterator[Curve]:
-    symbolic = {(edge.source, edge.destination): edge.function for edge in described.layers[layer.layer].symbolic}
-    for row, source in enumerate(layer.sources):
-        for column, destination in enumerate(layer.destinations):
-            yield Curve(
-                layer.layer,
-                source,
-                destination,
-                layer.x[row],
-                layer.phi[row, column],
-                None if layer.derivative is None else layer.derivative[row, column],
-                layer.domains[row],
-                symbolic.get((source, destination), ""),
-                {kind: values[row, column] for kind, values in layer.parts.items()},
-            )
 
 
 def document(described: Description, edge_curves: Sequence[Curve], shown: int) -> dict[str, Any]:
     """JSON document: the model, and the first of the curves in numbers."""
+    entries = []
+    for curve in edge_curves[:shown]:
+        (least_at, least), (most_at, most) = curve.extreme(np.nanargmin), curve.extreme(np.nanargmax)
+        entry = {
+            "layer": curve.layer,
+            "source": curve.source,
+            "source_name": described.source(curve.layer, curve.source),
+            "destination": curve.destination,
+            "destination_name": described.destination(curve.layer, curve.destination),
+            "symbolic": curve.symbolic,
+            "domain": curve.domain,
+            "minimum_at": least_at,
+            "minimum": least,
+            "maximum_at": most_at,
+            "maximum": most,
+            "x": curve.x.tolist(),
+            "phi": curve.phi.tolist(),
+        }
+        if curve.derivative is not None:
+            entry["derivative"] = curve.derivative.tolist()
+        entries.append(entry | {f"phi_{kind}": values.tolist() for kind, values in curve.parts.items()})
     return {
         "model": described.name,
         "version": described.version,
         "digest": described.digest,
         "edges": len(edge_curves),
-        "curves": [_numbers(described, curve) for curve in edge_curves[:shown]],
+        "curves": entries,
     }
-
-
-def _numbers(described: Description, curve: Curve) -> dict[str, Any]:
-    numbers = {
-        "layer": curve.layer,
-        "source": curve.source,
-        "source_name": described.source(curve.layer, curve.source),
-        "destination": curve.destination,
-        "destination_name": described.destination(curve.layer, curve.destination),
-        "symbolic": curve.symbolic,
-        "domain": curve.domain,
-        "minimum_at": curve.extreme(np.nanargmin)[0],
-        "minimum": curve.extreme(np.nanargmin)[1],
-        "maximum_at": curve.extreme(np.nanargmax)[0],
-        "maximum": curve.extreme(np.nanargmax)[1],
-        "x": curve.x.tolist(),
-        "phi": curve.phi.tolist(),
-    }
-    more = {} if curve.derivative is None else {"derivative": curve.derivative.tolist()}
-    return {**numbers, **more, **{f"phi_{kind}": values.tolist() for kind, values in curve.parts.items()}}
 
 
 def table(described: Description, edge_curves: Sequence[Curve], shown: int) -> Table:
@@ -240,40 +224,32 @@ def table(described: Description, edge_curves: Sequence[Curve], shown: int) -> T
                 f"{domain}: {DOMAINS[domain]}"
                 for domain in dict.fromkeys(curve.domain for curve in edge_curves[:shown])
             ),
-            *text_tables.scaled_edges(described, {curve.layer for curve in edge_curves[:shown]}),
+            *descriptions.scaled_edges(described, {curve.layer for curve in edge_curves[:shown]}),
         ),
     )
     for curve in edge_curves[:shown]:
         (least_at, least), (most_at, most) = curve.extreme(np.nanargmin), curve.extreme(np.nanargmax)
-        x = text_tables.place(curve.x[0], curve.x[-1])
+        x = descriptions.place(curve.x[0], curve.x[-1])
         numbers = f"{least:.4g}", x(least_at), f"{most:.4g}", x(most_at)
         ends = x(curve.x[0]), f"{x(curve.x[-1])} ({curve.domain})"
-        rows.add(name(described, curve), ends[0], text_tables.line(curve.phi, BARS), ends[1], *numbers, curve.symbolic)
+        edge = descriptions.edge_name(described, curve.layer, curve.source, curve.destination)
+        rows.add(edge, ends[0], characters.line(curve.phi, BARS), ends[1], *numbers, curve.symbolic)
     return rows
-
-
-def name(described: Description, curve: Curve) -> str:
-    """Name of an edge, such as "0: alcohol → 3"."""
-    source, destination = (
-        described.source(curve.layer, curve.source),
-        described.destination(curve.layer, curve.destination),
-    )
-    return f"{curve.layer}: {source} → {destination}"
 
 
 def picture(described: Description, curve: Curve) -> list[str]:
     """Lines of a large text plot of one edge."""
     (_, least), (_, most) = curve.extreme(np.nanargmin), curve.extreme(np.nanargmax)
-    lines = text_tables.picture(curve.phi, WIDTH, HEIGHT)
+    lines = characters.picture(curve.phi, WIDTH, HEIGHT)
     marks = [f"{most:.4g}", *[""] * (len(lines) - 2), f"{least:.4g}"]
     room = max(map(len, marks))
-    ends = tuple(map(text_tables.place(curve.x[0], curve.x[-1]), (curve.x[0], curve.x[-1])))
+    edge = descriptions.edge_name(described, curve.layer, curve.source, curve.destination)
+    ends = tuple(map(descriptions.place(curve.x[0], curve.x[-1]), (curve.x[0], curve.x[-1])))
     return [
-        f"{described.name} version {described.version}, edge {name(described, curve)}"
-        + (f" ({curve.symbolic})" if curve.symbolic else ""),
+        f"{described.name} version {described.version}, edge {edge}" + (f", {curve.symbolic}" * bool(curve.symbolic)),
         *(f"{mark:>{room}} ┤{line}" for mark, line in zip(marks, lines, strict=True)),
         " " * room + " └" + "─" * WIDTH,
         " " * (room + 2) + ends[0] + ends[1].rjust(WIDTH - len(ends[0])),
         f"x from {ends[0]} to {ends[1]}: {DOMAINS[curve.domain]}",
-        *text_tables.scaled_edges(described, {curve.layer}),
+        *descriptions.scaled_edges(described, {curve.layer}),
     ]

@@ -76,26 +76,21 @@ def _locked(repository: Path, name: str) -> Iterator[tuple[list[Candidate], Path
     """Context in which no other command changes the model: its versions, and the path of the file. Raises InputError,
     and CommandError if the file cannot be written."""
     versions = inventory.candidates(repository, name)
-    path = _path(repository, versions[-1])
-    try:
-        with temp_dirs.locked(path.parent):
-            yield versions, path
-    except OSError as error:
-        raise inventory.not_written(path, error) from error
-
-
-def _path(repository: Path, candidate: Candidate) -> Path:
-    """The path of the file. Raises InputError if it cannot be a regular file next to the versions."""
-    if not candidate.steps:
+    last = versions[-1]
+    if not last.steps:
         raise InputError(
             f"{repository} is itself a model version, expected a folder of models",
             code="repository-is-a-version",
             hint="pass the repository, two folders above the version",
         )
-    path = candidate.root.joinpath(*candidate.steps[:-1], layout.DEFAULT_FILE)
+    path = last.root.joinpath(*last.steps[:-1], layout.DEFAULT_FILE)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path} is not a regular file", code="file-not-regular", hint="remove it")
-    return path
+    try:
+        with temp_dirs.locked(path.parent):
+            yield versions, path
+    except OSError as error:
+        raise inventory.not_written(path, error) from error
 
 
 def _valid_file(candidate: Candidate) -> DefaultFile | None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from kanexport.shared.cli.console import print_json
 from kanexport.shared.cli.tables import Table
 from kanexport.shared.manifest import HYBRID
-from kanserve.cli import input_rows, servers, session
+from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options, add_show_option
 from kanserve.client import fleet
 from kanserve.client.statistics import OUTPUT, NodeStatistics, Statistics, compared, node_name
-from kanserve.report.text_tables import line
+from kanserve.plotting.characters import line
 from kanserve.types import Description
 
 TEXT = """Detect data drift: compare live traffic, or the rows of a file, with the baseline rows of the export.
@@ -33,7 +32,7 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{servers.EXITS}"
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{session.EXITS_OF_SEVERAL}"
     add_model_options(parser)
     add_row_options(parser, "the latest rows of the model's traffic")
     add_show_option(parser, 20, "nodes")
@@ -43,10 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or 1 for a partial sum of several servers. Raises CommandError."""
     if args.input:
-        source = input_rows.contents(args.input)
-        with session.connection(args, model=args.name) as client:
-            described = client.describe(args.name, args.model_version)
-            rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
+        with session.queried(args) as (client, described, rows):
             statistics = client.drift(described, rows)
         replies = fleet.Replies({args.url: statistics}, {})
     else:
@@ -56,12 +52,13 @@ def run(args: argparse.Namespace) -> int:
             described = clients[next(iter(replies.by_server))].describe(args.name, summed.version)
             statistics = compared(summed, described)
     if args.json:
-        print_json(drift_document(described, statistics) | servers.document(replies))
+        print_json(drift_document(described, statistics) | session.document_of_several(replies))
     else:
         table(described, statistics, args.show).show()
-    return servers.end(replies)
+    return session.end_of_several(replies)
 
 
+FIGURES = ("psi", "psi_threshold", "js", "wasserstein", "out_of_range", "baseline_out_of_range")
 LEGEND = (
     "drift ratio: PSI divided by the no-drift threshold; drifted: above 1, any node in 1% of samples without drift",
     "shift: Wasserstein distance in histogram bins",
@@ -115,12 +112,7 @@ def drift_document(described: Description, statistics: Statistics) -> dict[str, 
                 "layer": node.of.layer,
                 "node": node.at,
                 "drifted": node.drifted,
-                "psi": float(node.of.psi[node.at]),
-                "psi_threshold": float(node.of.psi_threshold[node.at]),
-                "js": float(node.of.js[node.at]),
-                "wasserstein": float(node.of.wasserstein[node.at]),
-                "out_of_range": float(node.of.out_of_range[node.at]),
-                "baseline_out_of_range": float(node.of.baseline_out_of_range[node.at]),
+                **{figure: float(getattr(node.of, figure)[node.at]) for figure in FIGURES},
                 "nonfinite": int(node.of.nonfinite[node.at]),
             }
             for node in every
@@ -131,12 +123,23 @@ def drift_document(described: Description, statistics: Statistics) -> dict[str, 
 def table(described: Description, statistics: Statistics, show: int) -> Table:
     """Table with one row per node, in descending order of drift."""
     every = nodes(described, statistics)
+    compared_rows = f"{statistics.row_count} rows"
+    if statistics.source == "live":
+        seen = f"about {statistics.rows_seen} rows in {statistics.seconds:.0f} s"
+        compared_rows = f"the latest {statistics.row_count} of {seen}"
+    counts = []
+    for part in statistics.nodes:
+        kind = "outputs" if part.layer == OUTPUT else f"nodes of layer {part.layer}"
+        kind = "inputs" if part.layer == 0 and described.family != HYBRID else kind
+        lost = int(part.nonfinite.sum())
+        more = f"; {lost} values not finite" if lost else ""
+        counts.append(f"{int(part.drifted.sum())} of {len(part.psi)} {kind} drifted{more}")
     rows = Table(
-        f"{described.name} version {statistics.version}: {_rows(statistics)} compared with "
+        f"{described.name} version {statistics.version}: {compared_rows} compared with "
         f"{statistics.baseline_rows} baseline rows of {statistics.baseline}",
         ("node", "drifted", "drift ratio", "PSI", "threshold", "shift", "out of range", "baseline", "current values"),
         numbers=("drift ratio", "PSI", "threshold", "shift", "out of range", "baseline"),
-        caption=(*_counts(described, statistics), *LEGEND),
+        caption=(*counts, *LEGEND),
     )
     for node in every[:show]:
         part, at = node.of, node.at
@@ -156,22 +159,3 @@ def table(described: Description, statistics: Statistics, show: int) -> Table:
 
 def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1%}"
-
-
-def _rows(statistics: Statistics) -> str:
-    if statistics.source == "live":
-        seen = f"about {statistics.rows_seen} rows in {statistics.seconds:.0f} s"
-        return f"the latest {statistics.row_count} of {seen}"
-    return f"{statistics.row_count} rows"
-
-
-def _counts(described: Description, statistics: Statistics) -> Iterator[str]:
-    """Number of drifted nodes, of each kind."""
-    hidden = described.family == HYBRID
-    for part in statistics.nodes:
-        kind = "outputs" if part.layer == OUTPUT else f"nodes of layer {part.layer}"
-        kind = "inputs" if part.layer == 0 and not hidden else kind
-        lost = int(part.nonfinite.sum())
-        yield f"{int(part.drifted.sum())} of {len(part.psi)} {kind} drifted" + (
-            f"; {lost} values not finite" if lost else ""
-        )

@@ -1,4 +1,5 @@
-"""Selection of edges on the command line: `--layer`, `--source`, `--destination`, with inputs and outputs by name."""
+"""Selection of edges on the command line: `--edge L:S:D`, or `--layer`, `--source` and `--destination`, with inputs and
+outputs by name."""
 
 from __future__ import annotations
 
@@ -25,8 +26,14 @@ class Chosen:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a selection. Each may be repeated."""
+    """Add the options of a selection. All but `--edge` may be repeated."""
     several: dict[str, Any] = {"action": "append", "default": [], "metavar": "NODE"}
+    parser.add_argument(
+        "--edge",
+        default="",
+        metavar="L:S:D",
+        help="only the edge of layer L from source S to destination D, each as in the next options (default: all)",
+    )
     parser.add_argument(
         "--layer",
         action="append",
@@ -49,6 +56,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def edges(described: Description, args: argparse.Namespace) -> Chosen:
     """Selection of the options. Without --layer, a feature means the first layer and a class the last. Raises
     InputError."""
+    if args.edge:
+        if args.layer or args.source or args.destination:
+            raise InputError(
+                "--edge cannot be combined with --layer, --source or --destination",
+                code="arguments-conflict",
+                hint="remove --edge, or the other options",
+            )
+        parts = args.edge.split(":")
+        if len(parts) != 3:
+            raise InputError(
+                f"edge {args.edge[:40]!r} is not LAYER:SOURCE:DESTINATION",
+                code="edge-malformed",
+                hint="write three parts, such as 0:2:1, or pass --layer, --source and --destination",
+            )
+        args.layer, args.source, args.destination = ([part] for part in parts)
     selected, last = layers(described, args.layer), len(described.layers) - 1
     sources, features = _nodes(described, "--source", args.source)
     destinations, classes = _nodes(described, "--destination", args.destination)
@@ -70,33 +92,28 @@ def edges(described: Description, args: argparse.Namespace) -> Chosen:
     return Chosen(selected or tuple(named_layers), sources, destinations)
 
 
-def _nodes(described: Description, option: str, texts: Iterable[str]) -> tuple[tuple[int, ...], list[str]]:
+def _nodes(described: Description, option: str, texts: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
     """Indices, and those texts that were names. Raises InputError."""
-    known = _names(described, option)
-    indices = {text: _node(option, text, known) for text in texts}
-    return tuple(sorted(set(indices.values()))), [text for text in indices if text in known]
-
-
-def _names(described: Description, option: str) -> dict[str, int]:
-    """Indices of the named nodes at this side of the network."""
     first, last = described.layers[0], described.layers[-1]
     if option == "--source":
         names = [described.source(0, at) for at in range(first.sources)]
     else:
         names = [described.destination(len(described.layers) - 1, at) for at in range(last.destinations)]
-    return {name: at for at, name in enumerate(names) if name != str(at)}
+    known = {name: at for at, name in enumerate(names) if name != str(at)}
+    indices = set()
+    for text in texts:
+        if text not in known and not _is_index(text):
+            raise InputError(
+                f"{option} {text}: unknown node, expected an index" + (" or a name" if known else ""),
+                code="node-unknown",
+                hint=advice(text, known, what="names") or "pass an index, counted from 0",
+            )
+        indices.add(known[text] if text in known else int(text))
+    return tuple(sorted(indices)), [text for text in texts if text in known]
 
 
-def _node(option: str, text: str, known: dict[str, int]) -> int:
-    if text in known:
-        return known[text]
-    if text.isdecimal() and len(text) <= INDEX_DIGITS:
-        return int(text)
-    raise InputError(
-        f"{option} {text}: unknown node, expected an index" + (" or a name" if known else ""),
-        code="node-unknown",
-        hint=advice(text, known, what="names") or "pass an index, counted from 0",
-    )
+def _is_index(text: str) -> bool:
+    return text.isdecimal() and len(text) <= INDEX_DIGITS
 
 
 def output(described: Description, option: str, text: str) -> int:
@@ -112,7 +129,7 @@ def feature(described: Description, option: str, text: str) -> int:
 def _one(option: str, text: str, names: Sequence[str]) -> int:
     if text in names:
         return names.index(text)
-    if text.isdecimal() and len(text) <= INDEX_DIGITS and int(text) < len(names):
+    if _is_index(text) and int(text) < len(names):
         return int(text)
     raise InputError(
         f"{option} {text}: unknown name, expected a name or an index from 0 to {len(names) - 1}",
@@ -125,9 +142,4 @@ def layers(described: Description, texts: Iterable[str]) -> tuple[int | str, ...
     """Layers that --layer selects. A value is a name if a layer has it (the children of a torch Sequential are named
     by numbers), otherwise an index."""
     names = {layer.name for layer in described.layers}
-    return tuple(
-        dict.fromkeys(
-            int(text) if text.isdecimal() and len(text) <= INDEX_DIGITS and text not in names else text
-            for text in texts
-        )
-    )
+    return tuple(dict.fromkeys(int(text) if _is_index(text) and text not in names else text for text in texts))

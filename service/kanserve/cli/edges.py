@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from kanexport.shared.cli import tables
-from kanexport.shared.cli.console import Exit, note, print_json
+from kanexport.shared.cli.console import Exit, print_json
 from kanexport.shared.cli.tables import Table
 from kanexport.shared.manifest import arrows
-from kanserve.cli import edge_selection, input_rows, output_results, session
+from kanserve.cli import edge_selection, session
 from kanserve.cli.options import (
     InputError,
     add_client_options,
@@ -25,7 +26,8 @@ from kanserve.cli.options import (
 )
 from kanserve.client import chunking
 from kanserve.client.results import LayerValues
-from kanserve.report import text_tables
+from kanserve.report import descriptions
+from kanserve.tables import output_results
 from kanserve.types import Description
 
 TEXT = """Query per-edge activations: the values φ of the edges for the rows of a file.
@@ -36,7 +38,7 @@ divides the range from min to max into 16 equal bins, and a bar shows the number
 EXAMPLES = """examples:
   kanserve edges digits --input examples/digits.csv --top-k 5
   kanserve edges digits --input examples/digits.csv --layer 0 --output edges.npz
-  kanserve edges digits --input examples/digits.csv --layer 1 --source 0 --destination 2 --json
+  kanserve edges digits --input examples/digits.csv --edge 1:0:2 --json
   kanserve edges hello --input examples/hello.csv --path x0 y0
 """
 
@@ -75,13 +77,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".npz",))
-    source = input_rows.contents(args.input)
-    with session.connection(args, model=args.name) as client:
-        described = client.describe(args.name, args.model_version)
-        rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
+    with session.queried(args) as (client, described, rows):
         chosen, path = edge_selection.edges(described, args), _path(args, described)
         with tables.bar("edges", unit="rows", at_once=False) as report:
-            answers = chunking.edges(
+            values = chunking.edges(
                 client,
                 described,
                 rows,
@@ -93,11 +92,19 @@ def run(args: argparse.Namespace) -> int:
                 progress=report,
             )
             if args.output:
-                layers = list(answers)
+                layers = list(values)
             else:
-                survey = survey_edges(described, answers, most=min(args.show, args.top_k or args.show))
+                survey = survey_edges(described, values, most=min(args.show, args.top_k or args.show))
     if args.output:
-        _write(args, described, layers)
+        selected = bool(args.source or args.destination or args.path or args.top_k)
+        arrays: dict[str, Any] = {}
+        for layer in layers:
+            arrays[f"layer{layer.layer}_edges"] = layer.values
+            if selected:
+                arrays[f"layer{layer.layer}_sources"] = layer.sources
+                arrays[f"layer{layer.layer}_destinations"] = layer.destinations
+        row_count = len(layers[0].values) if layers else 0
+        output_results.finish(args, arrays, document(described, [layer.layer for layer in layers], row_count))
     elif args.json:
         header = document(described, survey.layers, chunking.count(rows))
         print_json({**header, "edges": strongest(described, survey)})
@@ -110,35 +117,14 @@ def _path(args: argparse.Namespace, described: Description) -> tuple[int, int] |
     """Raises InputError."""
     if args.path is None:
         return None
-    if args.source or args.destination:
+    if args.edge or args.source or args.destination:
         raise InputError(
-            "--path cannot be combined with --source or --destination",
+            f"--path cannot be combined with {'--edge' if args.edge else '--source or --destination'}",
             code="arguments-conflict",
-            hint="remove --source and --destination; --layer limits a path to some layers",
+            hint="remove --edge, --source and --destination; --layer limits a path to some layers",
         )
     start, end = args.path
     return edge_selection.feature(described, "--path", start), edge_selection.output(described, "--path", end)
-
-
-def _write(args: argparse.Namespace, described: Description, layers: list[LayerValues]) -> None:
-    """Write the file of edges, and print its contents to stderr, or to stdout as JSON."""
-    arrays = dict(_arrays(layers, selected=bool(args.source or args.destination or args.path or args.top_k)))
-    output_results.write(args.output, arrays)
-    if args.json:
-        row_count = len(layers[0].values) if layers else 0
-        header = document(described, [layer.layer for layer in layers], row_count)
-        print_json({**header, "output": args.output, "shapes": output_results.shapes(arrays)})
-    else:
-        note(output_results.summary(args.output, arrays))
-
-
-def _arrays(layers: list[LayerValues], *, selected: bool) -> Iterable[tuple[str, Any]]:
-    """The arrays of the file by name. A selection also has the indices of its nodes."""
-    for layer in layers:
-        yield f"layer{layer.layer}_edges", layer.values
-        if selected:
-            yield f"layer{layer.layer}_sources", layer.sources
-            yield f"layer{layer.layer}_destinations", layer.destinations
 
 
 BINS = 16
@@ -169,7 +155,7 @@ class Strength:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Summary of the response to an edge query.
+    """Summary of the values of an edge query.
 
     layers     indices of the queried layers
     total      number of edges in them
@@ -181,33 +167,41 @@ class Survey:
     strongest: tuple[Strength, ...]
 
 
-def survey_edges(described: Description, answers: Iterable[LayerValues], *, most: int) -> Survey:
+def survey_edges(described: Description, values: Iterable[LayerValues], *, most: int) -> Survey:
     """The `most` strongest edges of all layers. The function drops the values of a layer after it has measured them."""
     layers, total, strongest = [], 0, []
-    for answer in answers:
-        pairs = _pairs(described, answer)
-        layers.append(answer.layer)
+    for part in values:
+        nodes = part.sources.tolist(), part.destinations.tolist()
+        # With `top_k`, the last axis has edges; otherwise, the last two have sources and destinations.
+        selected = part.values.ndim == 2 + len(described.layers[part.layer].positions)
+        pairs = list(zip(*nodes, strict=True) if selected else itertools.product(*nodes))
+        layers.append(part.layer)
         total += len(pairs)
-        strongest += measure(described, answer, pairs, most=most)
-    strongest.sort(key=lambda edge: (-_rank(edge.mean_abs), edge.layer, edge.source, edge.destination))
+        strongest += measure(described, part, pairs, most=most)
+
+    def rank(edge: Strength) -> tuple[float, int, int, int]:
+        strength = math.inf if math.isnan(edge.mean_abs) else edge.mean_abs
+        return -strength, edge.layer, edge.source, edge.destination
+
+    strongest.sort(key=rank)
     return Survey(tuple(layers), total, tuple(strongest[:most]))
 
 
-def measure(described: Description, answer: LayerValues, pairs: list[tuple[int, int]], *, most: int) -> list[Strength]:
+def measure(described: Description, part: LayerValues, pairs: list[tuple[int, int]], *, most: int) -> list[Strength]:
     """The strongest edges of one layer, over rows and positions. `pairs` are the (source, destination) of its columns.
     An edge with NaN counts as the strongest, because it needs attention."""
-    if not answer.values.size:
+    if not part.values.size:
         return []
-    layer = described.layers[answer.layer]
+    layer = described.layers[part.layer]
     symbolic = {(edge.source, edge.destination): edge.function for edge in layer.symbolic}
-    values = answer.values.reshape(-1, len(pairs))
+    values = part.values.reshape(-1, len(pairs))
     mean_abs = np.abs(values).mean(axis=0, dtype=np.float64)
     minimum, maximum = values.min(axis=0), values.max(axis=0)
     total = float(np.nansum(mean_abs)) or 1.0
     order = np.argsort(-np.where(np.isnan(mean_abs), np.inf, mean_abs), kind="stable")
     return [
         Strength(
-            layer=answer.layer,
+            layer=part.layer,
             layer_name=layer.name,
             source=pairs[at][0],
             destination=pairs[at][1],
@@ -220,19 +214,6 @@ def measure(described: Description, answer: LayerValues, pairs: list[tuple[int, 
         )
         for at in order[:most].tolist()
     ]
-
-
-def _pairs(described: Description, answer: LayerValues) -> list[tuple[int, int]]:
-    """Source and destination along the last axis of values, or along the last two."""
-    sources, destinations = answer.sources.tolist(), answer.destinations.tolist()
-    positions = described.layers[answer.layer].positions
-    if answer.values.ndim == 1 + len(positions) + 1:
-        return list(zip(sources, destinations, strict=True))
-    return [(source, destination) for source in sources for destination in destinations]
-
-
-def _rank(strength: float) -> float:
-    return math.inf if math.isnan(strength) else strength
 
 
 def _histogram(values: Any) -> tuple[int, ...]:
@@ -290,6 +271,9 @@ def strongest(described: Description, survey: Survey) -> list[dict[str, Any]]:
 
 def table(described: Description, survey: Survey, row_count: int) -> Table:
     """Table of the strongest edges, one per line."""
+    positions = [(at, described.layers[at].positions) for at in survey.layers]
+    spread = [f"layer {at} has {' x '.join(map(str, extents))}" for at, extents in positions if extents]
+    mixed = [str(at) for at in survey.layers if described.layers[at].edge_class == "B"]
     strongest_first = Table(
         f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}; "
         f"{row_count} rows",
@@ -298,15 +282,14 @@ def table(described: Description, survey: Survey, row_count: int) -> Table:
         caption=(
             f"{len(survey.strongest)} of {survey.total} edges, by mean |φ|",
             *LEGEND,
-            *_remarks(described, survey.layers),
-            *text_tables.scaled_edges(described, {edge.layer for edge in survey.strongest}),
+            *([f"positions: {', '.join(spread)}; the numbers cover rows and positions"] if spread else ()),
+            *([f"class B (a value depends on all sources of its row): layer {', '.join(mixed)}"] if mixed else ()),
+            *descriptions.scaled_edges(described, {edge.layer for edge in survey.strongest}),
         ),
     )
     for edge in survey.strongest:
-        name = f" ({edge.layer_name})" if edge.layer_name else ""
         strongest_first.add(
-            f"{edge.layer}{name}: {described.source(edge.layer, edge.source)} → "
-            f"{described.destination(edge.layer, edge.destination)}",
+            descriptions.edge_name(described, edge.layer, edge.source, edge.destination),
             f"{edge.mean_abs:.4g}",
             f"{edge.share:.1%}",
             f"{edge.minimum:.4g}",
@@ -321,19 +304,3 @@ def bars(counts: Sequence[int]) -> str:
     """Counts as bars; an empty bin is a dot."""
     top = max(counts) or 1
     return "".join(EMPTY if not n else BARS[round(n / top * (len(BARS) - 1))] for n in counts)
-
-
-def _remarks(described: Description, layers: Sequence[int]) -> list[str]:
-    """Remarks about the layers in the table."""
-    mixed = [str(at) for at in layers if described.layers[at].edge_class == "B"]
-    spread = [
-        f"layer {at} has {' x '.join(map(str, described.layers[at].positions))}"
-        for at in layers
-        if described.layers[at].positions
-    ]
-    remarks = []
-    if spread:
-        remarks.append(f"positions: {', '.join(spread)}; the numbers cover rows and positions")
-    if mixed:
-        remarks.append(f"class B (a value depends on all sources of its row): layer {', '.join(mixed)}")
-    return remarks

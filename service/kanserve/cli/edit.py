@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from kanexport.shared import atomic
 from kanexport.shared.cli import suggest
 from kanexport.shared.cli.console import note
 from kanexport.shared.naming import Names
-from kanserve.cli import output_results
+from kanserve.cli.options import CommandError
 from kanserve.report import edit_content, page
+from kanserve.tables import output_results
 
 COMMAND = suggest.load("edit", "kanexport.cli.edit_command", "export")
 REPORT = "--report"
@@ -43,17 +43,16 @@ def with_report(args: argparse.Namespace, command: Callable[..., int]) -> int:
     """The exit code of a command of the exporter, which writes a page if the user names a file. Raises ExportError and
     CommandError."""
     output_results.check(args.report, (".html",), REPORT)
-    return command(args, None if args.report is None else functools.partial(_write, args.report))
 
+    def write(document: dict[str, Any], names: Names) -> None:
+        text = page.html(edit_content.report(document, names))
+        try:
+            with output_results.writing(args.report):
+                atomic.write(Path(args.report), text.encode())
+        except CommandError as error:
+            if document["directory"]:
+                error.hint += f"; the new version is in {document['directory']}"
+            raise
+        note(f"{args.report}: report")
 
-def _write(file: str, document: dict[str, Any], names: Names) -> None:
-    """Write the page. Raises CommandError, which names the version that the command has written."""
-    text = page.html(edit_content.report(document, names))
-    try:
-        atomic.write(Path(file), text.encode())
-    except OSError as error:
-        ended = output_results.not_written(file, error)
-        if document["directory"]:
-            ended.hint += f"; the new version is in {document['directory']}"
-        raise ended from error
-    note(f"{file}: report")
+    return command(args, None if args.report is None else write)

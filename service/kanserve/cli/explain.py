@@ -13,7 +13,7 @@ from kanexport.shared.cli import tables
 from kanexport.shared.cli.console import Exit, note, print_json
 from kanexport.shared.cli.suggest import advice
 from kanexport.shared.cli.tables import Table
-from kanserve.cli import edge_selection, input_rows, output_results, session
+from kanserve.cli import edge_selection, session
 from kanserve.cli.options import (
     InputError,
     add_client_options,
@@ -24,7 +24,8 @@ from kanserve.cli.options import (
 )
 from kanserve.client import chunking
 from kanserve.client.explanation import Explanation, RowErrorBars, RowIntervals
-from kanserve.report.text_tables import bar
+from kanserve.plotting.characters import bar
+from kanserve.tables import input_rows, output_results
 from kanserve.types import Description
 
 CHOICES = ("mean", "zeros", "grid_center")
@@ -85,10 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".npz",))
-    source = input_rows.contents(args.input)
-    with session.connection(args, model=args.name) as client:
-        described = client.describe(args.name, args.model_version)
-        rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
+    with session.queried(args) as (client, described, rows):
         if args.row is not None and args.row >= chunking.count(rows):
             raise InputError(
                 f"--row {args.row}: {args.input} has {chunking.count(rows)} rows",
@@ -106,31 +104,20 @@ def run(args: argparse.Namespace) -> int:
                 method=args.method,
                 progress=report,
             )
+    arrays, facts = explanation_arrays(explanation), document(described, explanation)
     if args.output:
-        output_results.write(args.output, explanation_arrays(explanation))
-    _print(args, described, rows, explanation)
-    return Exit.DONE
-
-
-def _print(args: argparse.Namespace, described: Description, rows: Any, explanation: Explanation) -> None:
-    arrays = explanation_arrays(explanation)
-    if args.json:
-        what = (
-            {"output": args.output, "shapes": output_results.shapes(arrays)}
-            if args.output
-            else {name: array.tolist() for name, array in arrays.items()}
-        )
-        print_json({**document(described, explanation), **what})
-    elif args.output:
-        note(output_results.summary(args.output, arrays))
-        for line in (*_range_lines(explanation), *explanation.notes):
+        output_results.finish(args, arrays, facts)
+        for line in () if args.json else (*_range_lines(explanation), *explanation.notes):
             note(line)
-    elif len(rows) == 1:
+    elif args.json:
+        print_json({**facts, **{name: array.tolist() for name, array in arrays.items()}})
+    elif len(rows) != 1:
+        of_all(described, explanation, args.show).show()
+    else:
         which = range(len(explanation.outputs)) if args.of else [int(explanation.predictions[0].argmax())]
         for at in which:
             of_row(described, explanation, rows, args.row or 0, at, args.show).show()
-    else:
-        of_all(described, explanation, args.show).show()
+    return Exit.DONE
 
 
 def _reference(args: argparse.Namespace, described: Description) -> Any:
@@ -158,6 +145,7 @@ REFERENCES = {
 
 def document(described: Description, explanation: Explanation) -> dict[str, Any]:
     """JSON document of everything except the arrays."""
+    intervals, bars = explanation.intervals, explanation.error_bars
     return {
         "model": described.name,
         "version": explanation.version,
@@ -172,42 +160,33 @@ def document(described: Description, explanation: Explanation) -> dict[str, Any]
         "rows_out_of_range": None if explanation.out_of_range is None else int(explanation.out_of_range.sum()),
         "largest_completeness_error": float(np.max(explanation.completeness_error, initial=0.0)),
         "notes": explanation.notes,
-        "intervals": None if explanation.intervals is None else _facts(explanation.intervals),
-        "error_bars": None if explanation.error_bars is None else _bar_facts(explanation.error_bars),
-    }
-
-
-def _bar_facts(bars: RowErrorBars) -> dict[str, Any]:
-    return {"assumption": bars.assumption, "contradicted": bars.contradicted, "note": bars.note}
-
-
-def _facts(intervals: RowIntervals) -> dict[str, Any]:
-    return {
-        "method": intervals.method,
-        "coverage": intervals.coverage,
-        "reliable": intervals.reliable,
-        "note": intervals.note,
+        "intervals": intervals
+        and {
+            "method": intervals.method,
+            "coverage": intervals.coverage,
+            "reliable": intervals.reliable,
+            "note": intervals.note,
+        },
+        "error_bars": bars and {"assumption": bars.assumption, "contradicted": bars.contradicted, "note": bars.note},
     }
 
 
 def explanation_arrays(explanation: Explanation) -> dict[str, Any]:
-    """Arrays of the output file by name."""
-    return {
+    """Arrays of the output file by name. `interval` is as in the output kan.interval."""
+    arrays: dict[str, Any] = {
         "contributions": explanation.contributions,
         "base": explanation.base,
         "predictions": explanation.predictions,
         "completeness_error": explanation.completeness_error,
-        **_interval_array(explanation.intervals),
-        **({} if explanation.error_bars is None else {"error_bar": explanation.error_bars.bars}),
-        **({} if explanation.out_of_range is None else {"out_of_range": explanation.out_of_range.astype(np.uint8)}),
     }
-
-
-def _interval_array(intervals: RowIntervals | None) -> dict[str, Any]:
-    """The array `interval`, as the output kan.interval has it; none without intervals."""
-    if intervals is None:
-        return {}
-    return {"interval": intervals.bounds if intervals.sets is None else intervals.sets.astype(np.uint8)}
+    if explanation.intervals is not None:
+        bounds, sets = explanation.intervals.bounds, explanation.intervals.sets
+        arrays["interval"] = bounds if sets is None else sets.astype(np.uint8)
+    if explanation.error_bars is not None:
+        arrays["error_bar"] = explanation.error_bars.bars
+    if explanation.out_of_range is not None:
+        arrays["out_of_range"] = explanation.out_of_range.astype(np.uint8)
+    return arrays
 
 
 def _range_lines(explanation: Explanation) -> Sequence[str]:
@@ -217,32 +196,6 @@ def _range_lines(explanation: Explanation) -> Sequence[str]:
         return ()
     what = "the row is" if len(marks) == 1 else f"{int(marks.sum())} of {len(marks)} rows are"
     return (f"OUT OF RANGE: {what} out of grid, or beyond the rows of the export: an extrapolation",)
-
-
-def _interval_lines(described: Description, explanation: Explanation, which: int) -> Sequence[str]:
-    """The interval of an output of the first row, or its set of classes, and their reliability."""
-    intervals = explanation.intervals
-    if intervals is None:
-        return ()
-    share = f"{intervals.coverage * 100:g}%"
-    if intervals.sets is not None:
-        classes = ", ".join(described.names.output(int(at)) for at in np.flatnonzero(intervals.sets[0]))
-        line = f"{share} prediction set: {classes}"
-    else:
-        assert intervals.bounds is not None
-        low, high = intervals.bounds[0, which]
-        line = f"{share} prediction interval ({intervals.method}): {low:.6g} to {high:.6g}"
-    return (line + ("; UNRELIABLE" if intervals.reliable is False else ""), *_note(intervals))
-
-
-def _bar_lines(explanation: Explanation, which: int) -> Sequence[str]:
-    """The error bar of an output of the first row, and its assumption."""
-    own = explanation.error_bars
-    if own is None:
-        return ()
-    bar = float(own.bars[0, which])
-    text = f"error bar: ±{bar:.6g}" if np.isfinite(bar) else "error bar: none, the row is outside of the certified box"
-    return (text + ("; UNRELIABLE" if own.contradicted else ""), *_bar_note(own))
 
 
 def _bar_note(own: RowErrorBars | None) -> Sequence[str]:
@@ -259,6 +212,22 @@ def of_row(described: Description, explanation: Explanation, rows: Any, row: int
     names, contributions = explanation.names, explanation.contributions[0, :, which]
     values = np.asarray(rows[0]).reshape(-1) if explanation.nodes_are_inputs else None
     order = np.argsort(-np.where(np.isnan(contributions), np.inf, np.abs(contributions)), kind="stable")
+    intervals, bars, lines = explanation.intervals, explanation.error_bars, list[str]()
+    if intervals is not None:
+        lines.append(f"{intervals.coverage * 100:g}% prediction ")
+        if intervals.sets is not None:
+            classes = (described.names.output(int(at)) for at in np.flatnonzero(intervals.sets[0]))
+            lines[0] += f"set: {', '.join(classes)}"
+        else:
+            assert intervals.bounds is not None
+            low, high = intervals.bounds[0, which]
+            lines[0] += f"interval ({intervals.method}): {low:.6g} to {high:.6g}"
+        lines[0] += "; UNRELIABLE" * (intervals.reliable is False)
+        lines += _note(intervals)
+    if bars is not None:
+        own = float(bars.bars[0, which])
+        text = f"±{own:.6g}" if np.isfinite(own) else "none, the row is outside of the certified box"
+        lines += [f"error bar: {text}{'; UNRELIABLE' * bars.contradicted}", *_bar_note(bars)]
     table = Table(
         f"{described.name} version {explanation.version}, row {row}: {explanation.output_names[which]} = "
         f"{explanation.predictions[0, which]:.6g}",
@@ -266,8 +235,7 @@ def of_row(described: Description, explanation: Explanation, rows: Any, row: int
         numbers=("value", "contribution"),
         caption=(
             *_range_lines(explanation),
-            *_interval_lines(described, explanation, which),
-            *_bar_lines(explanation, which),
+            *lines,
             *_caption(explanation, float(explanation.completeness_error[0, which])),
         ),
     )

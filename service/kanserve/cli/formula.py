@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from kanexport.shared import formula
 from kanexport.shared.cli.console import Exit, print_json, say
@@ -40,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, files=True)
     parser.add_argument(
         "--digits",
-        type=_digits,
+        type=lambda text: whole(text, f"a whole number from 1 to {EXACT}", lambda value: 1 <= value <= EXACT),
         default=DIGITS,
         metavar="N",
         help=f"number of significant digits, 1 to {EXACT} (default: {DIGITS})",
@@ -72,11 +70,29 @@ def run(args: argparse.Namespace) -> int:
     target = args.name  # perhaps a path, which `session.connection` replaces with the model's name
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
-    inputs, outputs = _variables(described)
+    features, classes = described.names.features, described.names.classes
+    inputs = formula.tokens(features, "x", described.input.shape[-1])
+    outputs = formula.tokens(classes, "y", described.output.shape[-1])
     try:
-        lines = _formulas(described, args, inputs, outputs)
-        looks = _looks(described, inputs, outputs)
-        written = [latex.written(line.expression, looks) for line in lines] if args.latex else []
+        if described.family == HYBRID:
+            raise CommandError(
+                f"{_title(described)} is a PyTorch module export, which has no closed form",
+                code="formula-of-module",
+                hint="export the KAN layers from a checkpoint of their library, or use `kanserve curves`",
+                kind="FormulaError",
+            )
+        token_of = dict(zip(described.names.classes, outputs, strict=False))
+        lines = formula.formulas(
+            inputs,
+            described.layers,
+            digits=args.digits,
+            outputs=outputs,
+            by_layer=args.by_layer,
+            partial=args.partial,
+            only=[token_of.get(name, name) for name in args.only],
+        )
+        looks = latex.symbols(outputs, classes) | latex.symbols(inputs, features)
+        written = [latex.written(line.expression, looks) if args.latex else line.expression for line in lines]
     except FormulaError as error:
         raise CommandError(
             f"{_title(described)}: {error}",
@@ -86,65 +102,34 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     if args.json:
         _print_json(described, args, lines, inputs, written)
-    elif args.latex:
-        names = [looks.get(line.name) or latex.symbol(line.name) for line in lines]
-        _print(zip(names, written, strict=True), _about(target, lines, sign="%", called=r"\varphi_{L,I,J}"))
     else:
-        shown = ((line.name, line.expression) for line in lines)
-        _print(shown, _about(target, lines, sign="#", called="phi_L_I_J"))
+        names = [line.name for line in lines]
+        sign, called = "#", "phi_L_I_J"
+        if args.latex:
+            names = [looks.get(name) or latex.symbol(name) for name in names]
+            sign, called = "%", r"\varphi_{L,I,J}"
+        for name, text in zip(names, written, strict=True):
+            say(f"{name} = {text}")
+        if formula.named(line.expression for line in lines):
+            command = f"kanserve curves {shlex.quote(target)} --edge L:I:J"
+            say(f"{sign} {called}: the numeric edge of layer L from source I to destination J; `{command}` plots it")
     return Exit.DONE
 
 
-def _print(lines: Iterable[tuple[str, str]], about: str) -> None:
-    for name, text in lines:
-        say(f"{name} = {text}")
-    if about:
-        say(about)
-
-
-def _about(model: str, lines: Sequence[Formula], *, sign: str, called: str) -> str:
-    """A comment on numeric edges, if there are any."""
-    if not formula.named(line.expression for line in lines):
-        return ""
-    command = f"kanserve curves {shlex.quote(model)} --layer L --source I --destination J"
-    return f"{sign} {called}: the numeric edge of layer L from source I to destination J; `{command}` plots it"
-
-
-def _variables(described: Description) -> tuple[list[str], list[str]]:
-    """Names of inputs and outputs in a formula."""
-    names = described.names
-    return (
-        formula.tokens(names.features, "x", described.input.shape[-1]),
-        formula.tokens(names.classes, "y", described.output.shape[-1]),
-    )
-
-
-def _looks(described: Description, inputs: list[str], outputs: list[str]) -> dict[str, str]:
-    """LaTeX of the variables, by their names in a formula."""
-    names = described.names
-    return latex.symbols(outputs, names.classes) | latex.symbols(inputs, names.features)
-
-
-def _formulas(
-    described: Description, args: argparse.Namespace, inputs: list[str], outputs: list[str]
-) -> tuple[Formula, ...]:
-    """The lines of a model. Raises CommandError, FormulaError."""
-    if described.family == HYBRID:
-        raise CommandError(
-            f"{_title(described)} is a PyTorch module export, which has no closed form",
-            code="formula-of-module",
-            hint="export the KAN layers from a checkpoint of their library, or use `kanserve curves`",
-            kind="FormulaError",
-        )
-    token_of = dict(zip(described.names.classes, outputs, strict=False))
-    return formula.formulas(
-        inputs,
-        described.layers,
-        digits=args.digits,
-        outputs=outputs,
-        by_layer=args.by_layer,
-        partial=args.partial,
-        only=[token_of.get(name, name) for name in args.only],
+def _print_json(
+    described: Description, args: argparse.Namespace, lines: tuple[Formula, ...], inputs: list[str], written: list[str]
+) -> None:
+    texts = [{"latex": text} if args.latex else {} for text in written]
+    print_json(
+        {
+            "model": described.name,
+            "version": described.version,
+            "digest": described.digest,
+            "inputs": inputs,
+            "digits": args.digits,
+            "formulas": [asdict(line) | text for line, text in zip(lines, texts, strict=True)],
+            "numeric_edges": formula.named(line.expression for line in lines),
+        }
     )
 
 
@@ -164,27 +149,3 @@ def _hint(error: FormulaError, args: argparse.Namespace, model: str) -> str:
     if not args.partial and "numeric" in str(error):
         return "pass --partial, which names numeric edges and prints the rest in closed form"
     return getattr(error, "hint", "")
-
-
-def _print_json(
-    described: Description, args: argparse.Namespace, lines: tuple[Formula, ...], inputs: list[str], written: list[str]
-) -> None:
-    formulas: list[dict[str, Any]] = [asdict(line) for line in lines]
-    for line, text in zip(formulas, written, strict=False):
-        line["latex"] = text
-    print_json(
-        {
-            "model": described.name,
-            "version": described.version,
-            "digest": described.digest,
-            "inputs": inputs,
-            "digits": args.digits,
-            "formulas": formulas,
-            "numeric_edges": formula.named(line.expression for line in lines),
-        }
-    )
-
-
-def _digits(text: str) -> int:
-    """An argparse type."""
-    return whole(text, f"a whole number from 1 to {EXACT}", lambda value: 1 <= value <= EXACT)

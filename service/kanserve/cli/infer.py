@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from kanexport.shared.cli import tables
 from kanexport.shared.cli.console import Exit, note, print_json
 from kanexport.shared.error_bars import NAME as ERROR_BAR
 from kanserve.analysis.intervals import NAME as INTERVAL
-from kanserve.cli import output_results, row_stream, session
+from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options
 from kanserve.client import chunking
-from kanserve.client.results import Answer, ServedModel
-from kanserve.client.sync import Client
+from kanserve.client.results import Answer
+from kanserve.tables import output_results, row_stream
 
 REPORTED = 1.0  # seconds; a longer command reports its speed
 TEXT = """Send rows of a file to a served model, and write the outputs to stdout as CSV, or to a file.
@@ -68,70 +68,43 @@ def run(args: argparse.Namespace) -> int:
         names = tuple(output.name for output in model.outputs) + optional
         output_results.check_count(args.output, names)
         rows = row_stream.rows(model.inputs, source, array=args.array, names=model.names)
-        with output_results.opened(args.output, names, keep=keep) as sink:
-            ran = _infer(args, client, model, rows, sink, names if optional else ())
-    _print(args, ran, sink, kept)
-    return Exit.DONE
-
-
-@dataclass(slots=True)
-class _Run:
-    """Version that computed the rows, the total time, and notes on optional outputs."""
-
-    version: str
-    seconds: float
-    notes: list[str]
-
-    def add_notes(self, answer: Answer) -> None:
-        """Keep the notes of a response that has intervals or error bars, once."""
-        for output, what in ((INTERVAL, "intervals"), (ERROR_BAR, "error bars")):
-            text = str(answer.parameters.get(f"{output}_note", ""))
-            unreliable = answer.parameters.get(f"{output}_reliable") is False
-            text = f"warning: {what} are unreliable: {text}" if unreliable else f"{what}: {text}" if text else ""
-            if text and text not in self.notes:
-                self.notes.append(text)
-
-    def rate(self, rows: int) -> float:
-        return rows / max(self.seconds, 1e-9)
-
-
-def _infer(
-    args: argparse.Namespace,
-    client: Client,
-    model: ServedModel,
-    rows: row_stream.Rows,
-    sink: output_results.Shapes,
-    outputs: tuple[str, ...],
-) -> _Run:
-    """Send the rows to the server, and write their outputs to the sink."""
-    ran, begun = _Run("", 0.0, []), time.monotonic()
-    with tables.bar("infer", unit="rows", at_once=False) as report:
-        for answer in chunking.stream(client, model, rows.parts, version=args.model_version, outputs=outputs):
-            sink.add(answer)
-            ran.add_notes(answer)
-            ran.version = answer.version
-            report(sink.rows, rows.total, rows.share())
-    ran.seconds = time.monotonic() - begun
-    return ran
-
-
-def _print(args: argparse.Namespace, ran: _Run, sink: output_results.Shapes, kept: dict[str, Any]) -> None:
-    """Print the written outputs, their place and the speed on stderr; with --json, print one document."""
+        noted, version, begun = dict[str, None](), "", time.monotonic()
+        with (
+            output_results.opened(args.output, names, keep=keep) as sink,
+            tables.bar("infer", unit="rows", at_once=False) as report,
+        ):
+            outputs = names if optional else ()
+            for part in chunking.stream(client, model, rows.parts, version=args.model_version, outputs=outputs):
+                sink.add(part)
+                noted |= dict.fromkeys(_notes(part))
+                version = part.version
+                report(sink.rows, rows.total, rows.share())
+            seconds = time.monotonic() - begun
+    notes = list(noted)
+    rate = sink.rows / max(seconds, 1e-9)
     if args.output and not args.json:
         note(output_results.written(args.output, sink.shapes))
-    for text in ran.notes:
+    for text in notes:
         note(text)
-    if ran.seconds >= REPORTED:
-        note(f"{sink.rows} rows in {ran.seconds:.1f} s, {ran.rate(sink.rows):.0f} rows per second")
+    if seconds >= REPORTED:
+        note(f"{sink.rows} rows in {seconds:.1f} s, {rate:.0f} rows per second")
     if args.json:
         what = (
             {"output": args.output, "shapes": sink.shapes}
             if args.output
             else {"outputs": {name: output.tolist() for name, output in kept.items()}}
         )
-        speed = {"seconds": round(ran.seconds, 3), "rows_per_second": round(ran.rate(sink.rows), 1)}
-        print_json({"model": args.name, "version": ran.version, "rows": sink.rows, **speed, **_notes(ran), **what})
+        speed = {"seconds": round(seconds, 3), "rows_per_second": round(rate, 1)}
+        more = {"notes": notes} if notes else {}
+        print_json({"model": args.name, "version": version, "rows": sink.rows, **speed, **more, **what})
+    return Exit.DONE
 
 
-def _notes(ran: _Run) -> dict[str, list[str]]:
-    return {"notes": ran.notes} if ran.notes else {}
+def _notes(part: Answer) -> Iterator[str]:
+    """The notes of a response that has intervals or error bars."""
+    for output, what in ((INTERVAL, "intervals"), (ERROR_BAR, "error bars")):
+        text = str(part.parameters.get(f"{output}_note", ""))
+        if part.parameters.get(f"{output}_reliable") is False:
+            yield f"warning: {what} are unreliable: {text}"
+        elif text:
+            yield f"{what}: {text}"

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from kanexport.shared import atomic, safe_files, temp_dirs
 from kanexport.shared import manifest as manifests
@@ -23,7 +24,6 @@ from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.sections import NO_CERTIFICATE, NO_EDIT, UNSCALED, CertificateInfo, Edit, Scalers
 from kanserve.cli.options import CommandError, InputError
 from kanserve.client.errors import ClientError, NoAnswer
-from kanserve.client.results import IndexEntry
 from kanserve.client.sync import Client
 from kanserve.errors import ConfigError, LoadError, text_and_hint
 from kanserve.repository import layout
@@ -85,7 +85,18 @@ class Detail:
 
 def of_server(client: Client) -> list[Entry]:
     """Inventory entries of all versions in the server's index. Raises ClientError."""
-    return [_served(client, indexed) for indexed in client.index()]
+    entries = []
+    for indexed in client.index():
+        entry = Entry(name=indexed.name, version=indexed.version, state=indexed.state)
+        if indexed.state == READY:
+            try:
+                entry = described(client.describe(indexed.name, indexed.version)).entry
+            except NoAnswer:
+                raise
+            except ClientError:
+                pass  # a plain ONNX model has no description, and a server may not offer one
+        entries.append(replace(entry, reason=indexed.reason))
+    return entries
 
 
 def of_folder(repository: Path, *, load: bool = False, hard_links: bool = False) -> list[Entry]:
@@ -105,67 +116,85 @@ def details(repository: Path, *, load: bool = False, hard_links: bool = False) -
     plain = [own for own in _scan(repository, plain=True, hard_links=hard_links) if own not in listed]
     every = [_judged(candidate, left_out.get(candidate), load=load) for candidate in listed]
     every += [_bare(c.name, str(c.version), PLAIN, "served only with --plain-onnx") for c in plain]
-    files = _default_files([*listed, *plain])
-    every = [replace(own, entry=replace(own.entry, default_file=files.get(own.entry.name, ""))) for own in every]
-    places = {candidate.steps for candidate in (*listed, *plain)}
+    candidates = [*listed, *plain]
+    words: dict[str, str] = {}
+    for name, file in layout.default_files(candidates).items():
+        if isinstance(file, LoadError):
+            words[name] = f"servers ignore the file with the default version: {text_and_hint(file)}"
+        elif (name, file.version) in {(candidate.name, candidate.version) for candidate in candidates}:
+            words[name] = f"version {file.version} is the default version on each server of the folder"
+        else:
+            words[name] = f"the file {layout.DEFAULT_FILE} names version {file.version}, which is missing"
+    every = [replace(own, entry=replace(own.entry, default_file=words.get(own.entry.name, ""))) for own in every]
+    places = {candidate.steps for candidate in candidates}
     if all(len(steps) == 2 for steps in places):  # else the folder is itself one model
         every += _ignored(repository, places)
     return sorted(every, key=lambda detail: (detail.entry.name, detail.entry.version.rjust(20)))
 
 
-def described(answer: Description, serving: str = "") -> Detail:
+def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:
+    """Folders with names of versions that the server ignores."""
+    ignored = []
+    for model in _folders(repository):
+        for version in () if model.name.startswith(".") else _folders(model):
+            if not version.name.isdigit() or (model.name, version.name) in known:
+                continue
+            if not layout.NAME.fullmatch(model.name):
+                reason = "invalid model name, expected letters, digits, '.', '_' and '-'"
+            elif not layout.VERSION.fullmatch(version.name):
+                reason = "invalid version, expected a number from 1 without leading zeros"
+            elif model.is_symlink() or version.is_symlink():
+                reason = "symbolic link, expected a folder"
+            else:
+                reason = f"found neither {manifests.FILE_NAME} nor {manifests.MODEL_FILE}"
+            ignored.append(_bare(model.name, version.name, IGNORED, reason))
+    return ignored
+
+
+def described(model: Description, serving: str = "") -> Detail:
     """A model as its server describes it; `serving`: how it is run there."""
-    entry = Entry(
-        name=answer.name,
-        version=answer.version,
+    return _detail(
+        model,
+        name=model.name,
+        version=model.version,
         state=READY,
-        family=answer.family,
-        widths=tuple(map(math.prod, answer.shapes)),
-        shapes=answer.shapes,
-        edge_class=answer.edge_class,
-        layer_classes=tuple(layer.edge_class for layer in answer.layers),
-        verified_error=answer.verified_error,
-        verification_basis=answer.verification_basis,
-        verified=answer.claim,
-        assumed=dict(answer.options_assumed),
+        family=model.family,
+        verified_error=model.verified_error,
+        assumed=dict(model.options_assumed),
         serving=serving,
-        out_of_range_policy=answer.out_of_range_policy,
-        intervals=answer.intervals.text,
-        certificate=answer.certificate.text,
-        error_bars=answer.error_bars.text,
-        edited=answer.edit.text,
+        out_of_range_policy=model.out_of_range_policy,
     )
-    return Detail(entry, answer.layers, answer.notes, answer.names, answer.scalers, answer.certificate, answer.edit)
 
 
-def _served(client: Client, indexed: IndexEntry) -> Entry:
-    bare = Entry(name=indexed.name, version=indexed.version, state=indexed.state, reason=indexed.reason)
-    if indexed.state != READY:
-        return bare
-    try:
-        entry = described(client.describe(indexed.name, indexed.version)).entry
-        return replace(entry, reason=indexed.reason)
-    except NoAnswer:
-        raise
-    except ClientError:
-        return bare  # a plain ONNX model has no description, and a server may not offer one
+def _detail(model: Description | Manifest, **facts: Any) -> Detail:
+    """The inventory entry of a version with its layers. `facts`: what a description and a manifest have elsewhere."""
+    entry = Entry(
+        widths=tuple(map(math.prod, model.shapes)),
+        shapes=model.shapes,
+        edge_class=model.edge_class,
+        layer_classes=tuple(layer.edge_class or model.edge_class for layer in model.layers),
+        verification_basis=model.verification_basis,
+        verified=model.claim,
+        intervals=model.intervals.text,
+        certificate=model.certificate.text,
+        error_bars=model.error_bars.text,
+        edited=model.edit.text,
+        **facts,
+    )
+    return Detail(entry, model.layers, model.notes, model.names, model.scalers, model.certificate, model.edit)
 
 
-def _scan(repository: Path, *, plain: bool, hard_links: bool) -> list[Candidate]:
+def _scan(repository: Path, *, plain: bool = False, hard_links: bool = False) -> list[Candidate]:
     if not repository.is_dir():
-        raise _not_a_folder(repository)
+        raise InputError(
+            f"{repository} is not a folder, expected a model repository with NAME/VERSION/model.onnx",
+            code="repository-not-a-folder",
+            hint="create one: `kanserve export CHECKPOINT --repository models --name NAME`",
+        )
     try:
         return layout.scan(repository, plain_onnx=plain, hard_links=hard_links)
     except ConfigError as error:
         raise InputError(str(error), code=error.code, hint=error.hint) from error
-
-
-def _not_a_folder(repository: Path) -> InputError:
-    return InputError(
-        f"{repository} is not a folder, expected a model repository with NAME/VERSION/model.onnx",
-        code="repository-not-a-folder",
-        hint="create one: `kanserve export CHECKPOINT --repository models --name NAME`",
-    )
 
 
 def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail:
@@ -184,76 +213,26 @@ def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail
         checked.append("manifest")
         check_config(bundle.config, manifest.name, manifest.inputs, manifest.outputs, batched=True)
         if load:
-            _load(candidate, bundle)
+            # A client installation lacks the server's packages.
+            suggest.load("models --load", "kanserve.models.admission", "serve").load(candidate, bundle)
             checked += ["graph", *(["reference rows"] if manifest.reference.inputs else [])]
     except LoadError as error:
         refused = _bare(name, version, INVALID, text_and_hint(error))
         return replace(refused, entry=replace(refused.entry, checked=tuple(checked)))
-    stored = _stored(candidate, manifest, LOADS if load else COMPLETE, tuple(checked))
-    return replace(stored, entry=replace(stored.entry, unused=bundle.config.unused))
-
-
-def _default_files(candidates: Sequence[Candidate]) -> dict[str, str]:
-    """The file `default` of each model that has one, in one sentence."""
-    words: dict[str, str] = {}
-    for name, file in layout.default_files(candidates).items():
-        if isinstance(file, LoadError):
-            words[name] = f"servers ignore the file with the default version: {text_and_hint(file)}"
-        elif (name, file.version) in {(candidate.name, candidate.version) for candidate in candidates}:
-            words[name] = f"version {file.version} is the default version on each server of the folder"
-        else:
-            words[name] = f"the file {layout.DEFAULT_FILE} names version {file.version}, which is missing"
-    return words
-
-
-def _load(candidate: Candidate, bundle: Bundle) -> None:
-    """Load a version. The import is dynamic, because a client installation lacks the server's packages."""
-    suggest.load("models --load", "kanserve.models.admission", "serve").load(candidate, bundle)
-
-
-def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple[str, ...]) -> Detail:
-    finite = [zone.outputs_max_rel for zone in manifest.verification.zones if zone.name != "nonfinite"]
-    entry = Entry(
-        name=candidate.name,
-        version=str(candidate.version),
-        state=state,
-        checked=checked,
+    errors = [zone.outputs_max_rel for zone in manifest.verification.zones if zone.name != "nonfinite"]
+    return _detail(
+        manifest,
+        name=name,
+        version=version,
+        state=LOADS if load else COMPLETE,
+        checked=tuple(checked),
         family=manifest.source.family,
-        widths=manifest.widths,
-        shapes=manifest.shapes,
-        edge_class=manifest.edge_class,
-        layer_classes=tuple(layer.edge_class or manifest.edge_class for layer in manifest.layers),
-        verified_error=max(finite, default=math.nan),
+        verified_error=max(errors, default=math.nan),
         size=sum(file.size for file in manifest.files),
-        verification_basis=manifest.verification_basis,
-        verified=manifest.claim,
         assumed=manifest.source.options_assumed,
+        unused=bundle.config.unused,
         out_of_range_policy=manifest.out_of_range,
-        intervals=manifest.intervals.text,
-        certificate=manifest.certificate.text,
-        error_bars=manifest.error_bars.text,
-        edited=manifest.edit.text,
     )
-    return Detail(
-        entry,
-        manifest.layers,
-        manifest.notes,
-        manifest.names,
-        manifest.scalers,
-        manifest.certificate,
-        manifest.edit,
-    )
-
-
-def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:
-    """Folders with names of versions that the server ignores."""
-    return [
-        _bare(model.name, version.name, IGNORED, _why_ignored(model, version.name))
-        for model in _folders(repository)
-        if not model.name.startswith(".")
-        for version in _folders(model)
-        if version.name.isdigit() and (model.name, version.name) not in known
-    ]
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -261,16 +240,6 @@ def _folders(parent: Path) -> list[Path]:
         return sorted(path for path in parent.iterdir() if path.is_dir())
     except OSError:  # the server cannot list it either
         return []
-
-
-def _why_ignored(model: Path, version: str) -> str:
-    if not layout.NAME.fullmatch(model.name):
-        return "invalid model name, expected letters, digits, '.', '_' and '-'"
-    if not layout.VERSION.fullmatch(version):
-        return "invalid version, expected a number from 1 without leading zeros"
-    if model.is_symlink() or (model / version).is_symlink():
-        return "symbolic link, expected a folder"
-    return f"found neither {manifests.FILE_NAME} nor {manifests.MODEL_FILE}"
 
 
 def _bare(name: str, version: str, state: str, reason: str) -> Detail:
@@ -282,7 +251,7 @@ FILE, FOLDER = 0o644, 0o755  # modes of a copy, before the umask
 
 def holds(repository: Path, name: str) -> bool:
     """True if the folder exists and has a model of this name."""
-    return repository.is_dir() and any(candidate.name == name for candidate in _scan_folder(repository))
+    return repository.is_dir() and any(candidate.name == name for candidate in _scan(repository))
 
 
 def version(repository: Path, name: str, requested: str) -> tuple[Bundle, Manifest]:
@@ -312,15 +281,30 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
     bundle, _ = _loaded(repository, candidate)
     try:
         manifest = replace(layout.manifest(candidate), version=int(target))  # its long lists stay in their own file
+        if release and not manifest.edit:
+            raise InputError(
+                f"--release: version {source} of {manifest.name} is not an edit",
+                code="version-not-an-edit",
+                hint="copy it without --release: it can be the default version already",
+            )
         if release:
-            manifest = _released(manifest, source)
+            manifest = replace(manifest, edit=replace(manifest.edit, released=True))
         _check_free(home, target, force=force)
         with temp_dirs.staging_path(home) as staging:
             _write(staging, target, {**bundle.files, manifests.FILE_NAME: manifests.dumps(manifest)})
             _loaded(repository, Candidate(name, manifest.version, staging, (target,)))
             with temp_dirs.locked(candidate.root):
                 _check_free(home, target, force=force)
-                _place(staging / target, home / target)
+                new, old = staging / target, home / target
+                if not os.path.lexists(old):
+                    os.rename(new, old)
+                elif not atomic.exchange(new, old):
+                    raise CommandError(
+                        f"{old} cannot be replaced atomically: the file system does not support it",
+                        code="exchange-not-supported",
+                        hint=f"remove {old}, and copy again",
+                        exit_code=Exit.FAILED,
+                    )
     except (LoadError, manifests.ManifestError) as error:
         raise InputError(
             f"{repository}: {name} version {candidate.version} changed while kanserve read it: {error}",
@@ -342,17 +326,6 @@ def not_written(path: Path, error: OSError) -> CommandError:
     )
 
 
-def _released(manifest: Manifest, source: str) -> Manifest:
-    """The manifest of a released edit. Raises InputError if it is not an edit."""
-    if not manifest.edit:
-        raise InputError(
-            f"--release: version {source} of {manifest.name} is not an edit",
-            code="version-not-an-edit",
-            hint="copy it without --release: it can be the default version already",
-        )
-    return replace(manifest, edit=replace(manifest.edit, released=True))
-
-
 def _write(staging: Path, target: str, files: Mapping[str, bytes]) -> None:
     """Write a folder `target` in a new one, and flush it to disk. Descriptors resolve each name only once. Raises
     OSError."""
@@ -363,20 +336,6 @@ def _write(staging: Path, target: str, files: Mapping[str, bytes]) -> None:
             for name, data in files.items():
                 safe_files.create(name, [data], mode=FILE, within=version)
             os.fsync(version)
-
-
-def _place(new: Path, target: Path) -> None:
-    """Move `new` to `target` by one rename or exchange. Raises CommandError if the file system has no exchange,
-    OSError."""
-    if not os.path.lexists(target):
-        os.rename(new, target)
-    elif not atomic.exchange(new, target):
-        raise CommandError(
-            f"{target} cannot be replaced atomically: the file system does not support it",
-            code="exchange-not-supported",
-            hint=f"remove {target}, and copy again",
-            exit_code=Exit.FAILED,
-        )
 
 
 def _check_free(home: Path, target: str, *, force: bool) -> None:
@@ -411,7 +370,7 @@ def _loaded(repository: Path, candidate: Candidate) -> tuple[Bundle, Manifest]:
 
 def candidates(repository: Path, name: str) -> list[Candidate]:
     """The versions of a model with a manifest, ascending. Raises InputError if there is none."""
-    every = _scan_folder(repository)
+    every = _scan(repository)
     known = [candidate for candidate in every if candidate.name == name]
     if not known:
         names = sorted({candidate.name for candidate in every})
@@ -443,12 +402,3 @@ def unknown_version(repository: Path, name: str, requested: str, versions: Seque
         code="version-unknown",
         hint=f"pass one of its versions: {', '.join(versions)}",
     )
-
-
-def _scan_folder(repository: Path) -> list[Candidate]:
-    if not repository.is_dir():
-        raise _not_a_folder(repository)
-    try:
-        return layout.scan(repository, plain_onnx=False)
-    except ConfigError as error:
-        raise InputError(str(error), code=error.code, hint=error.hint) from error

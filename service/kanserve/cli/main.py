@@ -65,7 +65,7 @@ COMMANDS = {
     "infer": Command("kanserve.cli.infer", "send rows to a served model", QUERY),
     "explain": Command("kanserve.cli.explain", "show feature contributions for a prediction", QUERY),
     "edges": Command("kanserve.cli.edges", "query per-edge activations", QUERY),
-    "scores": Command("kanserve.cli.scores", "rank inputs and edges by importance", QUERY),
+    "importance": Command("kanserve.cli.importance", "rank inputs and edges by importance", QUERY),
     "curves": Command("kanserve.cli.curves", "plot the learned edge functions", QUERY),
     "formula": Command("kanserve.cli.formula", "print the closed form of a symbolic model", QUERY),
     "plot": Command("kanserve.cli.plot", "draw the network or one edge", QUERY),
@@ -143,10 +143,15 @@ def every_parser() -> dict[str, program.Parser]:
 def _build(modules: dict[str, types.ModuleType]) -> tuple[program.Parser, dict[str, program.Parser]]:
     """The parser of the program, and those of the commands by name. Only the commands in `modules` have their options,
     because the others are not imported."""
+    groups = []
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        groups.append(f"{group}:")
+        groups += [f"    {name:<12}{c.summary}" for name, c in COMMANDS.items() if c.group == group]
+    listing = "\n".join(groups)
     whole = program.Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} COMMAND [options]",
-        description=f"Export, serve and explain Kolmogorov-Arnold networks.\n\n{_groups()}",
+        description=f"Export, serve and explain Kolmogorov-Arnold networks.\n\n{listing}",
         epilog=EPILOG,
     )
     whole.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
@@ -161,15 +166,6 @@ def _build(modules: dict[str, types.ModuleType]) -> tuple[program.Parser, dict[s
         if name in modules:
             modules[name].configure(parsers[name])
     return whole, parsers
-
-
-def _groups() -> str:
-    """The commands by group."""
-    lines = []
-    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
-        lines.append(f"{group}:")
-        lines += [f"    {name:<12}{c.summary}" for name, c in COMMANDS.items() if c.group == group]
-    return "\n".join(lines)
 
 
 def load(name: str) -> types.ModuleType:

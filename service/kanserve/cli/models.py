@@ -16,7 +16,7 @@ from kanexport.shared.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
 from kanserve.cli import inventory, session
 from kanserve.cli.inventory import Detail, Entry
 from kanserve.cli.options import CommandError, InputError, add_client_options
-from kanserve.report import text_tables
+from kanserve.report import descriptions
 
 TEXT = """List the models of a server or of a repository folder. With NAME, show one model layer by layer.
 
@@ -68,26 +68,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or 2 if a version of a folder is INVALID. Raises CommandError."""
-    folder, name = _target(args)
-    source = str(folder) if folder else args.url
-    if name:
-        detail = _of_folder(folder, name, args) if folder else _of_server(name, args)
-        _show_detail(source, detail, as_json=args.json)
-        return Exit.DONE
-    if folder:
-        entries = inventory.of_folder(folder, load=args.load)
-    else:
+    # A single word is a folder if it is a path by the rule in `session`.
+    if args.where is not None and (args.name is not None or session.is_path_for(args, args.where)):
+        if args.url_given:
+            raise InputError(
+                "REPOSITORY cannot be combined with --url",
+                code="arguments-conflict",
+                hint="remove --url to list the folder, or REPOSITORY to list the server",
+            )
+        return _run_in_folder(args, Path(args.where))
+    for option, value in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
+        if value:
+            raise CommandError(
+                f"{option} needs a REPOSITORY: a server has loaded its models",
+                code="repository-missing",
+                hint=session.server_advice(args, args.where or "") or "pass the folder, such as ./models",
+            )
+    if not args.where:
         with session.connection(args) as client:
-            entries = inventory.of_server(client)
-    if args.json:
-        print_json({"source": source, "models": [asdict(entry) for entry in entries]})
+            _show(args.url, inventory.of_server(client), as_json=args.json)
     else:
-        table(source, entries).show()
-    return _judged(entries, args)
+        with session.connection(args, model=args.where) as client:
+            described = client.describe(args.where, args.model_version)
+            if described.certificate and not described.certificate.lipschitz:
+                # Its many effects are in another response.
+                full = client.certificates(args.where, described.version)[0]
+                described = replace(described, certificate=full)
+            detail = inventory.described(described, client.model(args.where, described.version).serving)
+        _show_detail(args.url, detail, as_json=args.json)
+    return Exit.DONE
 
 
-def _judged(entries: Sequence[Entry], args: argparse.Namespace) -> int:
-    """The exit code of a list: WRONG if a server rejects a version of the folder."""
+def _run_in_folder(args: argparse.Namespace, folder: Path) -> int:
+    """Print the models of a folder, or one of them; the exit code, WRONG if a server rejects a version of the list.
+    Raises CommandError."""
+    if args.name:
+        _show_detail(str(folder), _of_folder(folder, args.name, args), as_json=args.json)
+        return Exit.DONE
+    entries = inventory.of_folder(folder, load=args.load)
+    _show(str(folder), entries, as_json=args.json)
     invalid = [entry for entry in entries if entry.state == inventory.INVALID]
     if not invalid or args.allow_invalid:
         return Exit.DONE
@@ -97,38 +116,11 @@ def _judged(entries: Sequence[Entry], args: argparse.Namespace) -> int:
     return Exit.WRONG
 
 
-def _target(args: argparse.Namespace) -> tuple[Path | None, str]:
-    """The folder and the name. A single word is a folder if it is a path by the rule in `session`. Raises
-    CommandError."""
-    if args.where is not None and (args.name is not None or session.is_path_for(args, args.where)):
-        if args.url_given:
-            raise InputError(
-                "REPOSITORY cannot be combined with --url",
-                code="arguments-conflict",
-                hint="remove --url to list the folder, or REPOSITORY to list the server",
-            )
-        return Path(args.where), args.name or ""
-    _reject_folder_options(args)
-    return None, args.where or ""
-
-
-def _reject_folder_options(args: argparse.Namespace) -> None:
-    """Raises CommandError if an option is passed that only a folder has."""
-    for option, value in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
-        if value:
-            raise CommandError(
-                f"{option} needs a REPOSITORY: a server has loaded its models",
-                code="repository-missing",
-                hint=session.server_advice(args, args.where or "") or "pass the folder, such as ./models",
-            )
-
-
-def _of_server(name: str, args: argparse.Namespace) -> Detail:
-    with session.connection(args, model=name) as client:
-        described = client.describe(name, args.model_version)
-        if described.certificate and not described.certificate.lipschitz:  # its many effects are in another response
-            described = replace(described, certificate=client.certificates(name, described.version)[0])
-        return inventory.described(described, client.model(name, described.version).serving)
+def _show(source: str, entries: Sequence[Entry], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"source": source, "models": [asdict(entry) for entry in entries]})
+    else:
+        table(source, entries).show()
 
 
 def _of_folder(repository: Path, name: str, args: argparse.Namespace) -> Detail:
@@ -154,7 +146,7 @@ def _of_folder(repository: Path, name: str, args: argparse.Namespace) -> Detail:
 def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
     if as_json:
         facts = {
-            "layers": text_tables.layers_document(detail.layers),
+            "layers": descriptions.layers_document(detail.layers),
             "notes": detail.notes,
             "names": asdict(detail.names),
             "scalers": asdict(detail.scalers),
@@ -164,12 +156,12 @@ def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
         print_json({"source": source, "model": {**asdict(detail.entry), **facts}})
         return
     table(source, [detail.entry], whole=True).show()
-    text_tables.show_names(detail.names)
-    text_tables.show_scalers(detail.scalers, detail.names)
+    descriptions.show_names(detail.names)
+    descriptions.show_scalers(detail.scalers, detail.names)
     if detail.certificate:
         certificates.show_brief(detail.certificate, detail.names)
-    text_tables.show_edit(detail.edit)
-    text_tables.show(detail.layers, detail.notes, detail.entry.edge_class)
+    descriptions.show_edit(detail.edit)
+    descriptions.show(detail.layers, detail.notes, detail.entry.edge_class)
 
 
 def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Table:
@@ -182,13 +174,17 @@ def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Tabl
         caption=tuple(_caption(entries, whole=whole)),
     )
     for entry in entries:
+        others: dict[str, list[str]] = {}
+        for at, own in enumerate(entry.layer_classes):
+            if own != entry.edge_class:
+                others.setdefault(own, []).append(str(at))
         versions.add(
             entry.name,
             entry.version,
             f"{entry.state}: {entry.reason}" if entry.reason else entry.state,
             entry.family,
             arrows(entry.shapes),
-            _classes(entry),
+            "; ".join([entry.edge_class, *(f"{own} in layer {', '.join(at)}" for own, at in others.items())]),
             "" if math.isnan(entry.verified_error) else f"{entry.verified_error:.1e}",
             entry.verification_basis,
             "" if entry.size is None else f"{entry.size / 1024:,.0f} KiB",
@@ -197,45 +193,28 @@ def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Tabl
 
 
 def _caption(entries: Sequence[Entry], *, whole: bool) -> Iterator[str]:
-    yield from _claims(entries) if whole else _kinds(entries)
+    if whole:
+        yield from _claims(entries)
+    else:
+        kinds = {entry.verification_basis for entry in entries}
+        yield from (f"{kind}: {words}" for kind, words in VERIFICATION_BASES.items() if kind in kinds)
     yield from dict.fromkeys(f"{entry.name}: {entry.default_file}" for entry in entries if entry.default_file)
     for entry in entries:
-        if entry.unused:
-            effect = f"entries of config.pbtxt without effect: {', '.join(entry.unused)}"
-            yield f"{entry.name} version {entry.version}: {effect}"
-        if entry.edited:
-            yield f"{entry.name} version {entry.version}: {entry.edited}"
+        effect = f"entries of config.pbtxt without effect: {', '.join(entry.unused)}" if entry.unused else ""
+        for text in filter(None, (effect, entry.edited)):
+            yield f"{entry.name} version {entry.version}: {text}"
     if inventory.COMPLETE in {entry.state for entry in entries}:
         yield "COMPLETE: names, files and manifest are valid; pass --load to check the graph too"
 
 
-def _classes(entry: Entry) -> str:
-    """The model's class, and the layers that have another class."""
-    others: dict[str, list[str]] = {}
-    for at, own in enumerate(entry.layer_classes):
-        if own != entry.edge_class:
-            others.setdefault(own, []).append(str(at))
-    return "; ".join([entry.edge_class, *(f"{own} in layer {', '.join(at)}" for own, at in others.items())])
-
-
-def _kinds(entries: Sequence[Entry]) -> list[str]:
-    """Legend of the column "verified against"."""
-    kinds = {entry.verification_basis for entry in entries}
-    return [f"{kind}: {words}" for kind, words in VERIFICATION_BASES.items() if kind in kinds]
-
-
 def _claims(entries: Sequence[Entry]) -> list[str]:
-    """Verification basis and assumed options of each version."""
+    """Verification basis, assumed options and handling of rows out of range of each version."""
     facts = [", ".join(f"{key}={value}" for key, value in entry.assumed.items()) for entry in entries]
+    policies = {**OUT_OF_RANGE_POLICIES, AS_TRAINED: ""}
     lines = (
-        *(entry.verified for entry in entries if entry.verified),
+        *(entry.verified for entry in entries),
         *(f"assumed, because the checkpoint does not store it: {text}" for text in facts if text),
         *(f"executed with {entry.serving}" for entry in entries if entry.serving),
-        *filter(None, map(_outside, entries)),
+        *(policies.get(entry.out_of_range_policy, "") for entry in entries),
     )
-    return list(dict.fromkeys(lines))  # versions of one model share most lines
-
-
-def _outside(entry: Entry) -> str:
-    """The handling of rows out of range, unless it is the default."""
-    return "" if entry.out_of_range_policy == AS_TRAINED else OUT_OF_RANGE_POLICIES.get(entry.out_of_range_policy, "")
+    return list(dict.fromkeys(filter(None, lines)))  # versions of one model share most lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 
 from kanexport.shared.cli.console import Exit
 from kanserve.cli import session
@@ -15,9 +16,10 @@ the traffic and the explanation of a prediction.
 """
 EXAMPLES = """examples:
   kanserve open digits
-  kanserve open digits edge/0/10/3                                # one edge: LAYER/SOURCE/DESTINATION
+  kanserve open digits 0:10:3                                     # one edge: LAYER:SOURCE:DESTINATION
   kanserve open digits --no-browser                               # only print the address
 """
+EDGE = re.compile(r"\d+:\d+:\d+")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
     parser.add_argument(
-        "view", nargs="?", default="", metavar="VIEW", help="page below /ui/NAME/ (default: the network)"
+        "view", nargs="?", default="", metavar="VIEW", help="edge L:S:D, or page below /ui/NAME/ (default: the network)"
     )
     parser.add_argument(
         "--page",
@@ -44,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
     with session.connection(args, model=args.name) as client, contextlib.suppress(NotAllowed):
         client.model(args.name, args.model_version)  # the browser may have another token
     secure = args.url.startswith(session.SECURE) or bool(args.ca or args.cert)
+    view = f"edge/{args.view.replace(':', '/')}" if EDGE.fullmatch(args.view) else args.view
     where = session.ui_address(
-        args.page or args.url, args.name, *filter(None, args.view.split("/")), secure=secure, version=args.model_version
+        args.page or args.url, args.name, *filter(None, view.split("/")), secure=secure, version=args.model_version
     )
     session.check(where, args.timeout)
     session.show(where, browser=not args.no_browser, as_json=args.json)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kanexport.shared import safe_files
-from kanexport.shared.cli.console import Failure
+from kanserve.tables.errors import CommandError as CommandError
+from kanserve.tables.errors import InputError as InputError
 
 TOKEN_BYTES = 2**16  # of a file with a token
 TLS_OPTIONS = (
@@ -25,14 +26,6 @@ def default_url() -> str:
     a URL comes from Kubernetes, for a Service called kanserve-grpc."""
     port = os.environ.get("KANSERVE_GRPC_PORT", "")
     return os.environ.get("KANSERVE_URL") or f"127.0.0.1:{port if port.isdecimal() else 8001}"
-
-
-class CommandError(Failure):
-    """Failure that ends a command. `kind` names the cause: the class of a client error or of a settings error."""
-
-
-class InputError(CommandError):
-    """Invalid file or argument."""
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

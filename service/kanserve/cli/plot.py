@@ -10,7 +10,7 @@ from typing import Any
 from kanexport.shared import atomic
 from kanexport.shared.cli import suggest
 from kanexport.shared.cli.console import Exit, note, print_json, say
-from kanserve.cli import edge_selection, input_rows, output_results, session
+from kanserve.cli import edge_selection, session
 from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options
 from kanserve.client.errors import NotSupported
 from kanserve.client.sync import Client
@@ -18,11 +18,12 @@ from kanserve.plotting import render
 from kanserve.plotting.scenes import Scene
 from kanserve.report import content
 from kanserve.report.selection import on_network_request
-from kanserve.types import CurveRequest, Description, LayerCurves
+from kanserve.tables import input_rows, output_results
+from kanserve.types import CurveRequest, LayerCurves
 
 COLUMNS = 100  # characters on a terminal
 LARGE = 257  # points of one curve
-TEXT = """Draw the network, or one edge with --layer, --source and --destination.
+TEXT = """Draw the network, or one edge with --edge.
 
 The network has its inputs at the bottom, and each edge has its curve. Opacity shows the importance of an edge: pykan
 attribution scores over --input, otherwise over synthetic rows. Numeric edges are black, symbolic edges are red. A
@@ -31,7 +32,7 @@ layer with many edges is a matrix of colors. Without -o, the command draws with 
 EXAMPLES = """examples:
   kanserve plot hello
   kanserve plot digits --input examples/digits.csv -o digits.svg
-  kanserve plot digits --layer 0 --source 3 --destination 7 -o edge.svg
+  kanserve plot digits --edge 0:3:7 -o edge.svg
 """
 
 
@@ -54,7 +55,37 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--json needs -o FILE", code="output-missing", hint="pass -o FILE.svg, or remove --json")
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
-        scene = _edge(args, client, described) if args.layer else _network(args, client, described)
+        if args.edge or args.layer:
+            chosen = edge_selection.edges(described, args)
+            if not (len(chosen.layers) == len(chosen.sources) == len(chosen.destinations) == 1):
+                raise InputError(
+                    "--layer needs one --source and one --destination",
+                    code="edge-incomplete",
+                    hint="pass --edge LAYER:SOURCE:DESTINATION for one edge, or none of them for the network",
+                )
+            (curve,) = client.curves(
+                described.name,
+                described.version,
+                layers=chosen.layers,
+                sources=chosen.sources,
+                destinations=chosen.destinations,
+                points=LARGE,
+            )
+            scene = content.one_edge(described, curve)
+        else:
+            if args.source or args.destination:
+                raise InputError(
+                    "--source and --destination need --layer",
+                    code="edge-incomplete",
+                    hint="pass --edge LAYER:SOURCE:DESTINATION for one edge, or none of them for the network",
+                )
+            rows: Any = None
+            if args.input:
+                source = input_rows.contents(args.input)
+                rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
+            scores = client.scores(described, rows, source="best" if rows is None else "")
+            request = on_network_request(described)
+            scene = content.drawn(described, scores, curves(client, request) if request is not None else ())
     if not args.output:
         for line in render.lines(scene, COLUMNS):
             say(line)
@@ -65,22 +96,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         note(f"{args.output}: {scene.title}")
     return Exit.DONE
-
-
-def _network(args: argparse.Namespace, client: Client, described: Description) -> Scene:
-    if args.source or args.destination:
-        raise InputError(
-            "--source and --destination need --layer",
-            code="edge-incomplete",
-            hint="pass --layer, --source and --destination for one edge, or none of them for the network",
-        )
-    rows: Any = None
-    if args.input:
-        source = input_rows.contents(args.input)
-        rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
-    scores = client.scores(described, rows, source="best" if rows is None else "")
-    request = on_network_request(described)
-    return content.drawn(described, scores, curves(client, request) if request is not None else ())
 
 
 def curves(client: Client, request: CurveRequest) -> Sequence[LayerCurves]:
@@ -98,25 +113,6 @@ def curves(client: Client, request: CurveRequest) -> Sequence[LayerCurves]:
         return ()
 
 
-def _edge(args: argparse.Namespace, client: Client, described: Description) -> Scene:
-    chosen = edge_selection.edges(described, args)
-    if not (len(chosen.layers) == len(chosen.sources) == len(chosen.destinations) == 1):
-        raise InputError(
-            "--layer needs one --source and one --destination",
-            code="edge-incomplete",
-            hint="pass --layer, --source and --destination for one edge, or none of them for the network",
-        )
-    (curve,) = client.curves(
-        described.name,
-        described.version,
-        layers=chosen.layers,
-        sources=chosen.sources,
-        destinations=chosen.destinations,
-        points=LARGE,
-    )
-    return content.one_edge(described, curve)
-
-
 SUFFIXES = (".svg", ".png")
 
 
@@ -126,7 +122,5 @@ def write(target: str, scene: Scene) -> None:
         data: bytes = suggest.load("plot", "kanserve.plotting.render", "plot").data(scene)
     else:
         data = render.text(scene).encode()
-    try:
+    with output_results.writing(target):
         atomic.write(Path(target), data)
-    except OSError as error:
-        raise output_results.not_written(target, error) from error

@@ -5,18 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from kanexport.shared import atomic, safe_files
-from kanexport.shared.cli.console import Exit, note, print_json
-from kanexport.shared.coded import CodedError
+from kanexport.shared.cli.console import CodedError, Exit, note, print_json
 from kanexport.shared.wasm_module import LARGEST
-from kanserve.cli import input_rows, output_results, plot, session
+from kanserve.cli import plot, session
 from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options
-from kanserve.client.sync import Client
 from kanserve.report import content, interactive, page, selection
-from kanserve.report.interactive import Interactive
-from kanserve.report.selection import Plan
+from kanserve.tables import output_results
 
 TEXT = """Write an HTML model card: description, verification, network, input importance and edge curves of a model.
 
@@ -47,46 +43,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".html",))
-    source = input_rows.contents(args.input) if args.input else None
-    module = None if args.interactive is None else _module(args.interactive)
-    with session.connection(args, model=args.name) as client:
-        described = client.describe(args.name, args.model_version)
-        rows: Any = None
-        if source is not None:
-            rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
+    module = None
+    if args.interactive is not None:
+        try:
+            module = safe_files.read(args.interactive, LARGEST, links=True)
+        except OSError as error:
+            raise InputError(
+                f"{args.interactive} cannot be read: {error.strerror}",
+                code="module-unreadable",
+                hint="pass the path of a .wasm file",
+            ) from error
+    with session.queried(args) as (client, described, rows):
         plan = selection.plan(described, client.scores(described, rows, source="best" if rows is None else ""))
         curves = {request: plot.curves(client, request) for request in plan.requests}
-        computed = None if module is None else _interactive(client, module, plan)
+        computed = None
+        if module is not None:
+            try:
+                interactive.facts(module, described)
+                x, tensor = interactive.rows(described), described.inputs[0]
+                response = client.infer(described.name, x.reshape(len(x), *tensor.shape[1:]), version=described.version)
+                outputs = response.outputs[described.outputs[0].name]
+                computed = interactive.part(module, described, plan.scores, x, outputs)
+            except CodedError as error:  # the module is not that of the model
+                raise InputError(str(error), code=error.code, hint=error.hint) from error
     text = page.html(dataclasses.replace(content.report(plan, curves), interactive=computed))
-    try:
+    with output_results.writing(args.output):
         atomic.write(Path(args.output), text.encode())
-    except OSError as error:
-        raise output_results.not_written(args.output, error) from error
     if args.json:
         print_json({"model": described.name, "version": described.version, "output": args.output, "bytes": len(text)})
     else:
         note(f"{args.output}: {described.name} version {described.version}")
     return Exit.DONE
-
-
-def _module(path: str) -> bytes:
-    """The bytes of a module. Raises InputError."""
-    try:
-        return safe_files.read(path, LARGEST, links=True)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}", code="module-unreadable", hint="pass the path of a .wasm file"
-        ) from error
-
-
-def _interactive(client: Client, module: bytes, plan: Plan) -> Interactive:
-    """The part that computes, with outputs of the server for some rows. Raises InputError for another module."""
-    described = plan.described
-    try:
-        interactive.facts(module, described)
-        x = interactive.rows(described)
-        tensor = described.inputs[0]
-        answer = client.infer(described.name, x.reshape(len(x), *tensor.shape[1:]), version=described.version)
-        return interactive.part(module, described, plan.scores, x, answer.outputs[described.outputs[0].name])
-    except CodedError as error:
-        raise InputError(str(error), code=error.code, hint=error.hint) from error

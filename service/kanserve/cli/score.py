@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kanexport.shared.cli import tables as progress
 from kanexport.shared.cli.console import Exit, exit_codes_of, note, print_json
 from kanexport.shared.naming import listed
-from kanserve.batch import files, tables
-from kanserve.batch.run import Report, Run, Summary
-from kanserve.batch.scorer import ERROR, NON_FINITE, Scorer
 from kanserve.cli import session
 from kanserve.cli.options import CommandError, InputError, add_json_option, whole
 from kanserve.errors import BackendError, KanserveError, ResourceExhausted
+from kanserve.scoring import files
+from kanserve.scoring.run import Run, Summary
+from kanserve.scoring.scorer import ERROR, NON_FINITE, Scorer
+from kanserve.tables import record_batches
 
 TEXT = """Score tables with a model, without a server: Parquet, Arrow IPC and CSV files, local or in an object store.
 
@@ -53,21 +54,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, metavar="FOLDER", help="folder or URL of the results; a folder is created"
     )
-    parser.add_argument("--version", type=_version, metavar="N", help="version of the model (default: the highest)")
     parser.add_argument(
-        "--format", choices=tables.FORMS, help="format of the results (default: that of each input file)"
+        "--version",
+        type=lambda text: whole(text, "a version number from 1", lambda value: value > 0),
+        metavar="N",
+        help="version of the model (default: the highest)",
+    )
+    parser.add_argument(
+        "--format", choices=record_batches.FORMS, help="format of the results (default: that of each input file)"
     )
     parser.add_argument(
         "--keep", nargs="+", default=[], metavar="COLUMN", help="columns that the results keep (default: none)"
     )
-    _add_options(parser)
-    add_json_option(parser)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain-top-k",
-        type=_inputs,
+        type=lambda text: whole(
+            text, f"a whole number from 0 to {MOST_INPUTS}", lambda value: 0 <= value <= MOST_INPUTS
+        ),
         default=0,
         metavar="N",
         help="add the N inputs with the largest contributions to the output, or to the largest of several outputs "
@@ -91,7 +94,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "of the certified box (default: off)",
     )
     parser.add_argument(
-        "--threads", type=_threads, default=_cores(), metavar="N", help="compute threads (default: one per core)"
+        "--threads",
+        type=lambda text: whole(
+            text, f"a whole number from 1 to {MOST_THREADS}", lambda value: 0 < value <= MOST_THREADS
+        ),
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="compute threads (default: one per core)",
     )
     parser.add_argument(
         "--non-finite",
@@ -104,6 +113,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace the results of another model or of other options (default: off)",
     )
+    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,9 +130,14 @@ def run(args: argparse.Namespace) -> int:
                 error_bars=args.error_bars,
                 non_finite=args.non_finite,
             )
-            inputs = files.inputs(args.input, tuple(tables.SUFFIXES), args.output)
+            inputs = files.inputs(args.input, tuple(record_batches.SUFFIXES), args.output)
             job = Run(scorer, files.output(args.output), args.format or "", args.threads)
-            summary = _score(job, inputs, report, overwrite=args.overwrite)
+            try:
+                summary = job.score(inputs, report, overwrite=args.overwrite)
+            except KeyboardInterrupt:
+                done = job.summary.files + job.summary.skipped
+                note(f"interrupted: {done} of {len(inputs)} files complete, run the same command again to go on")
+                raise
     except (BackendError, ResourceExhausted) as error:
         raise CommandError(str(error), code=error.code, hint=error.hint, exit_code=Exit.FAILED) from error
     except KanserveError as error:
@@ -136,16 +151,6 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     _print(args, scorer, summary)
     return Exit.DONE
-
-
-def _score(job: Run, inputs: Sequence[files.Input], report: Report, *, overwrite: bool) -> Summary:
-    """The summary of the run. If the user interrupts it, a line says how many files are complete."""
-    try:
-        return job.score(inputs, report, overwrite=overwrite)
-    except KeyboardInterrupt:
-        done = job.summary.files + job.summary.skipped
-        note(f"interrupted: {done} of {len(inputs)} files complete, run the same command again to go on")
-        raise
 
 
 @contextlib.contextmanager
@@ -209,19 +214,3 @@ def document(args: argparse.Namespace, scorer: Scorer, summary: Summary) -> dict
         "seconds": round(summary.seconds, 3),
         "rows_per_second": round(summary.rows / max(summary.seconds, 1e-9), 1),
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _version(text: str) -> int:
-    return whole(text, "a version number from 1", lambda value: value > 0)
-
-
-def _threads(text: str) -> int:
-    return whole(text, f"a whole number from 1 to {MOST_THREADS}", lambda value: 0 < value <= MOST_THREADS)
-
-
-def _inputs(text: str) -> int:
-    return whole(text, f"a whole number from 0 to {MOST_INPUTS}", lambda value: 0 <= value <= MOST_INPUTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, flag in settings_schema.flags().items():
         if flag.group not in groups:
             groups[flag.group] = parser.add_argument_group(flag.group)
+        # No metavar is a switch. One such as "cpu|cuda" is a choice; a word in capitals stands for other values.
+        kind: dict[str, Any] = {"metavar": flag.metavar} if flag.metavar else {"action": argparse.BooleanOptionalAction}
+        if "|" in flag.metavar and flag.metavar.islower():
+            kind["choices"] = flag.metavar.split("|")
+        option = f"--{name.replace('_', '-')}"
+        field = settings_schema.Settings.model_fields[name]
+        default = value_text(field.default, flag.metavar)
+        if isinstance(field.default, bool):
+            default = "on" if field.default else "off"
+        elif flag.metavar == "BYTES":
+            default = default.replace(" ", "")  # a flag accepts it in this form
         groups[flag.group].add_argument(
-            f"--{name.replace('_', '-')}", help=_help(name, flag.metavar), **_kind(flag.metavar), **absent
+            option, help=f"{field.description} (default: {default})".replace("%", "%%"), **kind, **absent
         )
     add_json_option(parser)
 
@@ -93,18 +104,24 @@ def run(args: argparse.Namespace) -> int:
 
         return _report_findings(list(ahead(loaded)), as_json=args.json)
     if args.show_config:
-        _show(loaded, as_json=args.json)
+        values = loaded.settings.model_dump(mode="json")
+        if args.json:
+            print_json({name: {"value": values[name], "origin": loaded.origins[name]} for name in values})
+            return Exit.DONE
+        table = Table("settings", ("setting", "value", "source"))
+        for name, value in values.items():
+            table.add(name, str(value), loaded.origins[name])
+        table.show()
         return Exit.DONE
-    return _serve(loaded.settings, lambda: sources.load(flags, config=args.config).settings, as_json=args.json)
+    settings = loaded.settings
 
+    def announce(addresses: Mapping[str, str]) -> None:
+        """The line of `--json` once the server is ready, for scripts that use port 0."""
+        print_json({"state": "serving", **addresses, "pid": os.getpid()})
 
-def _serve(
-    settings: settings_schema.Settings, load_again: Callable[[], settings_schema.Settings], *, as_json: bool
-) -> int:
-    """Run the server until it ends; the exit code. Raises CommandError."""
     logs.configure(settings.log_format, settings.log_level)
     try:
-        again = Reload(settings, load_again)
+        again = Reload(settings, lambda: sources.load(flags, config=args.config).settings)
         # Before the slow steps: the server imports the runtime, then loads models.
         log.info(
             "server_starting",
@@ -116,7 +133,7 @@ def _serve(
         module = "kanserve.server.supervisor" if settings.workers > 1 else "kanserve.server.app"
         serve = suggest.load("serve", module, "serve").serve
         last = suggest.load("serve", "kanserve.server.watchdog", "serve").last
-        return int(asyncio.run(last(serve(settings, _announce if as_json else None, changes=again))))
+        return int(asyncio.run(last(serve(settings, announce if args.json else None, changes=again))))
     except KanserveError as error:
         raise _ended(error) from error
     finally:
@@ -136,37 +153,3 @@ def _ended(error: KanserveError) -> CommandError:
     """The server's error as a CommandError. Exit code 2 means that the settings are wrong."""
     exit_code = Exit.WRONG if isinstance(error, ConfigError) else Exit.FAILED
     return CommandError(str(error), code=error.code, hint=error.hint, kind=type(error).__name__, exit_code=exit_code)
-
-
-def _kind(metavar: str) -> dict[str, Any]:
-    """Argparse options for a metavar: without one, a switch; for one such as "cpu|cuda", a choice. A word in capitals,
-    as in "serving|all|NAMES", stands for other values."""
-    if not metavar:
-        return {"action": argparse.BooleanOptionalAction}
-    return {"metavar": metavar, **({"choices": metavar.split("|")} if "|" in metavar and metavar.islower() else {})}
-
-
-def _announce(addresses: Mapping[str, str]) -> None:
-    """Print the line of `--json` once the server is ready, for scripts that use port 0."""
-    print_json({"state": "serving", **addresses, "pid": os.getpid()})
-
-
-def _help(name: str, metavar: str) -> str:
-    field = settings_schema.Settings.model_fields[name]
-    default = value_text(field.default, metavar)
-    if isinstance(field.default, bool):
-        default = "on" if field.default else "off"
-    elif metavar == "BYTES":
-        default = default.replace(" ", "")  # a flag accepts it in this form
-    return f"{field.description} (default: {default})".replace("%", "%%")
-
-
-def _show(loaded: sources.Loaded, *, as_json: bool) -> None:
-    values = loaded.settings.model_dump(mode="json")
-    if as_json:
-        print_json({name: {"value": values[name], "origin": loaded.origins[name]} for name in values})
-        return
-    table = Table("settings", ("setting", "value", "source"))
-    for name, value in values.items():
-        table.add(name, str(value), loaded.origins[name])
-    table.show()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import http.client
 import json
 import os
@@ -17,9 +18,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanexport.shared.cli.console import Exit, note, print_json
+from kanexport.shared import csv_text
+from kanexport.shared.cli.console import CodedError, Exit, exit_codes_of, note, print_json
 from kanexport.shared.cli.suggest import advice
-from kanexport.shared.coded import CodedError
 from kanexport.shared.naming import CHECKPOINTS, MORE_CHECKPOINTS
 from kanserve.cli.options import TLS_OPTIONS, CommandError, InputError, token
 from kanserve.client import base, targets
@@ -36,7 +37,10 @@ from kanserve.client.errors import (
     Unavailable,
     Unreachable,
 )
+from kanserve.client.fleet import Replies
 from kanserve.client.sync import Client
+from kanserve.tables import input_rows
+from kanserve.types import Description
 
 
 @contextlib.contextmanager
@@ -63,6 +67,19 @@ def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]
         raise failure(error) from error
     except ArgumentError as error:
         raise InputError(str(error), code=error.code, hint=error.hint) from error
+
+
+@contextlib.contextmanager
+def queried(args: argparse.Namespace) -> Iterator[tuple[Client, Description, Any]]:
+    """A client as `connection`, the description of the model, and the rows of `--input`, None without it. The command
+    reads the file before it sends a request. Raises InputError."""
+    source = input_rows.contents(args.input) if args.input else None
+    with connection(args, model=args.name) as client:
+        described = client.describe(args.name, args.model_version)
+        rows = None
+        if source is not None:
+            rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
+        yield client, described, rows
 
 
 @contextlib.contextmanager
@@ -112,7 +129,10 @@ def _failure(error: ClientError) -> CommandError:
     text = str(error)
     match error:
         case Unreachable():
-            return _unreachable(text)
+            if text.startswith("no server"):
+                start = "start a server with `kanserve serve REPOSITORY`, or pass another address with --url HOST:PORT"
+                return CommandError(text, code="server-unreachable", hint=start)
+            return CommandError(text, code="connection-failed")
         case DeadlineExceeded():
             return CommandError(text, code="timeout-exceeded", hint="pass a longer time limit with --timeout SECONDS")
         case NotAllowed():
@@ -133,14 +153,6 @@ def _failure(error: ClientError) -> CommandError:
     return CommandError(text, code="server-failed", hint="read the log of the server")
 
 
-def _unreachable(text: str) -> CommandError:
-    """The error for an address without a server, or for a connection that fails."""
-    if text.startswith("no server"):
-        start = "start a server with `kanserve serve REPOSITORY`, or pass another address with --url HOST:PORT"
-        return CommandError(text, code="server-unreachable", hint=start)
-    return CommandError(text, code="connection-failed")
-
-
 def _names(client: Client, args: argparse.Namespace, model: str) -> str:
     """Advice for a name that the server does not know, or "" if it has another version of the model."""
     with contextlib.suppress(ClientError):
@@ -149,6 +161,29 @@ def _names(client: Client, args: argparse.Namespace, model: str) -> str:
             names = advice(model, known, what="models of the server") or "export a model: the server has none"
             return "; ".join(filter(None, (server_advice(args, model), names)))
     return ""
+
+
+EXITS_OF_SEVERAL = exit_codes_of(
+    FAILED="a server of several did not reply, so that the sum is partial; or another failure"
+)
+
+
+def document_of_several(replies: Replies[Any]) -> dict[str, Any]:
+    """Fields of a JSON document: the servers that replied, and those that did not. Empty for one server."""
+    if len(replies.by_server) + len(replies.missing) == 1:
+        return {}
+    missing = {address: str(error) for address, error in replies.missing.items()}
+    return {"servers": list(replies.by_server), "missing_servers": missing}
+
+
+def end_of_several(replies: Replies[Any]) -> int:
+    """Exit code of the command, after notes on the number of servers and on those without a reply."""
+    replied, missing = len(replies.by_server), replies.missing
+    if replied + len(missing) > 1:
+        note(f"{'partial sum' if missing else 'sum'} of {replied} of {replied + len(missing)} servers")
+    for address, error in missing.items():
+        note(f"  {address} did not reply: {error}")
+    return Exit.FAILED if missing else Exit.DONE
 
 
 SUFFIXES = (*CHECKPOINTS, *MORE_CHECKPOINTS)
@@ -238,37 +273,31 @@ def exported(path: str, rows: str | None, *, then: str) -> Iterator[tuple[Path, 
     then  the purpose of the export, for the message
     """
     if not is_here(path) and not Path(path).exists():
-        raise InputError(f"file not found: {path}", code="checkpoint-not-found", hint=_missing(path))
+        hint = "pass an existing checkpoint; for a served model with this suffix in its name, add --url HOST:PORT"
+        if _is_place(path):
+            hint = f"pass an existing checkpoint, or the name of a served model without {os.sep}"
+        raise InputError(f"file not found: {path}", code="checkpoint-not-found", hint=hint)
     with tempfile.TemporaryDirectory(prefix="kanserve-") as folder:
         note(f"{path}: exporting the checkpoint, and {then} for this command")
-        report = _export(path, Path(folder) / MODELS, rows)
+        repository = Path(folder) / MODELS
+        names = ["--features", rows] if rows and _has_header(rows) else []
+        words = ("export", path, "--repository", str(repository), "--json", *names)
+        done = subprocess.run([*PROGRAM, *words], env=_environment(), capture_output=True, text=True, check=False)
+        report = json.loads(done.stdout)
+        if done.returncode:
+            error = report["error"]
+            raise CommandError(
+                error["message"],
+                hint=error["hint"]
+                or "export the checkpoint with `kanserve export` and its options, and serve the result",
+                kind=error["kind"],
+                code=error["code"],
+                exit_code=Exit(done.returncode),
+            )
         note(f"  {report['family']}, {report['verified']}")
         for name, value in report["options"]["assumed"].items():
             note(f"  assumed: {name} = {value}")
         yield Path(folder), report["name"]
-
-
-def _missing(path: str) -> str:
-    if _is_place(path):
-        return f"pass an existing checkpoint, or the name of a served model without {os.sep}"
-    return "pass an existing checkpoint; for a served model with this suffix in its name, add --url HOST:PORT"
-
-
-def _export(path: str, repository: Path, rows: str | None) -> Any:
-    """Output of `kanserve export --json` for the checkpoint."""
-    names = ["--features", rows] if rows and _has_header(rows) else []
-    done = _run("export", path, "--repository", str(repository), "--json", *names)
-    document = json.loads(done.stdout)
-    if done.returncode:
-        error = document["error"]
-        raise CommandError(
-            error["message"],
-            hint=error["hint"] or "export the checkpoint with `kanserve export` and its options, and serve the result",
-            kind=error["kind"],
-            code=error["code"],
-            exit_code=Exit(done.returncode),
-        )
-    return document
 
 
 def _has_header(rows: str) -> bool:
@@ -277,17 +306,9 @@ def _has_header(rows: str) -> bool:
         return False
     try:
         with open(rows, encoding="utf-8-sig") as file:
-            first = file.readline().split(",")
-        float(first[0])
-    except ValueError:
-        return True
-    except OSError:  # the command itself reports it
+            return bool(csv_text.header(file.readline()))
+    except (OSError, ValueError, csv.Error):  # the command itself reports it
         return False
-    return False
-
-
-def _run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*PROGRAM, *words], env=_environment(), capture_output=True, text=True, check=False)
 
 
 def _environment() -> dict[str, str]:
@@ -373,8 +394,8 @@ def check(where: str, seconds: float) -> None:
     connection = http.client.HTTPConnection(parts.netloc, timeout=seconds)
     try:
         connection.request("GET", "/ui/")
-        answer = connection.getresponse()
-        is_page = answer.getheader("content-type", "").startswith("text/html") and answer.status == http.client.OK
+        response = connection.getresponse()
+        is_page = response.getheader("content-type", "").startswith("text/html") and response.status == http.client.OK
     except (OSError, http.client.HTTPException):
         is_page = False
     finally:
@@ -389,16 +410,13 @@ def check(where: str, seconds: float) -> None:
 
 
 def show(where: str, *, browser: bool, as_json: bool) -> None:
-    """Print the address, and open it if there is a browser."""
-    opened = browser and _has_screen() and webbrowser.open(where)
+    """Print the address, and open it if there is a browser. Without a screen, `webbrowser` may open a text browser in
+    the terminal."""
+    has_screen = not sys.platform.startswith("linux") or any(map(os.environ.get, SCREENS))
+    opened = browser and has_screen and webbrowser.open(where)
     if as_json:
         print_json({"address": where, "opened": opened})
     else:
         print(where, flush=True)
         if browser and not opened:
             note("no browser found; open the address in a browser")
-
-
-def _has_screen() -> bool:
-    """True if a browser has a screen. Without a screen, `webbrowser` may open a text browser in the terminal."""
-    return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in SCREENS)

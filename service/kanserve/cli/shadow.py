@@ -7,7 +7,7 @@ import argparse
 from dataclasses import asdict
 
 from kanexport.shared.cli.console import print_json, say
-from kanserve.cli import servers, session
+from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_name
 from kanserve.client import control, fleet
 
@@ -28,7 +28,7 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{servers.EXITS}"
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{session.EXITS_OF_SEVERAL}"
     add_name(parser)
     parser.add_argument(
         "version",
@@ -65,26 +65,22 @@ def run(args: argparse.Namespace) -> int:
         replies = fleet.ask(clients, lambda each: control.shadow(each, args.name, args.version, **options))
         report = fleet.added_shadows(replies)
     if args.json:
-        print_json(asdict(report) | servers.document(replies))
+        print_json(asdict(report) | session.document_of_several(replies))
     else:
-        _show(report)
-    return servers.end(replies)
-
-
-def _show(report: control.ShadowReport) -> None:
-    state = "running" if report.running else "stopped"
-    say(
-        f"{report.model}: shadow version {report.version} {state}; baseline version {report.baseline_version}, "
-        f"{report.share:.0%} of the requests"
-    )
-    part = report.rows_out_of_tolerance / report.rows if report.rows else 0.0
-    say(
-        f"{report.rows} rows of {report.requests} requests, {report.rows_out_of_tolerance} ({part:.2%}) out of "
-        f"tolerance {report.tolerance:.3g}"
-    )
-    if report.rows_with_other_class is not None:
-        part = report.rows_with_other_class / report.rows if report.rows else 0.0
-        say(f"{report.rows_with_other_class} rows ({part:.2%}) with another class: another output is the largest")
-    say(f"largest difference {report.largest_difference:.3g}, relative to the largest output of a row, or to 1")
-    if report.requests_dropped or report.requests_failed:
-        say(f"{report.requests_dropped} requests dropped, {report.requests_failed} failed")
+        state = "running" if report.running else "stopped"
+        say(
+            f"{report.model}: shadow version {report.version} {state}; baseline version {report.baseline_version}, "
+            f"{report.share:.0%} of the requests"
+        )
+        part = report.rows_out_of_tolerance / report.rows if report.rows else 0.0
+        say(
+            f"{report.rows} rows of {report.requests} requests, {report.rows_out_of_tolerance} ({part:.2%}) out of "
+            f"tolerance {report.tolerance:.3g}"
+        )
+        if report.rows_with_other_class is not None:
+            part = report.rows_with_other_class / report.rows if report.rows else 0.0
+            say(f"{report.rows_with_other_class} rows ({part:.2%}) with another class: another output is the largest")
+        say(f"largest difference {report.largest_difference:.3g}, relative to the largest output of a row, or to 1")
+        if report.requests_dropped or report.requests_failed:
+            say(f"{report.requests_dropped} requests dropped, {report.requests_failed} failed")
+    return session.end_of_several(replies)

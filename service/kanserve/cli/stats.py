@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -14,12 +14,11 @@ import numpy as np
 from kanexport.shared.cli.console import Exit, note, print_json, say
 from kanexport.shared.cli.tables import Table
 from kanexport.shared.manifest import HYBRID
-from kanserve.cli import servers, session
+from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_model_options, add_show_option, index, positive_seconds
 from kanserve.client import fleet, targets
 from kanserve.client.statistics import OUTPUT, ZONES, NodeStatistics, Statistics, node_name
-from kanserve.client.sync import Client
-from kanserve.report.text_tables import bar, line
+from kanserve.plotting.characters import bar, line
 from kanserve.types import Description
 
 TEXT = """Show traffic statistics of a model: the shares of input, hidden-node and output values that are in grid, in
@@ -39,7 +38,7 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{servers.EXITS}"
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{session.EXITS_OF_SEVERAL}"
     add_model_options(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
@@ -67,45 +66,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or 1 for a partial sum of several servers. Raises CommandError."""
+    source = "live" if args.latest else "total"
     if args.reset or args.watch:
         with session.connection(args, model=args.name) as client:
             targets.require_single(args.url, "--watch" if args.watch else "--reset")
-            (_reset if args.reset else _watch)(client, args)
+            if args.watch:
+                updates = client.watch_statistics(
+                    args.name, args.model_version, source=source, interval=args.interval, updates=args.updates
+                )
+                known: Description | None = None  # the version may be unloaded with the last update
+                for update in updates:
+                    known = known or client.describe(args.name, update.statistics.version)
+                    if args.json:
+                        print_json(stats_document(known, update.statistics) | {"end_reason": update.end_reason})
+                    else:
+                        _show(known, update.statistics, args)
+                    if update.end_reason and not args.json:
+                        note(f"end of the updates: {update.end_reason}")
+                return Exit.DONE
+            since = client.reset_statistics(args.name, args.model_version)
+        if args.json:
+            print_json({"model": args.name, "since": since})
+        else:
+            say(f"{args.name}: counts reset")
         return Exit.DONE
     with session.connections(args, model=args.name) as clients:
-        replies = fleet.ask(clients, lambda each: each.statistics(args.name, args.model_version, source=_over(args)))
+        replies = fleet.ask(clients, lambda each: each.statistics(args.name, args.model_version, source=source))
         statistics = fleet.added(replies)
         described = clients[next(iter(replies.by_server))].describe(args.name, statistics.version)
-    _show(described, statistics, args, servers.document(replies))
-    return servers.end(replies)
-
-
-def _over(args: argparse.Namespace) -> str:
-    return "live" if args.latest else "total"
-
-
-def _reset(client: Client, args: argparse.Namespace) -> None:
-    since = client.reset_statistics(args.name, args.model_version)
-    if args.json:
-        print_json({"model": args.name, "since": since})
-    else:
-        say(f"{args.name}: counts reset")
-
-
-def _watch(client: Client, args: argparse.Namespace) -> None:
-    """Print one document per line, or tables one below the other."""
-    updates = client.watch_statistics(
-        args.name, args.model_version, source=_over(args), interval=args.interval, updates=args.updates
-    )
-    described: Description | None = None  # the version may be unloaded with the last update
-    for update in updates:
-        described = described or client.describe(args.name, update.statistics.version)
-        if args.json:
-            print_json(stats_document(described, update.statistics) | {"end_reason": update.end_reason})
-        else:
-            _show(described, update.statistics, args)
-        if update.end_reason and not args.json:
-            note(f"end of the updates: {update.end_reason}")
+    _show(described, statistics, args, session.document_of_several(replies))
+    return session.end_of_several(replies)
 
 
 def _show(
@@ -117,11 +107,47 @@ def _show(
     if args.json:
         print_json({**stats_document(described, statistics), **more})
         return
-    for table in tables(described, statistics, args.show):
+    began = datetime.fromtimestamp(statistics.since, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    what = "the latest" if statistics.source == "live" else "all"
+    processes = f"{statistics.processes} process{'es' * (statistics.processes != 1)}"
+    table = Table(
+        f"{described.name} version {statistics.version}: {statistics.rows_seen} rows since {began} UTC",
+        ("values", "nodes", *NAMES, "not finite", "most out of grid"),
+        numbers=("nodes", *NAMES, "not finite"),
+        caption=(f"{what} {statistics.row_count} analysed rows, counted by {processes}", *LEGEND),
+    )
+    for part in statistics.nodes:
+        name = "outputs" if part.layer == OUTPUT else f"layer {part.layer}"
+        if part.layer == 0 and described.family != HYBRID:
+            name = "inputs"
+        counts = part.zones[_known(part)].sum(axis=0)
+        shares = [f"{count / counts.sum():.1%}" if counts.sum() else "-" for count in counts]
+        outside = _outside(part)
+        at = int(outside.argmax())
+        most = f"{node_name(described, part.layer, at)}, {outside[at]:.1%} out of grid" if outside[at] else ""
+        table.add(name, str(len(part.mean)), *shares, str(int(part.nonfinite.sum())), most)
+    table.show()
+    _nodes(described, statistics, args.show).show()
+    if statistics.classes.size and statistics.classes.sum():
+        counts = statistics.classes
+        order = np.argsort(-counts, kind="stable")[: args.show]
+        what = "class" if described.names.classes else "output"
+        table = Table(
+            "",
+            (what, "rows", "share", ""),
+            numbers=("rows", "share"),
+            caption=(f"{len(order)} of {len(counts)}: number of rows for which this output is the largest",),
+        )
+        for at in order.tolist():
+            count = int(counts[at])
+            table.add(
+                described.names.output(at), str(count), f"{count / counts.sum():.1%}", bar(count, float(counts.max()))
+            )
         table.show()
 
 
 DRAWN = "drawn"
+MOMENTS = ("mean", "std", "min", "max")
 NAMES = tuple(zone.replace("_", " ") for zone in ZONES)
 LEGEND = (
     "in grid; extended grid: fewer basis functions are active; out of grid: outside all knots",
@@ -145,7 +171,18 @@ def stats_document(described: Description, statistics: Statistics) -> dict[str, 
         "layers": [
             {
                 "layer": part.layer,
-                "nodes": [_node(described, part, at) for at in range(len(part.mean))],
+                "nodes": [
+                    {
+                        "name": node_name(described, part.layer, at),
+                        "origin": part.origins[at],
+                        **dict(zip(ZONES, part.zones[at].tolist(), strict=True)),
+                        "nonfinite": int(part.nonfinite[at]),
+                        **{name: float(getattr(part, name)[at]) for name in MOMENTS},
+                        "bounds": part.bounds[at].tolist(),
+                        "counts": part.counts[at].tolist(),
+                    }
+                    for at in range(len(part.mean))
+                ],
                 "nonfinite": int(part.nonfinite.sum()),
                 **dict(zip(ZONES, part.zones.sum(axis=0).tolist(), strict=True)),
             }
@@ -154,64 +191,9 @@ def stats_document(described: Description, statistics: Statistics) -> dict[str, 
     }
 
 
-def _node(described: Description, part: NodeStatistics, at: int) -> dict[str, Any]:
-    return {
-        "name": node_name(described, part.layer, at),
-        "origin": part.origins[at],
-        **dict(zip(ZONES, part.zones[at].tolist(), strict=True)),
-        "nonfinite": int(part.nonfinite[at]),
-        **{name: float(getattr(part, name)[at]) for name in ("mean", "std", "min", "max")},
-        "bounds": part.bounds[at].tolist(),
-        "counts": part.counts[at].tolist(),
-    }
-
-
-def tables(described: Description, statistics: Statistics, show: int) -> Iterator[Table]:
-    """Tables of layers, of nodes by their share out of grid, and of predicted classes."""
-    yield _layers(described, statistics)
-    yield _nodes(described, statistics, show)
-    if statistics.classes.size and statistics.classes.sum():
-        yield _classes(described, statistics, show)
-
-
-def _layers(described: Description, statistics: Statistics) -> Table:
-    began = datetime.fromtimestamp(statistics.since, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    what = "the latest" if statistics.source == "live" else "all"
-    table = Table(
-        f"{described.name} version {statistics.version}: {statistics.rows_seen} rows since {began} UTC",
-        ("values", "nodes", *NAMES, "not finite", "most out of grid"),
-        numbers=("nodes", *NAMES, "not finite"),
-        caption=(
-            f"{what} {statistics.row_count} analysed rows, counted by {statistics.processes} process"
-            + ("es" if statistics.processes != 1 else ""),
-            *LEGEND,
-        ),
-    )
-    for part in statistics.nodes:
-        table.add(
-            _layer(described, part), str(len(part.mean)), *_shares(part), *_nonfinite(part), _worst(described, part)
-        )
-    return table
-
-
-def _layer(described: Description, part: NodeStatistics) -> str:
-    if part.layer == OUTPUT:
-        return "outputs"
-    return "inputs" if part.layer == 0 and described.family != HYBRID else f"layer {part.layer}"
-
-
 def _known(part: NodeStatistics) -> Any:
     """[n], True for nodes with a defined range."""
     return np.array([origin != DRAWN for origin in part.origins])
-
-
-def _shares(part: NodeStatistics) -> list[str]:
-    counts = part.zones[_known(part)].sum(axis=0)
-    return [f"{count / counts.sum():.1%}" if counts.sum() else "-" for count in counts]
-
-
-def _nonfinite(part: NodeStatistics) -> list[str]:
-    return [str(int(part.nonfinite.sum()))]
 
 
 def _outside(part: NodeStatistics) -> Any:
@@ -220,45 +202,18 @@ def _outside(part: NodeStatistics) -> Any:
     return np.where(_known(part), part.zones[:, ZONES.index("out_of_grid")] / values, 0.0)
 
 
-def _worst(described: Description, part: NodeStatistics) -> str:
-    shares = _outside(part)
-    at = int(shares.argmax())
-    return f"{node_name(described, part.layer, at)}, {shares[at]:.1%} out of grid" if shares[at] else ""
-
-
 def _nodes(described: Description, statistics: Statistics, show: int) -> Table:
     """Table of nodes. Those that are out of grid most often come first."""
     every = [(part, at, share) for part in statistics.nodes for at, share in enumerate(_outside(part))]
     every.sort(key=lambda entry: (-float(entry[2]), entry[0].layer == OUTPUT))
-    numbers = ("mean", "std", "min", "max", "out of grid")
+    numbers = (*MOMENTS, "out of grid")
     table = Table(
         "", ("node", *numbers, "values"), numbers=numbers, caption=(f"{min(show, len(every))} of {len(every)} nodes",)
     )
     for part, at, share in every[:show]:
-        moments = [_number(float(column[at])) for column in (part.mean, part.std, part.min, part.max)]
+        values = (float(getattr(part, name)[at]) for name in MOMENTS)
+        moments = [f"{value:.3g}" if math.isfinite(value) else "-" for value in values]
         counts = part.counts[at].astype(float)
         outside = f"{share:.1%}" if part.origins[at] != DRAWN and counts.any() else "-"
         table.add(node_name(described, part.layer, at), *moments, outside, line(counts, 24) if counts.any() else "")
-    return table
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "-"
-
-
-def _classes(described: Description, statistics: Statistics, show: int) -> Table:
-    counts = statistics.classes
-    order = np.argsort(-counts, kind="stable")[:show]
-    what = "class" if described.names.classes else "output"
-    table = Table(
-        "",
-        (what, "rows", "share", ""),
-        numbers=("rows", "share"),
-        caption=(f"{len(order)} of {len(counts)}: number of rows for which this output is the largest",),
-    )
-    for at in order.tolist():
-        count = int(counts[at])
-        table.add(
-            described.names.output(at), str(count), f"{count / counts.sum():.1%}", bar(count, float(counts.max()))
-        )
     return table

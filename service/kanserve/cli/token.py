@@ -59,12 +59,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="token file of the server, as for `kanserve serve --tokens` (default: KANSERVE_TOKENS)",
     )
-    _add_new_options(parser)
-    add_json_option(parser)
-
-
-def _add_new_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the action `new`."""
     parser.add_argument(
         "--roles",
         type=_roles,
@@ -78,7 +72,10 @@ def _add_new_options(parser: argparse.ArgumentParser) -> None:
         help="new: expiry as a date (2027-01-31) or in days from now (90d) (default: never)",
     )
     parser.add_argument(
-        "--rate", type=_rate, metavar="N", help="new: largest number of calls per second (default: no limit)"
+        "--rate",
+        type=lambda text: number(text, "a number of calls per second above 0", lambda n: 0 < n <= token_file.FASTEST),
+        metavar="N",
+        help="new: largest number of calls per second (default: no limit)",
     )
     parser.add_argument(
         "--stdin",
@@ -92,6 +89,7 @@ def _add_new_options(parser: argparse.ArgumentParser) -> None:
         help="new: write the token to this file with mode 0600; an existing file is an error (default: stdout)",
     )
     parser.add_argument("--force", action="store_true", help="new: replace an existing --output file (default: off)")
+    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,12 +107,22 @@ def run(args: argparse.Namespace) -> int:
             hint=f"pass the name of the token: `kanserve token {args.action} NAME`",
         )
     try:
-        return {"new": _new, "list": _list, "revoke": _revoke}[args.action](args)
+        if args.action == "new":
+            _new(args)
+        elif args.action == "list":
+            _list(args)
+        else:
+            token_file.revoke(args.tokens, args.name)
+            if args.json:
+                print_json({"revoked": args.name})
+            else:
+                note(f"{args.name} revoked; running servers apply the change within seconds")
     except ConfigError as error:
         raise CommandError(str(error), code=error.code, hint=error.hint, kind="ConfigError") from error
+    return Exit.DONE
 
 
-def _new(args: argparse.Namespace) -> int:
+def _new(args: argparse.Namespace) -> None:
     if not args.roles:
         raise InputError(
             "missing argument: --roles",
@@ -133,17 +141,12 @@ def _new(args: argparse.Namespace) -> int:
         except OSError:
             token_file.revoke(args.tokens, args.name, last=True)  # the token reached no user
             raise
-    _report(args, "" if supplied or args.output is not None else token)
-    return Exit.DONE
-
-
-def _report(args: argparse.Namespace, token: str) -> None:
-    """Print the name of the new token and its file. `token`: "" if the command must not print the token."""
+    shown = "" if supplied or args.output is not None else token
     if args.json:
         written = None if args.output is None else str(args.output)
-        print_json({"name": args.name, "roles": args.roles, "token": token or None, "output": written})
-    elif token:
-        say(token)
+        print_json({"name": args.name, "roles": args.roles, "token": shown or None, "output": written})
+    elif shown:
+        say(shown)
         note(f"token of {args.name}; kanserve does not show it again")
     elif args.output is not None:
         note(f"{args.output}: token of {args.name}; only you can read the file")
@@ -192,13 +195,13 @@ def _from_stdin() -> str:
     return token
 
 
-def _list(args: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> None:
     credentials = token_file.load(args.tokens)
     callers = [_caller(entry, "token") for entry in credentials.tokens]
     callers += [_caller(entry, entry.mark) for entry in credentials.certificates]
     if args.json:
         print_json({"callers": callers})
-        return Exit.DONE
+        return
     from kanexport.shared.cli.tables import Table
 
     table = Table("", ("name", "credential", "roles", "expires", "calls per second", "state"))
@@ -206,7 +209,6 @@ def _list(args: argparse.Namespace) -> int:
         never, unbounded = caller["expires"] or "never", caller["rate"] or "no limit"
         table.add(caller["name"], caller["shows"], ", ".join(caller["roles"]), never, str(unbounded), caller["state"])
     table.show()
-    return Exit.DONE
 
 
 def _caller(entry: token_file.Entry, shows: str) -> dict[str, Any]:
@@ -221,15 +223,6 @@ def _caller(entry: token_file.Entry, shows: str) -> dict[str, Any]:
         "rate": entry.rate,
         "state": "expired" if expires is not None and expires <= time.time() else "valid",
     }
-
-
-def _revoke(args: argparse.Namespace) -> int:
-    token_file.revoke(args.tokens, args.name)
-    if args.json:
-        print_json({"revoked": args.name})
-    else:
-        note(f"{args.name} revoked; running servers apply the change within seconds")
-    return Exit.DONE
 
 
 def _roles(text: str) -> list[Role]:
@@ -249,8 +242,3 @@ def _time(text: str) -> datetime.datetime:
     except ValueError as error:
         raise invalid(text, "a date such as 2027-01-31, or days such as 90d") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
-
-
-def _rate(text: str) -> float:
-    """An argparse type: calls per second, above 0."""
-    return number(text, "a number of calls per second above 0", lambda value: 0 < value <= token_file.FASTEST)

@@ -12,7 +12,7 @@ import grpc.aio
 
 from kanserve.client import base, calls
 from kanserve.client.base import Peer, as_method
-from kanserve.client.calls import Call, Chained, Request
+from kanserve.client.calls import Chained, Request
 from kanserve.client.statistics import Update
 
 T = TypeVar("T")
@@ -94,26 +94,22 @@ class AsyncClient(Peer[grpc.aio.Channel]):
             asyncio.get_running_loop()
         except RuntimeError as error:
             raise RuntimeError("an AsyncClient needs a running event loop: create it inside `async def`") from error
-        return base.connect_awaited(self._target, tls)
+        channel: grpc.aio.Channel = base.connect(self._target, tls, grpc.aio)
+        return channel
 
     async def _perform(self, request: Request[T]) -> T:
-        """Send the request, after the calls whose results it needs. Raises ClientError."""
+        """Send the request as `Client` does."""
         while isinstance(request, Chained):
             request = request.then(await self._perform(request.first))
-        return await self._do(request)
-
-    async def _do(self, call: Call[T]) -> T:
-        """Send the call. The client repeats it while the server is unavailable, cancels it or limits the rate, until
-        the deadline. Raises ClientError."""
-        send, data, attempts = self._send(call), call.data, self._attempts(call)
+        send, data, attempts = self._send(request), request.data, self._attempts(request)
         while True:
             try:
-                got = send(data, timeout=attempts.left, metadata=self._metadata)
-                message = [part async for part in got] if call.stream else await got
+                response = send(data, timeout=attempts.left, metadata=self._metadata)
+                message = [part async for part in response] if request.stream else await response
             except grpc.RpcError as error:
                 pause = attempts.after(error)
                 if pause is None:
-                    raise self._translated(call, error, attempts) from None
+                    raise self._translated(request, error, attempts) from None
             else:
-                return self._result(call, message)
+                return self._result(request, message)
             await asyncio.sleep(pause)

@@ -145,13 +145,12 @@ class Peer(ABC, Generic[C]):
             "UNIMPLEMENTED": f"the server at {self.url} does not offer {call.path.rpartition('/')[2]}: {details}",
         }
         plain = details if code in errors.BY_CODE else f"the server at {self.url} failed ({code}): {details}"
-        trailers = _trailers(error)
         return errors.from_status(
             code,
             words.get(code, plain),
             push_back=push_back(error),
-            error_code=_text(trailers, ERROR_CODE),
-            hint=unquote(_text(trailers, ERROR_HELP)),
+            error_code=_trailer(error, ERROR_CODE),
+            hint=unquote(_trailer(error, ERROR_HELP)),
         )
 
 
@@ -159,25 +158,21 @@ class Peer(ABC, Generic[C]):
 OF_TRITON = re.compile(r"\[request id: <id_unknown>\] | NOTE: Setting a non-zero max_batch_size .*", re.DOTALL)
 
 
-def _trailers(error: grpc.RpcError) -> dict[str, Any]:
-    trailers: Any = error.trailing_metadata()
-    return dict(trailers or ())
-
-
 def closed_by_age(error: grpc.RpcError) -> bool:
     """True if the server has ended a stream only because its connection reached the maximum age."""
-    return _text(_trailers(error), ERROR_CODE) == AGED
+    return bool(_trailer(error, ERROR_CODE) == AGED)
 
 
-def _text(trailers: dict[str, Any], name: str) -> str:
-    value = trailers.get(name, "")
-    return value if isinstance(value, str) else ""
+def _trailer(error: grpc.RpcError, name: str) -> Any:
+    """A trailer of the server, text or bytes; "" without it."""
+    trailers: Any = error.trailing_metadata()
+    return dict(trailers or ()).get(name, "")
 
 
 def push_back(error: grpc.RpcError) -> float | None:
     """Seconds to wait, as the server states; infinite for "never", None without push-back."""
-    value = _trailers(error).get(PUSH_BACK)
-    if value is None:
+    value = _trailer(error, PUSH_BACK)
+    if value == "":
         return None
     # gRFC A6: a value that is not a number of milliseconds from 0 means that the client does not retry.
     return float(value) / 1000 if isinstance(value, str) and value.isascii() and value.isdigit() else math.inf
@@ -293,7 +288,8 @@ class Tls:
                 code="client-certificate-incomplete",
                 hint="pass both cert and key (--cert, --key), or none",
             )
-        return cls(_path(ca), _path(cert), _path(key), server_name)
+        paths = [Path(name) if name else None for name in (ca, cert, key)]
+        return cls(paths[0], paths[1], paths[2], server_name)
 
     @property
     def enabled(self) -> bool:
@@ -321,10 +317,6 @@ def carried(token: str, url: str, *, secure: bool, in_clear: bool) -> tuple[tupl
     return (("authorization", f"Bearer {token}"),)
 
 
-def _path(name: str | Path | None) -> Path | None:
-    return Path(name) if name else None
-
-
 def is_secure(url: str, tls: Tls) -> bool:
     """True if the connection uses TLS. Raises ValueError if address and options contradict each other."""
     scheme = targets.parse(url).scheme
@@ -337,51 +329,26 @@ def is_secure(url: str, tls: Tls) -> bool:
     return scheme == SECURE or tls.enabled
 
 
-def connect(target: Target, tls: Tls) -> grpc.Channel:
-    """A channel that connects at its first use. Raises ValueError, also for invalid files."""
-    name, credentials, options = _channel_target(target, tls)
-    if credentials is None:
-        return grpc.insecure_channel(name, options=options)
-    return grpc.secure_channel(name, credentials, options=options)
-
-
-def connect_awaited(target: Target, tls: Tls) -> grpc.aio.Channel:
-    """A channel for the running event loop. Raises the errors of `connect`."""
-    name, credentials, options = _channel_target(target, tls)
-    if credentials is None:
-        return grpc.aio.insecure_channel(name, options=options)
-    return grpc.aio.secure_channel(name, credentials, options=options)
-
-
-def _channel_target(
-    target: Target, tls: Tls
-) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
-    """The address in gRPC's form, the credentials (None: no TLS), and the channel's options. Raises ValueError."""
+def connect(target: Target, tls: Tls, library: Any) -> Any:
+    """A channel that connects at its first use. `library`: grpc, or grpc.aio for the running event loop. Raises
+    ValueError, also for invalid files."""
     secure = is_secure(target.url, tls)
     # A proxy of the environment (http_proxy) reads each call without TLS, and cannot reach loopback of this machine.
     proxy = ("grpc.enable_http_proxy", int(secure and not target.local))
-    options = [*OPTIONS, *_pings(), *target.options(), proxy]
-    if not secure:
-        return target.name(), None, options
-    server_name = target.server_name(tls.server_name)
-    names = [("grpc.ssl_target_name_override", server_name)] if server_name else []
-    return target.name(), _credentials(tls), [*options, *names]
-
-
-def _pings() -> list[tuple[str, int]]:
-    """Channel options for connections to servers that hang."""
-    seconds = {
+    pings = {
         "grpc.keepalive_time_ms": PING_SECONDS,
         "grpc.keepalive_timeout_ms": PONG_SECONDS,
         "grpc.http2.ping_timeout_ms": PONG_SECONDS,
     }
-    return [(name, round(1000 * value)) for name, value in seconds.items()]
-
-
-def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    options = [*OPTIONS, *((name, round(1000 * each)) for name, each in pings.items()), *target.options(), proxy]
+    if not secure:
+        return library.insecure_channel(target.name(), options=options)
+    if server_name := target.server_name(tls.server_name):
+        options.append(("grpc.ssl_target_name_override", server_name))
     trusted = pem.authorities(tls.ca) if tls.ca else None
     own = pem.identity(tls.cert, tls.key) if tls.cert and tls.key else None
-    return grpc.ssl_channel_credentials(trusted, own.key if own else None, own.chain if own else None)
+    credentials = grpc.ssl_channel_credentials(trusted, own.key if own else None, own.chain if own else None)
+    return library.secure_channel(target.name(), credentials, options=options)
 
 
 def not_connected(details: str, *, secure: bool) -> tuple[str, str] | None:

@@ -18,20 +18,11 @@ from google.protobuf.message import Message
 
 from kanexport.shared.naming import UNNAMED
 from kanexport.shared.sections import CertificateInfo
-from kanserve.client import encoding as params
-from kanserve.client import errors
-from kanserve.client import explanation as coverage_
-from kanserve.client import explanation as explain_
-from kanserve.client import results as curves_
-from kanserve.client import results as edges_
-from kanserve.client import results as scores_
-from kanserve.client import statistics as statistics_
-from kanserve.client.encoding import index_of, of_frame, packed, pairs, version_text
+from kanserve.client import encoding, errors, explanation, model_info, results
+from kanserve.client.encoding import from_fields, index_of, of_frame, packed, pairs, version_text
 from kanserve.client.explanation import Coverage, Explanation
-from kanserve.client.model_info import certificates as certificates_of
-from kanserve.client.model_info import from_pb, in_words, names_of
-from kanserve.client.results import Answer, IndexEntry, LayerValues, ServedModel, answer_of, expected_of
-from kanserve.client.statistics import Statistics, Update
+from kanserve.client.results import Answer, IndexEntry, LayerValues, ServedModel, expected_of, result_of
+from kanserve.client.statistics import Statistics, Update, compared, statistics_of, updates_of
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description, Estimate, LayerCurves, ParameterValue, Scores, TensorInfo
@@ -40,6 +31,7 @@ T = TypeVar("T", covariant=True)
 
 INFERENCE = "/inference.GRPCInferenceService/"
 INFER = f"{INFERENCE}ModelInfer"
+KAN = "/kanserve.v1.KanService/"
 HEALTH = "/grpc.health.v1.Health/Check"
 NONE: Mapping[str, ParameterValue] = MappingProxyType({})
 HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
@@ -71,6 +63,15 @@ class Call(NamedTuple, Generic[T]):
         return self.request if isinstance(self.request, bytes) else self.request.SerializeToString()
 
 
+def rpc(
+    module: Any, method: str, request: Message, result: Callable[[Any], T], *, response: Any = None, **flags: bool
+) -> Call[T]:
+    """Call of a method of the Open Inference Protocol (`module` of messages: oip) or of KanService (kan). `response`:
+    class of its response, if that is not named after the method. `flags`: as in Call."""
+    response = response or getattr(module, f"{method}Response")
+    return Call(f"{INFERENCE if module is oip else KAN}{method}", request, response.FromString, result, **flags)
+
+
 @dataclass(frozen=True, slots=True)
 class Chained(Generic[T]):
     """Call that depends on the result of another one. `then` makes it from the result of `first`."""
@@ -93,38 +94,49 @@ def health(service: str = "") -> Call[str]:
         )
     # NOTE: two fields, encoded by hand, so that a client needs no grpcio-health-checking.
     request = b"\x0a" + bytes([len(name)]) + name if name else b""
-    return Call(HEALTH, request, bytes, _health)
+
+    def state(response: bytes) -> str:
+        number = response[1] if len(response) == 2 else 0
+        return HEALTH_STATES[number] if number < len(HEALTH_STATES) else "UNKNOWN"
+
+    return Call(HEALTH, request, bytes, state)
 
 
 def ready() -> Call[bool]:
     """Readiness of the server for inference."""
-    return Call(
-        f"{INFERENCE}ServerReady",
-        oip.ServerReadyRequest(),
-        oip.ServerReadyResponse.FromString,
-        lambda answer: bool(answer.ready),
-    )
+    return rpc(oip, "ServerReady", oip.ServerReadyRequest(), lambda message: bool(message.ready))
 
 
 def index() -> Call[tuple[IndexEntry, ...]]:
     """Every model version in the repository of the server."""
-    return Call(
-        f"{INFERENCE}RepositoryIndex",
-        oip.RepositoryIndexRequest(),
-        oip.RepositoryIndexResponse.FromString,
-        lambda answer: tuple(IndexEntry(m.name, m.version, m.state, m.reason) for m in answer.models),
-    )
+
+    def entries(message: oip.RepositoryIndexResponse) -> tuple[IndexEntry, ...]:
+        return tuple(from_fields(IndexEntry, entry) for entry in message.models)
+
+    return rpc(oip, "RepositoryIndex", oip.RepositoryIndexRequest(), entries)
 
 
 def model(name: str, version: int | str = "") -> Request[ServedModel]:
     """Inputs, outputs and batch limit of a model. Raises NotFound."""
-    meta = oip.ModelMetadataRequest(name=name, version=version_text(version))
-    config = oip.ModelConfigRequest(name=name, version=version_text(version))
+    request = oip.ModelMetadataRequest(name=name, version=version_text(version))
+    config_request = oip.ModelConfigRequest(name=name, version=version_text(version))
+
+    def served(meta: oip.ModelMetadataResponse, response: oip.ModelConfigResponse) -> ServedModel:
+        if not (meta.inputs and meta.outputs):
+            raise ValueError(f"model '{meta.name}' has {len(meta.inputs)} inputs and {len(meta.outputs)} outputs")
+        return from_fields(
+            ServedModel,
+            meta,
+            inputs=model_info.tensors(meta.inputs),
+            outputs=model_info.tensors(meta.outputs),
+            max_batch_size=response.config.max_batch_size,
+            serving=model_info.in_words(response.config),
+            names=model_info.names_of(response.config.parameters),
+        )
+
     return Chained(
-        Call(f"{INFERENCE}ModelMetadata", meta, oip.ModelMetadataResponse.FromString, _as_it_is),
-        lambda meta: Call(
-            f"{INFERENCE}ModelConfig", config, oip.ModelConfigResponse.FromString, partial(_served, meta)
-        ),
+        rpc(oip, "ModelMetadata", request, lambda meta: meta),
+        lambda meta: rpc(oip, "ModelConfig", config_request, partial(served, meta)),
     )
 
 
@@ -170,19 +182,19 @@ def inference(
         rows, model = of_frame(rows, tensors.names), model or tensors.name
         tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
     wanted, text = tuple(outputs), version_text(version)
-    arrays = [(tensor, params.array_of(tensor, values)) for tensor, values in pairs(tensors, rows)]
+    arrays = [(tensor, encoding.array_of(tensor, values)) for tensor, values in pairs(tensors, rows)]
     inputs = tuple([(tensor.name, tensor.datatype, array.shape) for tensor, array in arrays])
     head = (
-        params.head_of(model, text, inputs, wanted, parameters)
+        encoding.head_of(model, text, inputs, wanted, parameters)
         if parameters
-        else params.plain_head(model, text, inputs, wanted)
+        else encoding.plain_head(model, text, inputs, wanted)
     )
     expected = expected_of(text, wanted, arrays[0][1].shape, served)
     return Call(
         INFER,
-        params.with_contents(head, [array for _, array in arrays]),
+        encoding.with_contents(head, [array for _, array in arrays]),
         oip.ModelInferResponse.FromString,
-        partial(answer_of, expected=expected, names=names, index=called),
+        partial(result_of, expected=expected, names=names, index=called),
     )
 
 
@@ -190,47 +202,21 @@ def _after_model(name: str, version: int | str, then: Callable[[ServedModel], Ca
     return Chained(model(name, version), then)
 
 
-def _served(meta: oip.ModelMetadataResponse, config: oip.ModelConfigResponse) -> ServedModel:
-    """The model. Raises ValueError for metadata without inputs or outputs."""
-    if not (meta.inputs and meta.outputs):
-        raise ValueError(f"model '{meta.name}' has {len(meta.inputs)} inputs and {len(meta.outputs)} outputs")
-    return ServedModel(
-        name=meta.name,
-        versions=tuple(meta.versions),
-        platform=meta.platform,
-        inputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.inputs),
-        outputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.outputs),
-        max_batch_size=config.config.max_batch_size,
-        serving=in_words(config.config),
-        names=names_of(config.config.parameters),
-    )
-
-
-def _as_it_is(message: Any) -> Any:
-    return message
-
-
-def _health(answer: bytes) -> str:
-    state = answer[1] if len(answer) == 2 else 0
-    return HEALTH_STATES[state] if state < len(HEALTH_STATES) else "UNKNOWN"
-
-
 R = TypeVar("R")
 P = ParamSpec("P")
-KAN = "/kanserve.v1.KanService/"
 
 
 def describe(name: str, version: int | str = "") -> Call[Description]:
     """Description of the KAN of a model. Raises NotFound, and NotSupported for a plain ONNX model."""
     request = kan.DescribeModelRequest(model_name=name, model_version=version_text(version))
-    return Call(f"{KAN}DescribeModel", request, kan.DescribeModelResponse.FromString, from_pb)
+    return rpc(kan, "DescribeModel", request, model_info.from_pb)
 
 
 def certificates(name: str, version: int | str = "") -> Call[tuple[CertificateInfo, ...]]:
     """Certificates of a model: output ranges, directions and Lipschitz bounds over a box of inputs. Empty if the export
     made none. Raises NotFound, and NotSupported for a plain ONNX model."""
     request = kan.GetCertificatesRequest(model_name=name, model_version=version_text(version))
-    return Call(f"{KAN}GetCertificates", request, kan.GetCertificatesResponse.FromString, certificates_of)
+    return rpc(kan, "GetCertificates", request, model_info.certificates)
 
 
 def by_name(
@@ -271,21 +257,17 @@ def edges(
     options  the fields of `kanserve.types.EdgeOptions`, such as top_k, per_row, residual, nodes and reductions
     """
     chosen: dict[str, Any] = {"layers": layers, "sources": sources, "destinations": destinations, "path": path}
-    request = edges_.edges_request(described, packed(described, rows), **chosen, **options)
-    return Call(
-        f"{KAN}QueryEdges",
-        request,
-        kan.QueryEdgesResponse.FromString,
-        lambda answer: edges_.edges_of(described, request, answer),
-    )
+    request = results.edges_request(described, packed(described, rows), **chosen, **options)
+    result = partial(results.edges_of, described, request)
+    return rpc(kan, "QueryEdges", request, result)
 
 
 @by_name
 def estimate(described: Description, /, row_count: int, **query: Any) -> Call[Estimate]:
     """Estimated cost of `edges` for `row_count` rows, with the same arguments. The server computes no edge."""
-    request = edges_.edges_request(described, {"row_count": row_count}, **query)
+    request = results.edges_request(described, {"row_count": row_count}, **query)
     request.estimate_only = True
-    return Call(f"{KAN}QueryEdges", request, kan.QueryEdgesResponse.FromString, edges_.estimate)
+    return rpc(kan, "QueryEdges", request, lambda message: from_fields(Estimate, message.estimate))
 
 
 def curves(
@@ -303,19 +285,21 @@ def curves(
 ) -> Call[tuple[LayerCurves, ...]]:
     """Edge functions at `points` points (0: 101) from the first to the last value of `span`; without `span`, over the
     domain of each source. Raises NotFound, NotSupported for a layer whose edges have no curves, TooLarge."""
-    request = curves_.curves_request(
-        name,
-        version_text(version),
-        layers=layers,
+    low, high = span or (None, None)
+    request = kan.GetCurvesRequest(
+        model_name=name,
+        model_version=version_text(version),
+        **results.layers_by_index_or_name(layers),
         sources=sources,
         destinations=destinations,
         points=points,
-        span=span,
+        low=low,
+        high=high,
         derivative=derivative,
         parts=parts,
         extrema=extrema,
     )
-    return Call(f"{KAN}GetCurves", request, kan.CurveBlock.FromString, curves_.curves_of, stream=True)
+    return rpc(kan, "GetCurves", request, results.curves_of, response=kan.CurveBlock, stream=True)
 
 
 @by_name
@@ -337,15 +321,21 @@ def explain(
     method      "rescale", the default, or "gradient_x_input"
     path_top_k  number of edges of each layer with the largest share of the difference, in `Explanation.path`
     """
-    request = explain_.request(
-        described, rows, reference=reference, outputs=outputs, method=method, path_top_k=path_top_k
+    request = kan.ExplainRequest(
+        model_name=described.name,
+        model_version=described.version,
+        **packed(described, rows),
+        outputs=outputs,
+        method=method,
+        path_top_k=path_top_k,
     )
-    return Call(
-        f"{KAN}Explain",
-        request,
-        kan.ExplainResponse.FromString,
-        lambda answer: explain_.from_pb(answer, described, rows, request.row_count),
-    )
+    if isinstance(reference, str):
+        request.reference = reference
+    else:
+        fields = packed(described, reference)
+        request.reference_rows, request.reference_count = fields["rows"], fields["row_count"]
+    result = partial(explanation.explanation_of, described, rows, request.row_count)
+    return rpc(kan, "Explain", request, result)
 
 
 @by_name
@@ -358,28 +348,25 @@ def scores(described: Description, /, rows: Any = None, *, source: str = "") -> 
     "baseline"  the counted baseline rows of the export
     "best"      the baseline if there is one, otherwise the reference rows
     """
-    request = scores_.scores_request(described, rows, source)
-    return Call(f"{KAN}EdgeScores", request, kan.EdgeScoresResponse.FromString, partial(scores_.scores_of, described))
+    fields = {} if rows is None else packed(described, rows)
+    request = kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, source=source, **fields)
+    return rpc(kan, "EdgeScores", request, partial(results.scores_of, described))
 
 
 @by_name
 def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
     """Drift of inputs, hidden nodes and outputs over `rows` [rows, ...] from the baseline of the export. None: the
     latest rows of the live traffic. Raises NotSupported if the export has no baseline."""
-    request = statistics_.request(described, rows)
-    return Call(
-        f"{KAN}GetStatistics",
-        request,
-        kan.GetStatisticsResponse.FromString,
-        lambda answer: statistics_.compared(statistics_.from_pb(answer), described),
-    )
+    fields = {} if rows is None else packed(described, rows)
+    request = kan.GetStatisticsRequest(model_name=described.name, model_version=described.version, **fields)
+    return rpc(kan, "GetStatistics", request, lambda message: compared(statistics_of(message), described))
 
 
 def statistics(name: str, version: int | str = "", *, source: str = "total") -> Call[Statistics]:
     """Statistics of inputs, hidden nodes and outputs of a model's traffic: of all analyzed rows ("total"), or of the
     latest ("live"). Raises NotSupported if the server analyzes no traffic."""
     request = kan.GetStatisticsRequest(model_name=name, model_version=version_text(version), source=source)
-    return Call(f"{KAN}GetStatistics", request, kan.GetStatisticsResponse.FromString, statistics_.from_pb)
+    return rpc(kan, "GetStatistics", request, statistics_of)
 
 
 def watch_statistics(
@@ -395,23 +382,14 @@ def watch_statistics(
     request = kan.WatchStatisticsRequest(
         model_name=name, model_version=version_text(version), source=source, interval=interval, updates=updates
     )
-    return Call(
-        f"{KAN}WatchStatistics", request, kan.StatisticsUpdate.FromString, statistics_.updates, stream=True, again=False
-    )
+    return rpc(kan, "WatchStatistics", request, updates_of, response=kan.StatisticsUpdate, stream=True, again=False)
 
 
 def reset_statistics(name: str, version: int | str = "") -> Call[float]:
     """Restart the statistics of a model's traffic. The result is the time of the restart in seconds since the epoch.
     Raises the errors of `statistics`."""
     request = kan.ResetStatisticsRequest(model_name=name, model_version=version_text(version))
-    return Call(
-        f"{KAN}ResetStatistics",
-        request,
-        kan.ResetStatisticsResponse.FromString,
-        lambda answer: float(answer.since),
-        again=False,
-        single=True,
-    )
+    return rpc(kan, "ResetStatistics", request, lambda message: float(message.since), again=False, single=True)
 
 
 @by_name
@@ -420,7 +398,11 @@ def coverage(described: Description, /, rows: Any) -> Call[Coverage]:
     rows = of_frame(rows, described.names)
     tensors = described.inputs if isinstance(rows, Mapping) else described.input
     target = {"model": described.name, "version": described.version}
-    call = inference(tensors, rows, **target, parameters={coverage_.PARAMETER: True})
+    call = inference(tensors, rows, **target, parameters={explanation.PARAMETER: True})
     (_, first), *_ = pairs(tensors, rows)
-    count = np.shape(first)[:1]
-    return Call(call.path, call.request, call.parse, lambda answer: coverage_.coverage_of(call.result(answer), *count))
+    row_count = np.shape(first)[:1]
+
+    def result(message: oip.ModelInferResponse) -> Coverage:
+        return explanation.coverage_of(call.result(message), *row_count)
+
+    return Call(call.path, call.request, call.parse, result)

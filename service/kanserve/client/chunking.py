@@ -19,14 +19,12 @@ import numpy as np
 from kanexport.shared.manifest import LayerInfo
 from kanserve.analysis import query_plan
 from kanserve.client import errors
-from kanserve.client import explanation as cover
-from kanserve.client import explanation as explanations
-from kanserve.client.calls import Call, inference
+from kanserve.client.calls import inference
 from kanserve.client.encoding import dtype_of, index_of, of_frame, version_text
 from kanserve.client.errors import NotFound, RateLimited, TooLarge
-from kanserve.client.explanation import Explanation
+from kanserve.client.explanation import Coverage, Explanation, joined, joined_coverage
 from kanserve.client.results import Answer, LayerValues, ServedModel, check_rows
-from kanserve.client.sync import Client, Pending, begin
+from kanserve.client.sync import Client, Pending
 from kanserve.errors import BadRequest
 from kanserve.types import Description, TensorInfo
 
@@ -45,9 +43,9 @@ def infer(
     ClientError."""
     called, rows = index_of(rows), of_frame(rows, model.names)
     parts, done = [], 0
-    for answer in stream(client, model, [rows], version=version):
-        parts.append(answer)
-        done += rows_of(answer)
+    for result in stream(client, model, [rows], version=version):
+        parts.append(result)
+        done += rows_of(result)
         if progress:
             progress(done, count(rows))
     if len(parts) == 1:
@@ -64,7 +62,7 @@ def stream(
     the rows of one request. At most WINDOW requests are in flight. The client takes the next part after a response. The
     client sends one request for parts without rows. `outputs`: names; empty: all. If `version` is empty, the version of
     the first response computes all rows, even if the default version changes. Raises ClientError."""
-    return _Stream(client, model, version_text(version), outputs).answers(parts)
+    return _Stream(client, model, version_text(version), outputs).results(parts)
 
 
 class _Stream:
@@ -77,63 +75,58 @@ class _Stream:
         self._first: str | None = None  # version of the first response
         self._several = False
 
-    def answers(self, parts: Iterable[Any]) -> Iterator[Answer]:
+    def results(self, parts: Iterable[Any]) -> Iterator[Answer]:
         rows, sent = None, False
         try:
             for rows in parts:
                 start, total = 0, count(rows)
                 self._several |= sent
                 while start < total:
-                    piece = select_rows(rows, slice(start, start + self._fitting(rows)))
+                    most = min(self._model.max_batch_size or total, self._most or total)
+                    most = max(1, min(most, REQUEST_BYTES // max(1, row_bytes(rows, self._model.inputs))))
+                    piece = select_rows(rows, slice(start, start + most))
                     while len(self._waiting) >= self._window:
                         yield from self._next()
-                    self._waiting.append((piece, self._begun(piece)))
+                    self._waiting.append((piece, self._sent(piece)))
                     start, sent = start + count(piece), True
                     self._several |= start < total
             if rows is not None and not sent:
-                self._waiting.append((rows, self._begun(rows)))
+                self._waiting.append((rows, self._sent(rows)))
             while self._waiting:
                 yield from self._next()
         finally:
             for _, pending in self._waiting:
                 pending.cancel()
 
-    def _fitting(self, rows: Any) -> int:
-        """Number of rows of the next request."""
-        most = min(self._model.max_batch_size or count(rows), self._most or count(rows))
-        return max(1, min(most, REQUEST_BYTES // max(1, row_bytes(rows, self._model.inputs))))
-
-    def _call(self, rows: Any) -> Call[Answer]:
-        return inference(self._model, rows, version=self._version, outputs=self._outputs)
-
-    def _begun(self, rows: Any) -> Pending[Answer]:
-        return begin(self._client, self._call(rows))
+    def _sent(self, rows: Any) -> Pending[Answer]:
+        call = inference(self._model, rows, version=self._version, outputs=self._outputs)
+        return Pending(self._client, call)
 
     def _checked(self, rows: Any, pending: Pending[Answer]) -> Answer:
         """The response for `rows` of the version of the first response. The client repeats the request with this
         version if another version responded. Raises ClientError."""
         try:
-            answer = pending.result()
+            result = pending.result()
             if self._first is None:
-                self._first, self._version = answer.version, self._version or answer.version
-            if answer.version != self._first:
-                answer = self._begun(rows).result()
+                self._first, self._version = result.version, self._version or result.version
+            if result.version != self._first:
+                result = self._sent(rows).result()
         except NotFound as error:
             if self._first:
                 error.hint = f"repeat the call, if the server removed version {self._first} during the call"
             raise
         with _joins(self._client):
-            if answer.version != self._first:
-                raise ValueError(f"it is of version '{answer.version}', expected version '{self._first}'")
-            for name, values in answer.outputs.items() if self._several else ():
+            if result.version != self._first:
+                raise ValueError(f"it is of version '{result.version}', expected version '{self._first}'")
+            for name, values in result.outputs.items() if self._several else ():
                 check_rows(f"output '{name}'", values.shape, count(rows))
-        return answer
+        return result
 
     def _next(self) -> Iterator[Answer]:
         """The results of the oldest request."""
         rows, pending = self._waiting.popleft()
         try:
-            answer = self._checked(rows, pending)
+            result = self._checked(rows, pending)
         except RateLimited as error:
             self._window = 1
             _sleep(error, until=time.monotonic() + self._client.timeout)
@@ -143,12 +136,12 @@ class _Stream:
         else:
             if pending.held_back:
                 self._window = max(1, self._window // 2)
-            yield answer
+            yield result
             return
         size, self._several = min(self._most or count(rows), count(rows)), True
-        answers = split(self._client, rows, size, lambda piece: self._checked(piece, self._begun(piece)), None)
-        self._most = min(size, rows_of(answers[0]) or size)
-        yield from answers
+        results = split(self._client, rows, size, lambda piece: self._checked(piece, self._sent(piece)), None)
+        self._most = min(size, rows_of(results[0]) or size)
+        yield from results
 
 
 def explain(
@@ -175,17 +168,17 @@ def explain(
         progress,
     )
     with _joins(client):
-        return dataclasses.replace(explanations.joined(parts), index=called)
+        return dataclasses.replace(joined(parts), index=called)
 
 
-def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> cover.Coverage:
+def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> Coverage:
     """Coverage as `Client.coverage` returns it, for any number of rows. Raises ClientError."""
     rows = of_frame(rows, described.names)
     fits = REQUEST_BYTES // max(1, row_bytes(rows, described.inputs))
     most = min(fits, described.max_rows, described.max_batch_size or fits)
     parts = split(client, rows, most, lambda part: client.coverage(described, part), progress)
     with _joins(client):
-        return cover.joined_coverage(parts)
+        return joined_coverage(parts)
 
 
 def _joins(client: Client) -> AbstractContextManager[None]:
@@ -233,9 +226,9 @@ def _sleep(error: RateLimited, *, until: float) -> None:
     time.sleep(wait)
 
 
-def rows_of(answer: Answer) -> int:
+def rows_of(result: Answer) -> int:
     """Number of rows of a response."""
-    return max((len(values) for values in answer.outputs.values() if values.ndim), default=0)
+    return max((len(values) for values in result.outputs.values() if values.ndim), default=0)
 
 
 def count(rows: Any) -> int:
@@ -291,57 +284,35 @@ def edges(
         raise errors.from_status("INVALID_ARGUMENT", text, error_code=error.code, hint=error.hint) from None
     ways = dict.fromkeys(indices, (sources, destinations))
     if path is not None:
-        none = select_rows(rows, slice(0, 0))
-        on_path = patient(client, lambda part: client.edges(described, part, layers=indices, path=path), none)
+        no_rows = select_rows(rows, slice(0, 0))
+        on_path = patient(client, lambda part: client.edges(described, part, layers=indices, path=path), no_rows)
         ways = {layer.layer: (tuple(layer.sources.tolist()), tuple(layer.destinations.tolist())) for layer in on_path}
     for done, index in enumerate(indices):
         report = shifted(progress, done, len(indices))
         if path is not None and not all(ways[index]):
-            yield _none(described, index, count(rows))
+            none, shape = np.zeros(0, np.int64), (count(rows), *described.layers[index].positions, 0, 0)
+            yield LayerValues(layer=index, sources=none, destinations=none, values=np.zeros(shape, np.float32))
             continue
-        query = _LayerQuery(client, described, index, *ways[index], report)
-        yield query.strongest(rows, top_k) if top_k else query.all(rows)
-
-
-def _none(described: Description, index: int, rows: int) -> LayerValues:
-    """The values of a layer without selected edges."""
-    nobody, shape = np.zeros(0, np.int64), (rows, *described.layers[index].positions, 0, 0)
-    return LayerValues(layer=index, sources=nobody, destinations=nobody, values=np.zeros(shape, np.float32))
+        query = _LayerQuery(client, described, index, report)
+        yield query.strongest(rows, *ways[index], top_k) if top_k else query.all(rows, *ways[index])
 
 
 class _LayerQuery:
     """Edge query of one layer over all rows."""
 
-    def __init__(
-        self,
-        client: Client,
-        described: Description,
-        index: int,
-        sources: tuple[int, ...],
-        destinations: tuple[int, ...],
-        progress: Progress | None,
-    ) -> None:
-        self.client = client
-        self.described = described
-        self.index = index
-        self.layer: LayerInfo = described.layers[index]
-        self.sources = sources
-        self.destinations = destinations
-        self.progress = progress
+    def __init__(self, client: Client, described: Description, index: int, progress: Progress | None) -> None:
+        self._client, self._described, self._index, self._progress = client, described, index, progress
+        self._layer: LayerInfo = described.layers[index]
 
-    def all(self, rows: Any) -> LayerValues:
-        """Every selected edge: [rows, *positions, sources, destinations]."""
-        return self._every(rows, self.sources, self.destinations)
-
-    def strongest(self, rows: Any, top_k: int) -> LayerValues:
+    def strongest(self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...], top_k: int) -> LayerValues:
         """The `top_k` edges of largest magnitude over rows and positions: [rows, *positions, k].
 
-        An edge among the strongest overall is among the strongest of the part
-        where it peaks, so the parts' answers hold every candidate.
+        An edge among the strongest overall is among the strongest of the part where it peaks, so the responses to the
+        parts have every candidate.
         """
-        edges = min(top_k, self.layer.sources * self.layer.destinations)
-        fit = self._most_values(2 * edges) // (edges * math.prod(self.layer.positions) or 1)
-        parts = self._query(rows, fit, self.sources, self.destinations, top_k, self.progress)
+        edges = min(top_k, self._layer.sources * self._layer.destinations)
+        fit = self._most_values(2 * edges) // (edges * math.prod(self._layer.positions) or 1)
+        parts = self._query(rows, fit, sources, destinations, top_k, self._progress)
         if len(parts) == 1:
             return parts[0]
         peaks: dict[tuple[int, int], float] = {}
@@ -354,59 +325,43 @@ class _LayerQuery:
         chosen = sorted(peaks, key=lambda edge: (-peaks[edge], edge))[:top_k]
         sources = tuple(sorted({source for source, _ in chosen}))
         destinations = tuple(sorted({destination for _, destination in chosen}))
-        values = self._every(rows, sources, destinations).values
+        values = self.all(rows, sources, destinations).values
         row, column = np.array([(sources.index(i), destinations.index(j)) for i, j in chosen]).T
         return LayerValues(
-            layer=self.index,
+            layer=self._index,
             sources=np.array([source for source, _ in chosen], np.int64),
             destinations=np.array([destination for _, destination in chosen], np.int64),
             values=values[..., row, column],
         )
 
-    def _every(self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...]) -> LayerValues:
-        """All edges between some nodes, in groups of destinations if the positions of a single row do not fit a
-        response."""
-        groups = self._groups(sources, destinations)
-        answers = [
-            self._group(rows, sources, group, shifted(self.progress, done, len(groups)))
-            for done, group in enumerate(groups)
-        ]
-        if len(answers) == 1:
-            return answers[0]
-        with _joins(self.client):
-            values = np.concatenate([answer.values for answer in answers], axis=-1)
-        every = np.concatenate([answer.destinations for answer in answers])
-        return LayerValues(layer=self.index, sources=answers[0].sources, destinations=every, values=values)
-
-    def _groups(self, sources: tuple[int, ...], destinations: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The destinations in groups whose edges, for one row, fit a response; unchanged if one group has them all."""
-        every = destinations or tuple(range(self.layer.destinations))
-        most = max(1, self._most_values(self._width(sources) + len(every)) // max(1, self._per_destination(sources)))
+    def all(self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...]) -> LayerValues:
+        """All edges between some nodes, [rows, *positions, sources, destinations], in groups of destinations if the
+        positions of a single row do not fit a response."""
+        every, width = destinations or tuple(range(self._layer.destinations)), len(sources) or self._layer.sources
+        each = width * math.prod(self._layer.positions)  # values of one row for one destination
+        most = max(1, self._most_values(width + len(every)) // max(1, each))
         groups = [every[at : at + most] for at in range(0, len(every), most)]
-        return [destinations] if len(groups) == 1 else groups
-
-    def _group(
-        self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...], progress: Progress | None
-    ) -> LayerValues:
-        """The edges to one group of destinations, for all rows."""
-        width = len(destinations) or self.layer.destinations
-        fit = self._most_values(self._width(sources) + width) // (self._per_destination(sources) * width or 1)
-        parts = self._query(rows, fit, sources, destinations, 0, progress)
-        with _joins(self.client):
-            values = np.concatenate([part.values for part in parts])
-        return LayerValues(self.index, parts[0].sources, parts[0].destinations, values)
-
-    def _width(self, sources: tuple[int, ...]) -> int:
-        return len(sources) or self.layer.sources
-
-    def _per_destination(self, sources: tuple[int, ...]) -> int:
-        """Number of values of one row for one destination."""
-        return self._width(sources) * math.prod(self.layer.positions)
+        groups = [destinations] if len(groups) == 1 else groups
+        layers: list[LayerValues] = []
+        for done, group in enumerate(groups):
+            size = len(group) or self._layer.destinations
+            fit = self._most_values(width + size) // (each * size or 1)
+            parts = self._query(rows, fit, sources, group, 0, shifted(self._progress, done, len(groups)))
+            with _joins(self._client):
+                values = np.concatenate([part.values for part in parts])
+            layers.append(LayerValues(self._index, parts[0].sources, parts[0].destinations, values))
+        if len(layers) == 1:
+            return layers[0]
+        with _joins(self._client):
+            values = np.concatenate([layer.values for layer in layers], axis=-1)
+        return dataclasses.replace(
+            layers[0], destinations=np.concatenate([layer.destinations for layer in layers]), values=values
+        )
 
     def _most_values(self, indices: int) -> int:
         """Number of values that fit one response with `indices` node numbers."""
-        names = (indices + len(self.layer.positions)) * query_plan.INDEX_BYTES + query_plan.LAYER_BYTES
-        return max(0, self.described.max_response_bytes - names) // query_plan.VALUE_BYTES
+        names = (indices + len(self._layer.positions)) * query_plan.INDEX_BYTES + query_plan.LAYER_BYTES
+        return max(0, self._described.max_response_bytes - names) // query_plan.VALUE_BYTES
 
     def _query(
         self,
@@ -418,18 +373,11 @@ class _LayerQuery:
         progress: Progress | None,
     ) -> list[LayerValues]:
         """The values of the layer for consecutive parts of `rows`. `fit`: number of rows that fit one response."""
+        selection: dict[str, Any] = {"sources": sources, "destinations": destinations, "top_k": top_k}
 
         def call(part: Any) -> LayerValues:
-            answers = self.client.edges(
-                self.described,
-                part,
-                layers=(self.index,),
-                sources=sources,
-                destinations=destinations,
-                top_k=top_k,
-            )
-            return answers[0]
+            return self._client.edges(self._described, part, layers=(self._index,), **selection)[0]
 
-        most = min(fit, self.described.max_rows)
-        most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, self.described.inputs)))
-        return split(self.client, rows, most, call, progress)
+        most = min(fit, self._described.max_rows)
+        most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, self._described.inputs)))
+        return split(self._client, rows, most, call, progress)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from kanexport.shared.sections import Edit
 from kanserve.client import model_info
-from kanserve.client.calls import INFERENCE, KAN, Call
-from kanserve.client.encoding import version_text
+from kanserve.client.calls import rpc
+from kanserve.client.encoding import from_fields, version_text
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
@@ -30,16 +30,20 @@ def promote(client: Client, name: str, version: int | str = "") -> VersionChoice
     """Set the default version, until the server ends or the file `default` of the model changes. "": the highest ready
     version."""
     request = kan.PromoteModelRequest(model_name=name, model_version=version_text(version))
-    return client._do(Call(f"{KAN}PromoteModel", request, kan.VersionChoice.FromString, _choice, single=True))
+    return client._perform(rpc(kan, "PromoteModel", request, _choice, response=kan.VersionChoice, single=True))
 
 
 def rollback(client: Client, name: str) -> VersionChoice:
     """Restore the default version before the last choice, or the next lower version if there was no choice. The client
     does not retry, because a server that exited meanwhile may have done it."""
     request = kan.RollbackModelRequest(model_name=name)
-    return client._do(
-        Call(f"{KAN}RollbackModel", request, kan.VersionChoice.FromString, _choice, again=False, single=True)
+    return client._perform(
+        rpc(kan, "RollbackModel", request, _choice, response=kan.VersionChoice, again=False, single=True)
     )
+
+
+def _choice(message: kan.VersionChoice) -> VersionChoice:
+    return from_fields(VersionChoice, message, model=message.model_name, version=message.model_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,13 @@ def shadow(
     request = kan.ShadowModelRequest(
         model_name=name, model_version=version_text(version), share=share, tolerance=tolerance, stop=stop
     )
-    return client._do(Call(f"{KAN}ShadowModel", request, kan.ShadowReport.FromString, _shadowed, single=True))
+
+    def report(message: kan.ShadowReport) -> ShadowReport:
+        changed = message.rows_with_other_class if message.HasField("rows_with_other_class") else None
+        names = {"model": message.model_name, "version": message.model_version}
+        return from_fields(ShadowReport, message, **names, rows_with_other_class=changed)
+
+    return client._perform(rpc(kan, "ShadowModel", request, report, response=kan.ShadowReport, single=True))
 
 
 class RequestCounts(NamedTuple):
@@ -94,13 +104,13 @@ class RequestCounts(NamedTuple):
 def request_counts(client: Client, name: str, version: int | str) -> RequestCounts:
     """Request counts of a version. With several worker processes, those of the worker that handles the call."""
     request = oip.ModelStatisticsRequest(name=name, version=version_text(version))
-    return client._do(Call(f"{INFERENCE}ModelStatistics", request, oip.ModelStatisticsResponse.FromString, _counted))
 
+    def counts(message: oip.ModelStatisticsResponse) -> RequestCounts:
+        (entry,) = message.model_stats
+        failures = entry.inference_stats.fail.count
+        return RequestCounts(entry.inference_stats.success.count + failures, failures, entry.inference_count)
 
-def _counted(answer: oip.ModelStatisticsResponse) -> RequestCounts:
-    (entry,) = answer.model_stats
-    failures = entry.inference_stats.fail.count
-    return RequestCounts(entry.inference_stats.success.count + failures, failures, entry.inference_count)
+    return client._perform(rpc(oip, "ModelStatistics", request, counts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,41 +145,17 @@ def edit(
     have been started with --allow-edits."""
     entries = [kan.EdgeEdit(**asdict(entry)) for entry in edits]
     request = kan.EditEdgesRequest(model_name=name, model_version=version_text(version), edits=entries, preview=preview)
-    return client._do(
-        Call(f"{KAN}EditEdges", request, kan.EditEdgesResponse.FromString, _edited, again=False, single=True)
-    )
 
+    def result(message: kan.EditEdgesResponse) -> EditedEdges:
+        curves = {
+            (curve.layer, curve.source, curve.destination): (
+                tuple(curve.x),
+                tuple(curve.phi_before),
+                tuple(curve.phi_after),
+            )
+            for curve in message.curves
+        }
+        edit = model_info.edit_from_pb(message.edit)
+        return EditedEdges(message.model_name, message.model_version, edit, curves, tuple(message.notes))
 
-def _edited(answer: kan.EditEdgesResponse) -> EditedEdges:
-    curves = {
-        (curve.layer, curve.source, curve.destination): (
-            tuple(curve.x),
-            tuple(curve.phi_before),
-            tuple(curve.phi_after),
-        )
-        for curve in answer.curves
-    }
-    edit = model_info.edit_from_pb(answer.edit)
-    return EditedEdges(answer.model_name, answer.model_version, edit, curves, tuple(answer.notes))
-
-
-def _shadowed(report: kan.ShadowReport) -> ShadowReport:
-    return ShadowReport(
-        report.model_name,
-        report.model_version,
-        report.baseline_version,
-        report.running,
-        report.share,
-        report.tolerance,
-        report.requests,
-        report.rows,
-        report.rows_out_of_tolerance,
-        report.requests_dropped,
-        report.requests_failed,
-        report.largest_difference,
-        report.rows_with_other_class if report.HasField("rows_with_other_class") else None,
-    )
-
-
-def _choice(answer: kan.VersionChoice) -> VersionChoice:
-    return VersionChoice(answer.model_name, answer.model_version, answer.previous_version)
+    return client._perform(rpc(kan, "EditEdges", request, result, again=False, single=True))

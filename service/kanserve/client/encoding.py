@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import decimal
 import functools
 import importlib
@@ -9,10 +10,11 @@ import inspect
 import numbers
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, MutableSequence, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from google.protobuf.message import Message
 
 from kanexport.shared.naming import Names, NamingError
 from kanserve.client import errors
@@ -21,6 +23,8 @@ from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
 from kanserve.pb.wire import varint
 from kanserve.types import DTYPES, Description, ParameterValue, TensorInfo
+
+T = TypeVar("T")
 
 
 def needed(module: str, what: str, instead: str, install: str = "") -> Any:
@@ -36,15 +40,11 @@ def needed(module: str, what: str, instead: str, install: str = "") -> Any:
         raise ModuleNotFoundError(f"{missing}: {instead} without it; to install it, {how}", name=module) from error
 
 
-def frame(columns: Mapping[str, Any], *, index: Any = None) -> Any:
-    """A pandas DataFrame of columns by name."""
-    return needed("pandas", "to_frame()", "its arrays have the same numbers").DataFrame(columns, index=index)
-
-
-def table(values: Any, names: Sequence[str], *, index: Any = None) -> Any:
-    """A pandas DataFrame of `values` [rows, columns] with the row labels `index` (None: numbers)."""
+def frame(values: Any, names: Sequence[str] | None = None, *, index: Any = None) -> Any:
+    """A pandas DataFrame of columns by name, or of `values` [rows, columns] with their names. `index`: row labels;
+    None: numbers."""
     pandas = needed("pandas", "to_frame()", "its arrays have the same numbers")
-    return pandas.DataFrame(values, columns=list(names), index=index)
+    return pandas.DataFrame(values, columns=names, index=index)
 
 
 def is_frame(rows: Any) -> bool:
@@ -68,11 +68,15 @@ def of_frame(rows: Any, names: Names) -> Any:
     if not is_frame(rows):
         return rows
     columns = [str(column) for column in rows.columns]
-    if not names.features and not _numbered(columns):
+    numbered = any(columns == [f"{word}{at}" for at in range(len(columns))] for word in UNSAID)
+    if not (names.features or numbered):
         shown = ", ".join(columns[:SHOWN]) + (" ..." if len(columns) > SHOWN else "")
+        level, frame = 1, inspect.currentframe()  # the warning is about the first frame outside of this package
+        while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("kanserve."):
+            level, frame = level + 1, frame.f_back
         warnings.warn(
             f"the DataFrame has the columns {shown}, but the model has no feature names: the order of columns was used",
-            stacklevel=_outside(),
+            stacklevel=level,
         )
     try:
         order = names.order(columns)
@@ -92,19 +96,6 @@ def _nulls(rows: Any, at: int) -> bool:
     if not hasattr(rows, "iloc"):
         return bool(rows[:, at].null_count())
     return not isinstance(rows.dtypes.iloc[at], np.dtype) and bool(rows.iloc[:, at].isna().any())
-
-
-def _numbered(columns: Sequence[str]) -> bool:
-    return any(list(columns) == [f"{word}{at}" for at in range(len(columns))] for word in UNSAID)
-
-
-def _outside() -> int:
-    """Number of stack frames above the caller up to the code outside this package, as `warnings.warn` counts."""
-    level, frame = 1, inspect.currentframe()
-    frame = frame.f_back if frame else None
-    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("kanserve."):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def version_text(version: int | str) -> str:
@@ -142,18 +133,14 @@ def array_of(tensor: TensorInfo, values: Any) -> np.ndarray[Any, np.dtype[np.gen
     dtype = dtype_of("input", tensor.name, tensor.datatype)
     if type(values) is np.ndarray and values.dtype == dtype and values.flags.c_contiguous:
         return values
-    return _converted(f"input {tensor.name}", tensor.datatype, dtype, values)
-
-
-def _converted(what: str, datatype: str, dtype: np.dtype[np.generic], values: Any) -> np.ndarray[Any, Any]:
-    """Values of an input (`what`) as a contiguous array. Raises InvalidInput."""
+    what = f"input {tensor.name}"
     try:
         array = np.asarray(values)
         check_numbers(what, array)
         with np.errstate(over="ignore", invalid="ignore"):
             result = array.astype(dtype, copy=False)
     except (ValueError, TypeError, OverflowError) as error:
-        text = f"{what}: {error}, expected rows of one length with numbers for {datatype}"
+        text = f"{what}: {error}, expected rows of one length with numbers for {tensor.datatype}"
         hint = "pass an array, or a list of rows of the same length"
         raise _wrong(text, "rows-not-numbers", hint) from None
     if array.dtype != dtype:
@@ -162,8 +149,8 @@ def _converted(what: str, datatype: str, dtype: np.dtype[np.generic], values: An
         lost = np.isfinite(before) & ~np.isfinite(result) if dtype.kind == "f" else result != array
         if np.any(lost):
             at = tuple(int(i) for i in np.argwhere(lost)[0])
-            text = f"{what}, value {list(at)}: {array[at]!s} is out of the range of {datatype}"
-            raise _wrong(text, "rows-value-out-of-range", f"pass values that {datatype} can represent")
+            text = f"{what}, value {list(at)}: {array[at]!s} is out of the range of {tensor.datatype}"
+            raise _wrong(text, "rows-value-out-of-range", f"pass values that {tensor.datatype} can represent")
     return np.ascontiguousarray(result) if result.ndim else result
 
 
@@ -205,12 +192,8 @@ def pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[T
         return [(tensors, rows)]
     if not isinstance(rows, Mapping) or any(tensor.name not in rows for tensor in tensors):
         names = ", ".join(tensor.name for tensor in tensors)
-        raise errors.from_status(
-            "INVALID_ARGUMENT",
-            f"the model has the inputs {names}, but rows of some of them are missing",
-            error_code="input-missing",
-            hint="pass a mapping with the rows of each input by name",
-        )
+        text = f"the model has the inputs {names}, but rows of some of them are missing"
+        raise _wrong(text, "input-missing", "pass a mapping with the rows of each input by name")
     return [(tensor, rows[tensor.name]) for tensor in tensors]
 
 
@@ -257,3 +240,22 @@ def read_parameters(message: Mapping[str, Any]) -> dict[str, ParameterValue]:
     """Parameters of a message's map. A parameter without a value is omitted."""
     kinds = {name: parameter.WhichOneof("parameter_choice") for name, parameter in message.items()}
     return {name: getattr(message[name], kind) for name, kind in kinds.items() if kind is not None}
+
+
+def from_fields(kind: type[T], message: Message, **others: Any) -> T:
+    """A dataclass from the fields of a message with the same names. Lists become tuples. `others`: the fields that have
+    another name or form in the message."""
+    values = {
+        name: tuple(getattr(message, name)) if repeated else getattr(message, name)
+        for name, repeated in _shared_fields(cast(Hashable, kind), cast(Hashable, type(message)))
+        if name not in others
+    }
+    return kind(**values, **others)
+
+
+@functools.cache
+def _shared_fields(kind: Any, message: Any) -> list[tuple[str, bool]]:
+    """The fields that a dataclass and a message share, and whether they are lists."""
+    empty = message()
+    names = [field.name for field in dataclasses.fields(kind) if field.name in message.DESCRIPTOR.fields_by_name]
+    return [(name, isinstance(getattr(empty, name), MutableSequence)) for name in names]

@@ -26,7 +26,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 
-from kanexport.shared.coded import CodedError
+from kanexport.shared.cli.console import CodedError
 
 
 class ArgumentError(CodedError):

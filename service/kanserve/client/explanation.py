@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from kanexport.shared.cli.suggest import how_to_install
 from kanserve.analysis.coverage import Zone
 from kanserve.client import encoding
-from kanserve.client.encoding import index_of, of_frame, packed
+from kanserve.client.encoding import from_fields, index_of, of_frame
 from kanserve.client.errors import ArgumentError
 from kanserve.client.results import Answer, check_rows, check_version
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description, LayerPath
 
+T = TypeVar("T")
 PARAMETER = "kan.coverage"
 UNKNOWN, INSIDE, EXTENSION, OUTSIDE = map(int, Zone)  # the zones
 
@@ -48,24 +49,23 @@ class Coverage:
         return np.asarray(self.counts[:, :, 2] > 0)
 
 
-def coverage_of(answer: Answer, rows: int) -> Coverage:
+def coverage_of(result: Answer, rows: int) -> Coverage:
     """Grid coverage that the response for some rows has. Raises KeyError without one, ValueError for another number of
     rows."""
-    arrays: dict[str, Any] = {name: answer.outputs[f"{PARAMETER}.{name}"] for name in ("counts", "worst", "cells")}
-    definitions = tuple(str(answer.parameters[f"{PARAMETER}.definition"]).split(","))
-    zones = tuple(answer.outputs[f"{PARAMETER}.zones.{at}"] for at in range(len(definitions)))
+    outputs = result.outputs
+    arrays: dict[str, Any] = {name: outputs[f"{PARAMETER}.{name}"] for name in ("counts", "worst", "cells")}
+    definitions = tuple(str(result.parameters[f"{PARAMETER}.definition"]).split(","))
+    zones = tuple(outputs[f"{PARAMETER}.zones.{at}"] for at in range(len(definitions)))
     for array in (*arrays.values(), *zones):
         check_rows(PARAMETER, array.shape, rows)
-    return Coverage(answer.version, definitions, **arrays, zones=zones)
+    return Coverage(result.version, definitions, **arrays, zones=zones)
 
 
 def joined_coverage(parts: Sequence[Coverage]) -> Coverage:
     """Coverage of consecutive rows, joined."""
-    counts, worst, cells = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("counts", "worst", "cells")
-    )
+    arrays = _concatenated(parts, "counts", "worst", "cells")
     zones = tuple(map(np.concatenate, zip(*(part.zones for part in parts), strict=True)))
-    return Coverage(parts[-1].version, parts[0].definitions, counts, worst, cells, zones)
+    return Coverage(parts[-1].version, parts[0].definitions, **arrays, zones=zones)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ class RowErrorBars:
 
 
 Floats = NDArray[np.float64]
+RELIABILITY = {False: 0, None: 1, True: 2}  # from the worst
 GRADIENT = "gradient_x_input"
 
 
@@ -202,7 +203,7 @@ class Explanation:
                 code="output-missing",
                 hint="pass the name or the number of one output",
             )
-        return encoding.table(self.contributions[:, :, self._at(output)], self.names, index=self.index)
+        return encoding.frame(self.contributions[:, :, self._at(output)], list(self.names), index=self.index)
 
     def _at(self, output: int | str | None) -> int:
         """Position of an output of the model among the O outputs; None: the only one. Raises ValueError."""
@@ -218,160 +219,100 @@ class Explanation:
         return known.index(output)
 
 
-def request(
-    described: Description, rows: Any, *, reference: Any, outputs: Sequence[int], method: str, path_top_k: int = 0
-) -> kan.ExplainRequest:
-    """The request message for an explanation. `reference`: its name, or rows."""
-    message = kan.ExplainRequest(
-        model_name=described.name,
-        model_version=described.version,
-        **packed(described, rows),
-        outputs=outputs,
-        method=method,
-        path_top_k=path_top_k,
-    )
-    if isinstance(reference, str):
-        message.reference = reference
-    else:
-        fields = packed(described, reference)
-        message.reference_rows, message.reference_count = fields["rows"], fields["row_count"]
-    return message
-
-
-def from_pb(answer: kan.ExplainResponse, described: Description, rows: Any, count: int) -> Explanation:
+def explanation_of(described: Description, rows: Any, count: int, message: kan.ExplainResponse) -> Explanation:
     """The response for `count` rows as plain values. Raises ValueError if it does not fit them, or is of another
     version."""
-    check_version(answer.model_version, described.version)
-    outputs = len(answer.outputs)
-    name = described.names.feature if answer.nodes_are_inputs else lambda at: f"layer {answer.layer}, node {at}"
-
-    def array(field: str, *shape: int) -> Floats:
-        return np.frombuffer(getattr(answer, field), "<f8").reshape(shape)
-
-    return Explanation(
-        version=answer.model_version,
-        method=answer.method,
-        reference=answer.reference,
-        layer=answer.layer,
-        nodes_are_inputs=answer.nodes_are_inputs,
-        outputs=tuple(answer.outputs),
-        contributions=array("contributions", count, answer.nodes, outputs),
-        base=array("base", outputs),
-        predictions=array("predictions", count, outputs),
-        completeness_error=array("completeness_error", count, outputs),
-        notes=tuple(answer.notes),
-        rows=_data(described, rows, answer.nodes) if answer.nodes_are_inputs else None,
-        names=tuple(map(name, range(answer.nodes))),
-        output_names=tuple(map(described.names.output, answer.outputs)),
+    check_version(message.model_version, described.version)
+    nodes, outputs = message.nodes, len(message.outputs)
+    name = described.names.feature if message.nodes_are_inputs else lambda at: f"layer {message.layer}, node {at}"
+    outside = np.frombuffer(message.out_of_range, "<u1").reshape(count).astype(bool) if message.out_of_range else None
+    shape = (count, message.intervals.numbers)
+    data = of_frame(rows, described.names) if message.nodes_are_inputs else None
+    if isinstance(data, Mapping):
+        data = next(iter(data.values())) if len(data) == 1 else None
+    if data is not None:
+        data = np.array(data, np.float64).reshape(-1, nodes) if math.prod(np.shape(data)[1:]) == nodes else None
+    return from_fields(
+        Explanation,
+        message,
+        version=message.model_version,
+        contributions=_array(message.contributions, "<f8", count, nodes, outputs),
+        base=_array(message.base, "<f8", outputs),
+        predictions=_array(message.predictions, "<f8", count, outputs),
+        completeness_error=_array(message.completeness_error, "<f8", count, outputs),
+        rows=data,
+        names=tuple(map(name, range(nodes))),
+        output_names=tuple(map(described.names.output, message.outputs)),
         index=index_of(rows),
-        path=tuple(_layer_path(path, count) for path in answer.path),
-        intervals=_intervals(answer.intervals, count) if answer.HasField("intervals") else None,
-        error_bars=_error_bars(answer.error_bars, count) if answer.HasField("error_bars") else None,
-        out_of_range=np.frombuffer(answer.out_of_range, "<u1").reshape(count).astype(bool)
-        if answer.out_of_range
+        path=tuple(_layer_path(path, count) for path in message.path),
+        intervals=from_fields(
+            RowIntervals,
+            message.intervals,
+            bounds=None if message.intervals.sets else _array(message.intervals.bounds, "<f8", *shape, 2),
+            sets=_array(message.intervals.sets, "<u1", *shape).astype(bool) if message.intervals.sets else None,
+            reliable=message.intervals.reliable if message.intervals.HasField("reliable") else None,
+        )
+        if message.HasField("intervals")
         else None,
+        error_bars=from_fields(
+            RowErrorBars,
+            message.error_bars,
+            bars=_array(message.error_bars.bars, "<f4", count, message.error_bars.numbers),
+        )
+        if message.HasField("error_bars")
+        else None,
+        out_of_range=outside,
     )
 
 
-def _intervals(message: kan.RowIntervals, rows: int) -> RowIntervals:
-    shape = (rows, message.numbers)
-    bounds = None if message.sets else np.frombuffer(message.bounds, "<f8").reshape(*shape, 2)
-    sets = np.frombuffer(message.sets, "<u1").reshape(shape).astype(bool) if message.sets else None
-    return RowIntervals(
-        message.method,
-        message.coverage,
-        bounds,
-        sets,
-        message.reliable if message.HasField("reliable") else None,
-        message.note,
-    )
+def _array(packed: bytes, dtype: str, *shape: int) -> Any:
+    return np.frombuffer(packed, dtype).reshape(shape)
 
 
-def _error_bars(message: kan.RowErrorBars, rows: int) -> RowErrorBars:
-    bars = np.frombuffer(message.bars, "<f4").reshape(rows, message.numbers)
-    return RowErrorBars(bars, message.assumption, message.contradicted, message.note)
-
-
-def _layer_path(path: kan.LayerPath, rows: int) -> LayerPath:
-    def array(field: str, dtype: str, *shape: int) -> Any:
-        return np.frombuffer(getattr(path, field), dtype).reshape(shape)
-
-    edges = (rows, path.outputs, path.edges)
+def _layer_path(message: kan.LayerPath, rows: int) -> LayerPath:
+    edges = (rows, message.outputs, message.edges)
     return LayerPath(
-        path.layer,
-        array("sources", "<u4", *edges),
-        array("destinations", "<u4", *edges),
-        array("values", "<f8", *edges),
-        array("residual", "<f8", rows, path.outputs),
+        message.layer,
+        _array(message.sources, "<u4", *edges),
+        _array(message.destinations, "<u4", *edges),
+        _array(message.values, "<f8", *edges),
+        _array(message.residual, "<f8", rows, message.outputs),
     )
-
-
-def _data(described: Description, rows: Any, nodes: int) -> Floats | None:
-    """The rows of the request [B, n], if they have one input."""
-    rows = of_frame(rows, described.names)
-    if isinstance(rows, Mapping):
-        rows = next(iter(rows.values())) if len(rows) == 1 else None
-    if rows is None or math.prod(np.shape(rows)[1:]) != nodes:
-        return None
-    return np.array(rows, np.float64).reshape(-1, nodes)
-
-
-def _joined_path(parts: Sequence[LayerPath]) -> LayerPath:
-    arrays = ("sources", "destinations", "values", "residual")
-    return LayerPath(parts[0].layer, *(np.concatenate([getattr(part, name) for part in parts]) for name in arrays))
-
-
-def _joined_intervals(parts: Sequence[RowIntervals | None]) -> RowIntervals | None:
-    """Intervals of consecutive rows as one: unreliable if those of a part are."""
-    some = [part for part in parts if part is not None]
-    if not some:
-        return None
-    if len(some) != len(parts):
-        raise ValueError("some of the rows have no intervals")
-    worst = min(some, key=lambda part: {False: 0, None: 1, True: 2}[part.reliable])
-    bounds, sets = (
-        [array for part in some if (array := getattr(part, name)) is not None] for name in ("bounds", "sets")
-    )
-    return dataclasses.replace(
-        worst,
-        bounds=np.concatenate(bounds) if bounds else None,
-        sets=np.concatenate(sets) if sets else None,
-    )
-
-
-def _joined_error_bars(parts: Sequence[RowErrorBars | None]) -> RowErrorBars | None:
-    """Error bars of consecutive rows as one: contradicted if those of a part are."""
-    some = [part for part in parts if part is not None]
-    if not some:
-        return None
-    if len(some) != len(parts):
-        raise ValueError("some of the rows have no error bars")
-    worst = max(some, key=lambda part: part.contradicted)
-    return dataclasses.replace(worst, bars=np.concatenate([part.bars for part in some]))
-
-
-def _joined_rows(parts: Sequence[Explanation]) -> Floats | None:
-    rows = [part.rows for part in parts if part.rows is not None]
-    return np.concatenate(rows) if rows else None
-
-
-def _joined_marks(parts: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
-    """Marks of consecutive rows as one; None if those of a part are unknown."""
-    some = [part for part in parts if part is not None]
-    return np.concatenate(some) if len(some) == len(parts) else None
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:
-    """Explanations of consecutive rows as one."""
+    """Explanations of consecutive rows as one. Intervals are unreliable, and error bars contradicted, if those of a
+    part are. Raises ValueError if only some of the parts have them."""
+    marks, rows = ([getattr(part, name) for part in parts] for name in ("out_of_range", "rows"))
     return dataclasses.replace(
         parts[0],
-        contributions=np.concatenate([part.contributions for part in parts]),
-        predictions=np.concatenate([part.predictions for part in parts]),
-        completeness_error=np.concatenate([part.completeness_error for part in parts]),
+        **_concatenated(parts, "contributions", "predictions", "completeness_error"),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
-        path=tuple(map(_joined_path, zip(*(part.path for part in parts), strict=True))),
-        intervals=_joined_intervals([part.intervals for part in parts]),
-        error_bars=_joined_error_bars([part.error_bars for part in parts]),
-        out_of_range=_joined_marks([part.out_of_range for part in parts]),
-        rows=_joined_rows(parts),
+        path=tuple(
+            LayerPath(layers[0].layer, **_concatenated(layers, "sources", "destinations", "values", "residual"))
+            for layers in zip(*(part.path for part in parts), strict=True)
+        ),
+        intervals=_worst("intervals", [part.intervals for part in parts], lambda part: RELIABILITY[part.reliable]),
+        error_bars=_worst("error bars", [part.error_bars for part in parts], lambda part: not part.contradicted),
+        out_of_range=None if any(part is None for part in marks) else np.concatenate(marks),
+        rows=None
+        if all(part is None for part in rows)
+        else np.concatenate([part for part in rows if part is not None]),
     )
+
+
+def _worst(what: str, parts: Sequence[T | None], order: Callable[[T], int]) -> T | None:
+    """The part that comes first in an order, with the arrays of all parts. Raises ValueError if only some exist."""
+    some: list[Any] = [part for part in parts if part is not None]
+    if not some:
+        return None
+    if len(some) != len(parts):
+        raise ValueError(f"some of the rows have no {what}")
+    worst = min(some, key=order)
+    arrays = [name for name in ("bounds", "sets", "bars") if getattr(worst, name, None) is not None]
+    return cast(T, dataclasses.replace(worst, **_concatenated(some, *arrays)))
+
+
+def _concatenated(parts: Sequence[Any], *names: str) -> dict[str, Any]:
+    """Arrays of consecutive rows as one, by their names."""
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kanserve.analysis import drift
 from kanserve.client.control import ShadowReport
@@ -81,7 +80,11 @@ def added(replies: Replies[Statistics]) -> Statistics:
 def added_shadows(replies: Replies[ShadowReport]) -> ShadowReport:
     """The shadow report of all servers together. It is running if all shadows are. Raises ArgumentError if the servers
     compare other versions, or with another share or tolerance."""
-    _same(replies, "version, baseline version, share and tolerance of the shadow", _compared)
+    _same(
+        replies,
+        "version, baseline version, share and tolerance of the shadow",
+        lambda each: (each.version, each.baseline_version, each.share, each.tolerance),
+    )
     every = replies.values
     counts = ("requests", "rows", "rows_out_of_tolerance", "requests_dropped", "requests_failed")
     changed = [each.rows_with_other_class for each in every if each.rows_with_other_class is not None]
@@ -92,10 +95,6 @@ def added_shadows(replies: Replies[ShadowReport]) -> ShadowReport:
         rows_with_other_class=sum(changed) if changed else None,
         **{name: sum(getattr(each, name) for each in every) for name in counts},
     )
-
-
-def _compared(report: ShadowReport) -> tuple[object, ...]:
-    return report.version, report.baseline_version, report.share, report.tolerance
 
 
 def _same(replies: Replies[T], what: str, of: Callable[[T], Any]) -> None:
@@ -117,7 +116,13 @@ def _bins(part: NodeStatistics) -> tuple[object, ...]:
 def _nodes(parts: Sequence[NodeStatistics], rows: int, baseline_rows: int, node_count: int) -> NodeStatistics:
     counts = tuple(np.sum(node, axis=0) for node in zip(*(part.counts for part in parts), strict=True))
     first = parts[0]
-    compared = _drift(first, counts, rows, baseline_rows, node_count) if first.baseline_counts else {}
+    compared: dict[str, Any] = {}
+    if first.baseline_counts:
+        lengths = np.array([len(row) for row in counts])
+        both = ([row.tolist() for row in each] for each in (first.baseline_counts, counts))
+        reference, current = (drift.padded(each, int(lengths.max())) for each in both)
+        figures = drift.compare_counts(reference, baseline_rows, current, rows, lengths, node_count)
+        compared = {name: getattr(figures, name) for name in COMPARED if name != "drifted"}
     mean, std = _moments(parts)
     return replace(
         first,
@@ -130,17 +135,6 @@ def _nodes(parts: Sequence[NodeStatistics], rows: int, baseline_rows: int, node_
         max=np.fmax.reduce([part.max for part in parts]),
         **compared,
     )
-
-
-def _drift(
-    part: NodeStatistics, counts: Sequence[NDArray[np.uint64]], rows: int, baseline_rows: int, node_count: int
-) -> dict[str, Any]:
-    """The figures of drift [n] of counts by node."""
-    lengths = np.array([len(row) for row in counts])
-    both = ([row.tolist() for row in each] for each in (part.baseline_counts, counts))
-    reference, current = (drift.padded(each, int(lengths.max())) for each in both)
-    figures = drift.compare_counts(reference, baseline_rows, current, rows, lengths, node_count)
-    return {name: getattr(figures, name) for name in COMPARED if name != "drifted"}
 
 
 def _moments(parts: Iterable[NodeStatistics]) -> tuple[Floats, Floats]:

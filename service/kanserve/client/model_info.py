@@ -6,7 +6,7 @@ This module is the inverse of `grpc_api/model_codec.py`, which a client installa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,73 +31,85 @@ from kanexport.shared.sections import (
     Scalers,
     Witness,
 )
+from kanserve.client.encoding import from_fields
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description, TensorInfo
 
+NAMES = ("kan.features", "kan.units", "kan.classes", "kan.description")  # parameters of a ModelConfig
 
-def from_pb(answer: kan.DescribeModelResponse) -> Description:
+
+def from_pb(message: kan.DescribeModelResponse) -> Description:
     """The response of DescribeModel as plain values."""
-    return Description(
-        name=answer.model_name,
-        version=answer.model_version,
-        digest=answer.digest,
-        family=answer.family,
-        edge_class=answer.edge_class,
+    source, verification = message.source, message.verification
+    outputs = tuple(from_fields(OutputInterval, output) for output in message.intervals.outputs)
+    return from_fields(
+        Description,
+        message,
+        name=message.model_name,
+        version=message.model_version,
         # Older servers name only the first ones.
-        inputs=_tensors(answer.inputs or [answer.input]),
-        outputs=_tensors(answer.outputs or [answer.output]),
-        layers=tuple(_layer(layer, answer.edge_class) for layer in answer.layers),
-        max_batch_size=answer.max_batch_size,
-        max_rows=answer.limits.max_rows,
-        max_response_bytes=answer.limits.max_response_bytes,
-        notes=tuple(answer.notes),
-        verification_basis=answer.verification.basis,
-        claim=answer.verification.claim,
-        options_assumed=dict(answer.source.options_assumed),
-        names=Names(tuple(answer.features), tuple(answer.units), tuple(answer.classes), answer.description),
-        out_of_range_policy=answer.out_of_range_policy or AS_TRAINED,
-        zones=tuple(map(_zone, answer.verification.zones)),
-        tolerances=(answer.verification.outputs_tolerance, answer.verification.edges_tolerance),
-        files=tuple(SourceFile(name=file.name, sha256=file.sha256) for file in answer.source.files),
-        exporter=answer.source.exporter_version,
-        options_given=dict(answer.source.options_given),
-        intervals=_intervals(answer.intervals) if answer.HasField("intervals") else NO_INTERVALS,
-        scalers=Scalers(inputs=_scaler(answer.input_scaler), outputs=_scaler(answer.output_scaler)),
-        certificate=_certificate(answer.certificate) if answer.HasField("certificate") else NO_CERTIFICATE,
-        error_bars=_error_bars(answer.error_bars) if answer.HasField("error_bars") else NO_ERROR_BARS,
-        edit=edit_from_pb(answer.edit) if answer.HasField("edit") else NO_EDIT,
+        inputs=tensors(message.inputs or [message.input]),
+        outputs=tensors(message.outputs or [message.output]),
+        layers=tuple(
+            from_fields(
+                LayerInfo,
+                layer,
+                bases=tuple(
+                    from_fields(
+                        BasisInfo,
+                        basis,
+                        parameters=dict(basis.parameters),
+                        knots=_table(basis.knots, "<f8", basis.knot_rows),
+                        pre_steps=_steps(basis.pre_steps),
+                    )
+                    for basis in layer.bases
+                ),
+                pre_steps=_steps(layer.pre_steps),
+                post_steps=_steps(layer.post_steps),
+                mask=_table(layer.mask, "<f4", layer.sources),
+                bias=_vector(layer.bias),
+                symbolic=tuple(from_fields(SymbolicEdge, edge) for edge in layer.symbolic),
+                node_tensor="",
+                edges_file="",
+                edges_tensor="",
+                edge_class=layer.edge_class or message.edge_class,
+            )
+            for layer in message.layers
+        ),
+        max_rows=message.limits.max_rows,
+        max_response_bytes=message.limits.max_response_bytes,
+        verification_basis=verification.basis,
+        claim=verification.claim,
+        options_assumed=dict(source.options_assumed),
+        names=Names(tuple(message.features), tuple(message.units), tuple(message.classes), message.description),
+        out_of_range_policy=message.out_of_range_policy or AS_TRAINED,
+        zones=tuple(from_fields(Zone, zone) for zone in verification.zones),
+        tolerances=(verification.outputs_tolerance, verification.edges_tolerance),
+        files=tuple(from_fields(SourceFile, file) for file in source.files),
+        exporter=source.exporter_version,
+        options_given=dict(source.options_given),
+        intervals=from_fields(Intervals, message.intervals, outputs=outputs)
+        if message.HasField("intervals")
+        else NO_INTERVALS,
+        scalers=Scalers(inputs=_scaler(message.input_scaler), outputs=_scaler(message.output_scaler)),
+        certificate=_certificate(message.certificate) if message.HasField("certificate") else NO_CERTIFICATE,
+        # The server does not send the stored rows of error bars.
+        error_bars=from_fields(ErrorBars, message.error_bars, outside=message.error_bars.rows_outside)
+        if message.HasField("error_bars")
+        else NO_ERROR_BARS,
+        edit=edit_from_pb(message.edit) if message.HasField("edit") else NO_EDIT,
     )
 
 
 def edit_from_pb(message: kan.Edit) -> Edit:
     """The edit of a version as plain values."""
-    return Edit(
-        parent_version=int(message.parent_version),
-        parent_sha256=message.parent_sha256,
-        author=message.author,
-        released=message.released,
-        edges=tuple(
-            EditedEdge(
-                layer=edge.layer,
-                source=edge.source,
-                destination=edge.destination,
-                operation=edge.operation,
-                form=edge.form,
-                error=edge.error,
-            )
-            for edge in message.edges
-        ),
-        rows=message.rows,
-        rows_from=message.rows_from,
-        largest=tuple(message.largest),
-        mean=tuple(message.mean),
-        changed=message.changed,
-    )
+    edges = tuple(from_fields(EditedEdge, edge) for edge in message.edges)
+    return from_fields(Edit, message, parent_version=int(message.parent_version), edges=edges)
 
 
-def certificates(answer: kan.GetCertificatesResponse) -> tuple[CertificateInfo, ...]:
+def certificates(message: kan.GetCertificatesResponse) -> tuple[CertificateInfo, ...]:
     """The response of GetCertificates as plain values."""
-    return tuple(map(_certificate, answer.certificates))
+    return tuple(map(_certificate, message.certificates))
 
 
 CERTIFIED = {  # fields of a certificate by output -> those of the message
@@ -109,176 +121,46 @@ CERTIFIED = {  # fields of a certificate by output -> those of the message
 }
 
 
+# radon: one comprehension per field
 def _certificate(message: kan.Certificate) -> CertificateInfo:
-    outputs = len(message.outputs)
-    rows = [message.effects[at : at + outputs] for at in range(0, len(message.effects), max(1, outputs))]
-    return CertificateInfo(
-        method=message.method,
-        box=message.box,
-        sha256=message.sha256,
-        low=tuple(message.low),
-        high=tuple(message.high),
-        budget=message.budget,
-        seconds=message.seconds,
-        boxes=message.boxes,
-        **{key: tuple(getattr(output, name) for output in message.outputs) for key, name in CERTIFIED.items()},
-        directions=tuple(tuple(_direction(effect.direction) for effect in row) for row in rows),
+    outputs = message.outputs
+    rows = [message.effects[at : at + len(outputs)] for at in range(0, len(message.effects), max(1, len(outputs)))]
+    extremes = {name: tuple(tuple(getattr(output, name)) for output in outputs) for name in ("at_low", "at_high")}
+    return from_fields(
+        CertificateInfo,
+        message,
+        **{key: tuple(getattr(output, name) for output in outputs) for key, name in CERTIFIED.items()},
+        # A later server can have other words, which this client does not know.
+        directions=tuple(
+            tuple(DIRECTIONS.index(effect.direction if effect.direction in DIRECTIONS else UNDECIDED) for effect in row)
+            for row in rows
+        ),
         lipschitz=tuple(tuple(effect.lipschitz for effect in row) for row in rows),
-        assumptions=tuple(message.assumptions),
-        range_check=message.range_check,
-        at_low=_rows(message.outputs, "at_low"),
-        at_high=_rows(message.outputs, "at_high"),
-        witnesses=tuple(_witnesses(message.effects)),
+        **{name: points if all(points) else () for name, points in extremes.items()},
+        witnesses=tuple(
+            Witness(
+                input=effect.input,
+                output=effect.output,
+                rises=(*effect.rises.row, effect.rises.to),
+                falls=(*effect.falls.row, effect.falls.to),
+            )
+            for effect in message.effects
+            if effect.HasField("rises") and effect.HasField("falls")
+        ),
     )
 
 
-def _witnesses(effects: Iterable[kan.Certificate.Effect]) -> Iterator[Witness]:
-    """The evidence of the effects that have one."""
-    for own in effects:
-        if own.HasField("rises") and own.HasField("falls"):
-            yield Witness(input=own.input, output=own.output, rises=_step(own.rises), falls=_step(own.falls))
+def _scaler(message: kan.Scaler) -> Scaler:
+    return from_fields(Scaler, message, offset=_vector(message.offset), scale=_vector(message.scale))
 
 
-def _rows(outputs: Iterable[kan.Certificate.Output], name: str) -> tuple[tuple[float, ...], ...]:
-    """A row of each output, or none if the certificate has none."""
-    rows = tuple(tuple(getattr(output, name)) for output in outputs)
-    return rows if all(rows) else ()
+def tensors(messages: Iterable[Any]) -> tuple[TensorInfo, ...]:
+    """Inputs or outputs as plain values."""
+    return tuple(from_fields(TensorInfo, message) for message in messages)
 
 
-def _step(message: kan.Certificate.Step) -> tuple[float, ...]:
-    return (*message.row, message.to)
-
-
-def _direction(word: str) -> int:
-    """The position of a direction. A later server can have other words, which this client does not know."""
-    return DIRECTIONS.index(word if word in DIRECTIONS else UNDECIDED)
-
-
-def _intervals(message: kan.Intervals) -> Intervals:
-    return Intervals(
-        method=message.method,
-        coverage=message.coverage,
-        name=message.name,
-        sha256=message.sha256,
-        rows=message.rows,
-        fitted=message.fitted,
-        outputs=tuple(map(_output_interval, message.outputs)),
-        scores=message.scores,
-        threshold=message.threshold,
-        size=message.size,
-        checked=message.checked,
-    )
-
-
-def _error_bars(message: kan.ErrorBars) -> ErrorBars:
-    """The facts of error bars, without the stored rows, which the server does not send."""
-    return ErrorBars(
-        factor=message.factor,
-        name=message.name,
-        sha256=message.sha256,
-        rows=message.rows,
-        outside=message.rows_outside,
-        checked=message.checked,
-        missed=message.missed,
-        needed=message.needed,
-        median=tuple(message.median),
-    )
-
-
-def _output_interval(message: kan.Intervals.Output) -> OutputInterval:
-    return OutputInterval(
-        quantile=message.quantile,
-        points=tuple(message.points),
-        spreads=tuple(message.spreads),
-        width=message.width,
-    )
-
-
-def _scaler(scaler: kan.Scaler) -> Scaler:
-    return Scaler(
-        kind=scaler.kind,
-        offset=_vector(scaler.offset),
-        scale=_vector(scaler.scale),
-        range=tuple(scaler.range),
-        name=scaler.name,
-        sha256=scaler.sha256,
-    )
-
-
-def _zone(zone: kan.Verification.Zone) -> Zone:
-    return Zone(
-        name=zone.name,
-        rows=zone.rows,
-        outputs_max_abs=zone.outputs_max_abs,
-        outputs_max_rel=zone.outputs_max_rel,
-        edges_max_abs=zone.edges_max_abs,
-        edges_max_rel=zone.edges_max_rel,
-        worst_edge=zone.worst_edge,
-        worst_output=zone.worst_output,
-    )
-
-
-def _tensors(tensors: Sequence[kan.TensorInfo]) -> tuple[TensorInfo, ...]:
-    return tuple(TensorInfo(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
-
-
-def _layer(layer: kan.Layer, edge_class: str) -> LayerInfo:
-    return LayerInfo(
-        sources=layer.sources,
-        destinations=layer.destinations,
-        bases=tuple(_basis(basis) for basis in layer.bases),
-        pre_steps=_steps(layer.pre_steps),
-        post_steps=_steps(layer.post_steps),
-        mask=_table(layer.mask, "<f4", layer.sources),
-        bias=_vector(layer.bias),
-        symbolic=tuple(_symbolic(edge) for edge in layer.symbolic),
-        active_edges=layer.active_edges,
-        node_tensor="",
-        edges_file="",
-        edges_tensor="",
-        name=layer.name,
-        edge_class=layer.edge_class or edge_class,
-        positions=tuple(layer.positions),
-    )
-
-
-def _basis(basis: kan.Basis) -> BasisInfo:
-    return BasisInfo(
-        kind=basis.kind,
-        functions=basis.functions,
-        parameters=dict(basis.parameters),
-        knots=_table(basis.knots, "<f8", basis.knot_rows),
-        per_edge=basis.per_edge,
-        pre_steps=_steps(basis.pre_steps),
-    )
-
-
-def _symbolic(edge: kan.SymbolicEdge) -> SymbolicEdge:
-    return SymbolicEdge(
-        source=edge.source,
-        destination=edge.destination,
-        function=edge.function,
-        a=edge.a,
-        b=edge.b,
-        c=edge.c,
-        d=edge.d,
-        mask=edge.mask,
-        expression=edge.expression,
-    )
-
-
-def _steps(steps: Sequence[kan.NodeStep]) -> tuple[NodeStep, ...]:
-    return tuple(
-        NodeStep(
-            kind=step.kind,
-            indices=tuple(step.indices),
-            scale=_vector(step.scale),
-            bias=_vector(step.bias),
-            epsilon=step.epsilon,
-            function=step.function,
-        )
-        for step in steps
-    )
+def _steps(messages: Iterable[kan.NodeStep]) -> tuple[NodeStep, ...]:
+    return tuple(from_fields(NodeStep, step, scale=_vector(step.scale), bias=_vector(step.bias)) for step in messages)
 
 
 def _vector(packed: bytes) -> tuple[float, ...]:
@@ -295,41 +177,31 @@ def _table(packed: bytes, dtype: str, rows: int) -> tuple[tuple[float, ...], ...
 def in_words(config: Any) -> str:
     """Serving options of a ModelConfig as text; empty for a server that does not state them."""
     parts = []
-    instances = sum(group.count for group in config.instance_group)
-    if instances:
+    if instances := sum(group.count for group in config.instance_group):
         threads = config.parameters["intra_op_thread_count"].string_value if config.parameters else ""
-        parts.append(f"{instances} {_plural('instance', instances)}" + (f" of {threads} thread(s)" if threads else ""))
+        parts.append(f"{instances} instance{'s' * (instances != 1)}" + (f" of {threads} thread(s)" if threads else ""))
     if config.HasField("dynamic_batching"):
-        parts += _batching(config.dynamic_batching, config.max_batch_size)
+        batching = config.dynamic_batching
+        preferred = f", preferably {', '.join(map(str, batching.preferred_batch_size))}"
+        delay = batching.max_queue_delay_microseconds
+        parts += [
+            f"batches of up to {config.max_batch_size} rows" + (preferred if batching.preferred_batch_size else ""),
+            f"waiting up to {delay} us for others" if delay else "waiting for no others",
+            *([f"{batching.priority_levels} priority levels"] if batching.priority_levels else []),
+            *(["responses in order"] if batching.preserve_ordering else []),
+        ]
     return ", ".join(parts)
 
 
 def names_of(parameters: Mapping[str, Any]) -> Names:
     """Names of features, units and classes in the parameters of a ModelConfig; no names if the server states none."""
-    features, units, classes = (_list(parameters, f"kan.{what}") for what in ("features", "units", "classes"))
-    has_description = "kan.description" in parameters
-    return Names(features, units, classes, parameters["kan.description"].string_value if has_description else "")
-
-
-def _list(parameters: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """The list in a parameter; empty without one. A lookup of a missing key would add it to the map."""
-    try:
-        values = json.loads(parameters[key].string_value) if key in parameters else []
-    except ValueError:
-        return ()
-    return tuple(map(str, values)) if isinstance(values, list) else ()
-
-
-def _batching(batching: Any, most: int) -> list[str]:
-    preferred = f", preferably {', '.join(map(str, batching.preferred_batch_size))}"
-    delay = batching.max_queue_delay_microseconds
-    return [
-        f"batches of up to {most} rows" + (preferred if batching.preferred_batch_size else ""),
-        f"waiting up to {delay} us for others" if delay else "waiting for no others",
-        *([f"{batching.priority_levels} priority levels"] if batching.priority_levels else []),
-        *(["responses in order"] if batching.preserve_ordering else []),
-    ]
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
+    # A lookup of a missing key would add it to the map.
+    texts = {key: parameters[key].string_value for key in NAMES if key in parameters}
+    lists: dict[str, tuple[str, ...]] = {}
+    for key in NAMES[:3]:
+        try:
+            values = json.loads(texts.get(key, "[]"))
+        except ValueError:
+            values = []
+        lists[key.removeprefix("kan.")] = tuple(map(str, values)) if isinstance(values, list) else ()
+    return Names(**lists, description=texts.get("kan.description", ""))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kanexport.shared.error_bars import NAME as ERROR_BAR
 from kanexport.shared.naming import UNNAMED, Names
@@ -17,7 +16,7 @@ from kanserve.analysis import curves
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.analysis.intervals import OUT_OF_RANGE
 from kanserve.client import encoding
-from kanserve.client.encoding import packed
+from kanserve.client.encoding import from_fields
 from kanserve.client.errors import ArgumentError
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
@@ -25,7 +24,6 @@ from kanserve.types import (
     CurveBlock,
     Description,
     EdgeOptions,
-    Estimate,
     LayerCurves,
     LayerScores,
     ParameterValue,
@@ -91,31 +89,20 @@ class Answer:
                 code="output-not-a-table",
                 hint="use the array in `outputs` instead",
             )
-        return encoding.table(values, self.columns()[name], index=self.index)
+        return encoding.frame(values, list(self.columns()[name]), index=self.index)
 
     def columns(self) -> dict[str, tuple[str, ...]]:
         """The column names of one row of each output, in C order: see `Names.columns`."""
         sizes = {name: math.prod(values.shape[1:]) for name, values in self.outputs.items()}
         own = {name: size for name, size in sizes.items() if not name.startswith("kan.")}
-        marks = {OUT_OF_RANGE: ("out of range",)} if OUT_OF_RANGE in sizes else {}
-        bars = self._bar_columns(sizes)
-        return UNNAMED.columns(sizes) | self.names.columns(own) | self._interval_columns() | bars | marks
-
-    def _bar_columns(self, sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-        """The column names of the optional output of error bars, if it was requested."""
-        if ERROR_BAR not in sizes:
-            return {}
-        return {ERROR_BAR: tuple(f"{self.names.output(at)} error bar" for at in range(sizes[ERROR_BAR]))}
-
-    def _interval_columns(self) -> dict[str, tuple[str, ...]]:
-        """The column names of the optional output of intervals, if it was requested: both ends of each number, or the
-        classes."""
-        values = self.outputs.get(INTERVAL)
-        if values is None:
-            return {}
-        ends = ("",) if values.dtype.kind == "u" else (" lower", " upper")
-        numbers = math.prod(values.shape[1:]) // len(ends)
-        return {INTERVAL: tuple(f"{self.names.output(at)}{end}" for at in range(numbers) for end in ends)}
+        optional: dict[str, tuple[str, ...]] = {OUT_OF_RANGE: ("out of range",)} if OUT_OF_RANGE in sizes else {}
+        if ERROR_BAR in sizes:
+            optional[ERROR_BAR] = tuple(f"{self.names.output(at)} error bar" for at in range(sizes[ERROR_BAR]))
+        if INTERVAL in sizes:  # both ends of each number, or the classes
+            ends = ("",) if self.outputs[INTERVAL].dtype.kind == "u" else (" lower", " upper")
+            numbers = range(sizes[INTERVAL] // len(ends))
+            optional[INTERVAL] = tuple(f"{self.names.output(at)}{end}" for at in numbers for end in ends)
+        return UNNAMED.columns(sizes) | self.names.columns(own) | optional
 
 
 class Expected(NamedTuple):
@@ -138,7 +125,7 @@ def expected_of(version: str, outputs: Sequence[str], shape: Sequence[int], mode
     return Expected(version, {name: known.get(name) for name in outputs} if outputs else known, rows)
 
 
-def answer_of(message: oip.ModelInferResponse, *, expected: Expected, names: Names, index: Any) -> Answer:
+def result_of(message: oip.ModelInferResponse, *, expected: Expected, names: Names, index: Any) -> Answer:
     """The result of an inference. Raises NotSupported for an output of a datatype that numpy does not have, ValueError
     for a response without the expected properties."""
     check_version(message.model_version, expected.version)
@@ -162,7 +149,7 @@ def answer_of(message: oip.ModelInferResponse, *, expected: Expected, names: Nam
 
 
 def _array(name: str, datatype: str, shape: tuple[int, ...], raw: bytes, expected: Expected) -> Any:
-    """The values of an output. Raises the errors of `answer_of`."""
+    """The values of an output. Raises the errors of `result_of`."""
     dtype = encoding.dtype_of("output", name, datatype)
     known = expected.outputs.get(name)
     if known is not None and datatype != known.datatype:
@@ -217,35 +204,12 @@ class LayerValues:
     reductions: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]] = field(default_factory=dict)
 
 
-def curves_request(
-    model: str,
-    version: str,
-    *,
-    layers: Sequence[int | str],
-    sources: Sequence[int],
-    destinations: Sequence[int],
-    points: int,
-    span: tuple[float, float] | None,
-    derivative: bool,
-    parts: bool,
-    extrema: bool,
-) -> kan.GetCurvesRequest:
-    """The request message for curves."""
-    low, high = span or (None, None)
-    return kan.GetCurvesRequest(
-        model_name=model,
-        model_version=version,
-        layers=[layer for layer in layers if isinstance(layer, int)],
-        layer_names=[layer for layer in layers if isinstance(layer, str)],
-        sources=sources,
-        destinations=destinations,
-        points=points,
-        low=low,
-        high=high,
-        derivative=derivative,
-        parts=parts,
-        extrema=extrema,
-    )
+def layers_by_index_or_name(layers: Sequence[int | str]) -> dict[str, Any]:
+    """The fields of a request that select layers."""
+    return {
+        "layers": [layer for layer in layers if isinstance(layer, int)],
+        "layer_names": [layer for layer in layers if isinstance(layer, str)],
+    }
 
 
 def curves_of(blocks: Iterable[kan.CurveBlock]) -> tuple[LayerCurves, ...]:
@@ -256,26 +220,19 @@ def curves_of(blocks: Iterable[kan.CurveBlock]) -> tuple[LayerCurves, ...]:
 def _block(message: kan.CurveBlock) -> CurveBlock:
     edges = len(message.sources), len(message.destinations)
     shape = *edges, message.points
-
-    def part(data: bytes) -> NDArray[np.float32]:
-        return np.frombuffer(data, "<f4").reshape(shape)
-
-    return CurveBlock(
-        layer=message.layer,
-        sources=tuple(message.sources),
-        destinations=tuple(message.destinations),
+    extrema = None
+    if message.extrema:
+        x = np.frombuffer(message.extrema_x, "<f8").reshape(*edges, 2)
+        extrema = x, _floats(message.extrema, (*edges, 2))
+    return from_fields(
+        CurveBlock,
+        message,
         x=np.frombuffer(message.x, "<f8").reshape(-1, message.points),
-        phi=part(message.phi),
-        derivative=part(message.derivative) if message.derivative else None,
-        domains=tuple(message.domains),
-        parts=tuple((basis.kind, part(basis.phi)) for basis in message.parts),
-        extrema=_extrema(message, edges) if message.extrema else None,
+        phi=_floats(message.phi, shape),
+        derivative=_floats(message.derivative, shape) if message.derivative else None,
+        parts=tuple((basis.kind, _floats(basis.phi, shape)) for basis in message.parts),
+        extrema=extrema,
     )
-
-
-def _extrema(message: kan.CurveBlock, edges: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    x, values = np.frombuffer(message.extrema_x, "<f8"), np.frombuffer(message.extrema, "<f4")
-    return x.reshape(*edges, 2), values.reshape(*edges, 2)
 
 
 def edges_request(
@@ -290,16 +247,14 @@ def edges_request(
 ) -> kan.QueryEdgesRequest:
     """The request message for edge values. `fields`: those of the rows; `wanted`: those of EdgeOptions. Layers are
     given by index or by name."""
-    what = EdgeOptions(**wanted)
     message = kan.QueryEdgesRequest(
         model_name=described.name,
         model_version=described.version,
         **fields,
-        layers=[layer for layer in layers if isinstance(layer, int)],
-        layer_names=[layer for layer in layers if isinstance(layer, str)],
+        **layers_by_index_or_name(layers),
         sources=sources,
         destinations=destinations,
-        **dataclasses.asdict(what),
+        **dataclasses.asdict(EdgeOptions(**wanted)),
     )
     if path is not None:
         message.path_from, message.path_to = path
@@ -307,75 +262,59 @@ def edges_request(
 
 
 def edges_of(
-    described: Description, request: kan.QueryEdgesRequest, answer: kan.QueryEdgesResponse
+    described: Description, request: kan.QueryEdgesRequest, message: kan.QueryEdgesResponse
 ) -> tuple[LayerValues, ...]:
     """The layers of a response. Raises ValueError if they do not fit the request."""
-    check_version(answer.model_version, described.version)
-    if missing := set(request.layers) - {layer.layer for layer in answer.layers}:
+    check_version(message.model_version, described.version)
+    if missing := set(request.layers) - {layer.layer for layer in message.layers}:
         raise ValueError(f"layer {min(missing)} is missing")
     rows = 0 if request.reductions else request.row_count
-    for layer in answer.layers:
-        check_rows(f"layer {layer.layer}", layer.shape, rows)
+    result = []
+    for layer in message.layers:
+        shape = tuple(layer.shape)
+        check_rows(f"layer {layer.layer}", shape, rows)
         nodes = (len(layer.sources), len(layer.destinations))
         axes = () if request.per_row else nodes[:1] if request.top_k or request.min_magnitude else nodes
-        if tuple(layer.shape[len(layer.shape) - len(axes) :]) != axes:
-            raise ValueError(f"layer {layer.layer} has shape {list(layer.shape)}, expected the last axes {list(axes)}")
-    return tuple(_layer_edges(described, layer) for layer in answer.layers)
-
-
-def estimate(answer: kan.QueryEdgesResponse) -> Estimate:
-    """The cost of a query, as the server estimates it."""
-    message = answer.estimate
-    return Estimate(message.response_bytes, message.max_response_bytes, message.evaluations, message.max_evaluations)
-
-
-def _layer_edges(described: Description, layer: kan.LayerEdges) -> LayerValues:
-    shape = tuple(layer.shape)
-    lead = shape[: 1 + len(described.layers[layer.layer].positions)]
-    sources, destinations = np.array(layer.sources, np.int64), np.array(layer.destinations, np.int64)
-    if layer.per_row_sources:
-        sources, destinations = (
-            np.frombuffer(part, "<u4").astype(np.int64).reshape(shape)
-            for part in (layer.per_row_sources, layer.per_row_destinations)
+        if shape[len(shape) - len(axes) :] != axes:
+            raise ValueError(f"layer {layer.layer} has shape {list(shape)}, expected the last axes {list(axes)}")
+        lead = shape[: 1 + len(described.layers[layer.layer].positions)]
+        sources, destinations = np.array(layer.sources, np.int64), np.array(layer.destinations, np.int64)
+        if layer.per_row_sources:
+            sources, destinations = (
+                np.frombuffer(part, "<u4").astype(np.int64).reshape(shape)
+                for part in (layer.per_row_sources, layer.per_row_destinations)
+            )
+        result.append(
+            LayerValues(
+                layer=layer.layer,
+                sources=sources,
+                destinations=destinations,
+                values=_floats(layer.values, shape),
+                residual=_floats(layer.residual, (*lead, len(layer.residual_destinations)))
+                if layer.residual_destinations
+                else None,
+                residual_destinations=tuple(layer.residual_destinations),
+                nodes=_floats(layer.nodes, (*lead, layer.node_count)) if layer.node_count else None,
+                reductions={part.kind: _floats(part.values, tuple(part.shape)) for part in layer.reductions},
+            )
         )
-    return LayerValues(
-        layer=layer.layer,
-        sources=sources,
-        destinations=destinations,
-        values=_floats(layer.values, shape),
-        residual=_floats(layer.residual, (*lead, len(layer.residual_destinations)))
-        if layer.residual_destinations
-        else None,
-        residual_destinations=tuple(layer.residual_destinations),
-        nodes=_floats(layer.nodes, (*lead, layer.node_count)) if layer.node_count else None,
-        reductions={part.kind: _floats(part.values, tuple(part.shape)) for part in layer.reductions},
-    )
+    return tuple(result)
 
 
 def _floats(data: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.frombuffer(data, "<f4").reshape(shape)
 
 
-def scores_request(described: Description, rows: Any, source: str) -> kan.EdgeScoresRequest:
-    """The request message; without rows, `source` names the rows."""
-    fields = {} if rows is None else packed(described, rows)
-    return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, source=source, **fields)
-
-
-def scores_of(described: Description, answer: kan.EdgeScoresResponse) -> Scores:
+def scores_of(described: Description, message: kan.EdgeScoresResponse) -> Scores:
     """The response as plain values. Raises ValueError if it is of another version."""
-    check_version(answer.model_version, described.version)
-    return Scores(
-        answer.model_version,
-        answer.source,
-        answer.row_count,
-        tuple(map(_layer_scores, answer.layers)),
-        tuple(answer.notes),
+    check_version(message.model_version, described.version)
+    layers = tuple(
+        LayerScores(
+            layer.layer,
+            _floats(layer.edges, (layer.sources, layer.destinations)),
+            _floats(layer.std, (layer.sources, layer.destinations)),
+            _floats(layer.nodes, (-1,)),
+        )
+        for layer in message.layers
     )
-
-
-def _layer_scores(layer: kan.LayerScores) -> LayerScores:
-    edges, std = (
-        np.frombuffer(part, "<f4").reshape(layer.sources, layer.destinations) for part in (layer.edges, layer.std)
-    )
-    return LayerScores(layer.layer, edges, std, np.frombuffer(layer.nodes, "<f4"))
+    return from_fields(Scores, message, version=message.model_version, layers=layers)

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from kanserve.analysis import drift
 from kanserve.client import control, fleet
@@ -22,18 +22,13 @@ from kanserve.client.errors import ClientError, NotSupported
 from kanserve.client.sync import Client
 
 T = TypeVar("T")
+Report = Callable[..., None]  # receives an event of a rollout: its name, a text for people, and the facts by name
 POLL, PROGRESS = 0.5, 10.0  # seconds between two readings, and between two reports of progress
 DRIFT = 2.0  # ratio of PSI to the no-drift threshold, which alone is exceeded by chance in 1% of the readings
 
 
 class Stopped(Exception):
     """Stop of a rollout. The text is the reason."""
-
-
-class Report(Protocol):
-    """Receiver of the events of a rollout: a name, a text for people, and the facts."""
-
-    def __call__(self, event: str, text: str, **facts: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +80,21 @@ class Rollout:
             undo.pop_all()
 
     def _wave(self, number: int, servers: Mapping[str, Client]) -> None:
-        before = {address: self._start_shadow(address, client) for address, client in servers.items()}
-        clients = {address: client for address, client in servers.items() if before[address]}
+        clients, before = {}, []
+        for address, client in servers.items():
+            self._shadowed.add(address)
+            try:
+                shadow = control.shadow(client, self._name, self._version, tolerance=self._limits.tolerance)
+            except ClientError as error:
+                if error.error_code != "shadow-of-default-version":
+                    raise Stopped(f"{address}: {error}") from error
+            else:
+                clients[address] = client
+                before.append(shadow.baseline_version)
         if not clients:
             self._report("served", f"  version {self._version} is the default version already", wave=number)
             return
-        old = before[next(iter(clients))]
+        old = before[0]
         self._rows("compared", lambda: self._compared(clients, old).rows)
         report = self._compared(clients, old)
         text = f"  compared {report.rows} rows with version {old}: largest difference {report.largest_difference:.3g}"
@@ -120,17 +124,6 @@ class Rollout:
         text = f"  served {counts.rows} rows of {counts.requests} requests, {counts.failures} failed; drift {shown}"
         facts = {"requests": counts.requests, "failures": counts.failures, "drift": ratio}
         self._report("served", text, wave=number, rows=counts.rows, **facts)
-
-    def _start_shadow(self, address: str, client: Client) -> str:
-        """The default version of the server; "" if it is the new one already."""
-        self._shadowed.add(address)
-        try:
-            report = control.shadow(client, self._name, self._version, tolerance=self._limits.tolerance)
-        except ClientError as error:
-            if error.error_code == "shadow-of-default-version":
-                return ""
-            raise Stopped(f"{address}: {error}") from error
-        return report.baseline_version
 
     def _compared(self, clients: Mapping[str, Client], old: str) -> ShadowReport:
         """The report of all shadows. Raises Stopped for a difference, a failure, or a shadow that ended."""

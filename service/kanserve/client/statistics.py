@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kanexport.shared.manifest import HYBRID
 from kanserve.client import encoding, errors
-from kanserve.client.encoding import packed
+from kanserve.client.encoding import from_fields
 from kanserve.client.results import check_version
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description
@@ -19,6 +19,18 @@ from kanserve.types import Description
 Floats = NDArray[np.float64]
 OUTPUT = -1
 COMPARED = ("psi", "psi_threshold", "drifted", "js", "wasserstein", "out_of_range", "baseline_out_of_range")
+FIGURES = (
+    "psi",
+    "js",
+    "wasserstein",
+    "psi_threshold",
+    "out_of_range",
+    "baseline_out_of_range",
+    "mean",
+    "std",
+    "min",
+    "max",
+)
 ZONES = ("in_grid", "extended_grid", "out_of_grid")
 
 
@@ -125,12 +137,6 @@ def node_name(described: Description, layer: int, at: int) -> str:
     return f"layer {layer}, node {at}"
 
 
-def request(described: Description, rows: Any) -> kan.GetStatisticsRequest:
-    """The request message for statistics."""
-    fields = {} if rows is None else packed(described, rows)
-    return kan.GetStatisticsRequest(model_name=described.name, model_version=described.version, **fields)
-
-
 def compared(statistics: Statistics, described: Description) -> Statistics:
     """Statistics with a baseline, unchanged. Raises NotSupported if there is none, ValueError for those of another
     version."""
@@ -145,54 +151,37 @@ def compared(statistics: Statistics, described: Description) -> Statistics:
     return statistics
 
 
-def from_pb(answer: kan.GetStatisticsResponse) -> Statistics:
+def statistics_of(message: kan.GetStatisticsResponse) -> Statistics:
     """The response as plain values."""
-    return Statistics(
-        version=answer.model_version,
-        source=answer.source,
-        row_count=answer.row_count,
-        baseline=answer.baseline,
-        baseline_rows=answer.baseline_rows,
-        nodes=tuple(map(_nodes, answer.nodes)),
-        rows_seen=answer.rows_seen,
-        seconds=answer.seconds,
-        digest=answer.digest,
-        since=answer.since,
-        processes=answer.processes,
-        classes=np.array(answer.classes, np.int64),
+    nodes = []
+    for part in message.nodes:
+        figures = {name: np.frombuffer(getattr(part, name), "<f8") for name in FIGURES}
+        nonfinite = np.frombuffer(part.nonfinite, "<u8")
+        bounds = np.split(np.frombuffer(part.bounds, "<f8"), np.cumsum(part.bound_counts)[:-1])
+        bounds = bounds * len(nonfinite) if len(bounds) == 1 else bounds
+        ends = np.cumsum([len(row) + 1 for row in bounds])[:-1]
+        counts, baseline = (np.frombuffer(packed, "<u8") for packed in (part.counts, part.baseline_counts))
+        nodes.append(
+            NodeStatistics(
+                layer=part.layer,
+                **figures,
+                nonfinite=nonfinite,
+                bounds=tuple(bounds),
+                counts=tuple(np.split(counts, ends)),
+                zones=np.frombuffer(part.zones, "<u8").reshape(-1, len(ZONES)),
+                origins=tuple(part.origins) * (len(nonfinite) if len(part.origins) == 1 else 1),
+                baseline_counts=tuple(np.split(baseline, ends)) if part.baseline_counts else (),
+            )
+        )
+    return from_fields(
+        Statistics,
+        message,
+        version=message.model_version,
+        nodes=tuple(nodes),
+        classes=np.array(message.classes, np.int64),
     )
 
 
-def updates(messages: Iterable[kan.StatisticsUpdate]) -> Iterator[Update]:
+def updates_of(messages: Iterable[kan.StatisticsUpdate]) -> Iterator[Update]:
     """The messages of a watch as plain values."""
-    return iter([Update(from_pb(message.statistics), message.end_reason) for message in messages])
-
-
-def _nodes(part: kan.NodeStatistics) -> NodeStatistics:
-    numbers = (part.psi, part.js, part.wasserstein, part.psi_threshold, part.out_of_range, part.baseline_out_of_range)
-    psi, js, wasserstein, psi_threshold, out_of_range, baseline = (np.frombuffer(data, "<f8") for data in numbers)
-    bounds = np.split(np.frombuffer(part.bounds, "<f8"), np.cumsum(part.bound_counts)[:-1])
-    nonfinite = np.frombuffer(part.nonfinite, "<u8")
-    bounds = bounds * len(nonfinite) if len(bounds) == 1 else bounds
-    ends = np.cumsum([len(row) + 1 for row in bounds])[:-1]
-    return NodeStatistics(
-        layer=part.layer,
-        psi=psi,
-        js=js,
-        wasserstein=wasserstein,
-        psi_threshold=psi_threshold,
-        out_of_range=out_of_range,
-        baseline_out_of_range=baseline,
-        nonfinite=nonfinite,
-        bounds=tuple(bounds),
-        counts=tuple(np.split(np.frombuffer(part.counts, "<u8"), ends)),
-        zones=np.frombuffer(part.zones, "<u8").reshape(-1, len(ZONES)),
-        origins=tuple(part.origins) * (len(nonfinite) if len(part.origins) == 1 else 1),
-        mean=np.frombuffer(part.mean, "<f8"),
-        std=np.frombuffer(part.std, "<f8"),
-        min=np.frombuffer(part.min, "<f8"),
-        max=np.frombuffer(part.max, "<f8"),
-        baseline_counts=tuple(
-            np.split(np.frombuffer(part.baseline_counts, "<u8"), ends) if part.baseline_counts else ()
-        ),
-    )
+    return iter([Update(statistics_of(message.statistics), message.end_reason) for message in messages])

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import grpc
 
 from kanserve.client import base, calls
-from kanserve.client.base import Attempts, Peer, as_method, push_back
+from kanserve.client.base import Peer, as_method, push_back
 from kanserve.client.calls import Call, Chained, Request
 from kanserve.client.statistics import Update
 
@@ -92,54 +92,39 @@ class Client(Peer[grpc.Channel]):
         self._channel.close()
 
     def _open(self, tls: base.Tls) -> grpc.Channel:
-        return base.connect(self._target, tls)
+        channel: grpc.Channel = base.connect(self._target, tls, grpc)
+        return channel
 
     def _perform(self, request: Request[T]) -> T:
-        """Send the request, after the calls whose results it needs. Raises ClientError."""
+        """Send the request, after the calls whose results it needs. The client repeats each call while the server is
+        unavailable, cancels it or limits the rate, until the deadline. Raises ClientError."""
         while isinstance(request, Chained):
             request = request.then(self._perform(request.first))
-        return self._do(request)
-
-    def _do(self, call: Call[T]) -> T:
-        """Send the call. The client repeats it while the server is unavailable, cancels it or limits the rate, until
-        the deadline. Raises ClientError."""
-        send, data, attempts = self._send(call), call.data, self._attempts(call)
+        send, data, attempts = self._send(request), request.data, self._attempts(request)
         while True:
             try:
-                got = send(data, timeout=attempts.left, metadata=self._metadata)
-                message = list(got) if call.stream else got
+                response = send(data, timeout=attempts.left, metadata=self._metadata)
+                message = list(response) if request.stream else response
             except grpc.RpcError as error:
                 pause = attempts.after(error)
                 if pause is None:
-                    raise self._translated(call, error, attempts) from None
+                    raise self._translated(request, error, attempts) from None
             else:
-                return self._result(call, message)
+                return self._result(request, message)
             time.sleep(pause)
-
-    def _begin(self, call: Call[T]) -> Pending[T]:
-        """Send the call, and return before the response."""
-        send, data, attempts = self._send(call), call.data, self._attempts(call)
-
-        def attempt() -> Any:
-            return send.future(data, timeout=attempts.left, metadata=self._metadata)
-
-        return Pending(call, attempts, attempt, self)
 
 
 class Pending(Generic[T]):
-    """Call in flight, with one message each way. Each `attempt`, also the first, sends it. The client may send other
-    calls before it waits for this response."""
+    """Call in flight, with one message each way. The client may send other calls before it waits for this response."""
 
-    def __init__(
-        self,
-        call: Call[T],
-        attempts: Attempts,
-        attempt: Callable[[], Any],
-        client: Client,
-    ) -> None:
-        self._call, self._attempts, self._attempt, self._client = call, attempts, attempt, client
-        self._future = attempt()
+    def __init__(self, client: Client, call: Call[T]) -> None:
+        self._client, self._call, self._attempts = client, call, client._attempts(call)
+        self._method, self._data = client._send(call), call.data
+        self._future = self._sent()
         self.held_back = False  # whether the server limited the rate
+
+    def _sent(self) -> Any:
+        return self._method.future(self._data, timeout=self._attempts.left, metadata=self._client._metadata)
 
     def result(self) -> T:
         """Wait for the response. The client repeats the call like any other. Raises ClientError."""
@@ -154,13 +139,8 @@ class Pending(Generic[T]):
             else:
                 return self._client._result(self._call, message)
             time.sleep(pause)
-            self._future = self._attempt()
+            self._future = self._sent()
 
     def cancel(self) -> None:
         """Cancel the call if its response is not needed."""
         self._future.cancel()
-
-
-def begin(client: Client, call: Call[T]) -> Pending[T]:
-    """Send a call of the `client`, and return before the response. Use it for several calls at the same time."""
-    return client._begin(call)

@@ -104,7 +104,8 @@ class Target:
 def parse(url: str | Sequence[str]) -> Target:
     """The target of an address, of several separated by commas, or of a list. Raises ArgumentError."""
     text = url if isinstance(url, str) else ",".join(url)
-    words = _words(text)
+    # Targets of gRPC other than DNS names have commas in themselves.
+    words = [text] if text.startswith(OTHER[1:]) else [word.strip() for word in text.split(",")]
     places = tuple(word.removeprefix(SECURE).removeprefix(PLAIN) for word in words)
     wrong = [place for place in places if not place or place.startswith(OTHER)]
     if len(places) > 1 and wrong:
@@ -113,7 +114,14 @@ def parse(url: str | Sequence[str]) -> Target:
             code="address-invalid",
             hint="pass HOST:PORT,HOST:PORT, or only dns:///NAME:PORT",
         )
-    return Target(text, _scheme(text, words), places)
+    schemes = {scheme for word in words for scheme in (PLAIN, SECURE) if word.startswith(scheme)}
+    if len(schemes) > 1:
+        raise ArgumentError(
+            f"{text} has addresses with and without TLS, expected one kind",
+            code="address-invalid",
+            hint=f"begin all addresses with {SECURE}, or none",
+        )
+    return Target(text, next(iter(schemes), ""), places)
 
 
 def each(url: str) -> dict[str, str]:
@@ -131,25 +139,6 @@ def each(url: str) -> dict[str, str]:
         )
     _, _, numbers = _resolved([place]).partition(":")
     return {target.scheme + number: target.hosts[0] for number in numbers.split(",")}
-
-
-def _words(text: str) -> list[str]:
-    """The addresses of a list. Targets of gRPC other than DNS names have commas in themselves."""
-    if text.startswith(OTHER) and not text.startswith(DNS):
-        return [text]
-    return [word.strip() for word in text.split(",")]
-
-
-def _scheme(text: str, words: Sequence[str]) -> str:
-    """The scheme of an address: that of any place counts for all. Raises ArgumentError for two schemes."""
-    schemes = {scheme for word in words for scheme in (PLAIN, SECURE) if word.startswith(scheme)}
-    if len(schemes) > 1:
-        raise ArgumentError(
-            f"{text} has addresses with and without TLS, expected one kind",
-            code="address-invalid",
-            hint=f"begin all addresses with {SECURE}, or none",
-        )
-    return next(iter(schemes), "")
 
 
 def require_single(url: str, purpose: str) -> None:
@@ -171,7 +160,24 @@ def _loopback(host: str) -> bool:
 
 def _resolved(places: Sequence[str]) -> str:
     """The addresses of all places, of one IP version, as a target of gRPC."""
-    addresses = [_addresses(place) for place in places]
+    addresses = []  # of each place: family, IP address and port
+    for place in places:
+        host, _, port = place.rpartition(":")
+        if not (host and port.isdecimal() and int(port) < 2**16):
+            raise ArgumentError(
+                f"the address '{place}' has no host or no port, expected HOST:PORT",
+                code="address-invalid",
+                hint="pass HOST:PORT,HOST:PORT",
+            )
+        try:
+            entries = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise ArgumentError(
+                f"the host name of '{place}' does not resolve: {error}",
+                code="address-not-resolved",
+                hint="correct the name, or pass the IP address",
+            ) from error
+        addresses.append([(int(family), str(address[0]), int(address[1])) for family, _, _, _, address in entries])
     for family, target, form in FAMILIES:
         if all(any(kind == family for kind, _, _ in each) for each in addresses):
             numbers = [form.format(ip, port) for each in addresses for kind, ip, port in each if kind == family]
@@ -181,23 +187,3 @@ def _resolved(places: Sequence[str]) -> str:
         code="address-invalid",
         hint="pass addresses of one IP version",
     )
-
-
-def _addresses(place: str) -> list[tuple[int, str, int]]:
-    """Family, IP address and port of each address of HOST:PORT. Raises ArgumentError."""
-    host, _, port = place.rpartition(":")
-    if not (host and port.isdecimal() and int(port) < 2**16):
-        raise ArgumentError(
-            f"the address '{place}' has no host or no port, expected HOST:PORT",
-            code="address-invalid",
-            hint="pass HOST:PORT,HOST:PORT",
-        )
-    try:
-        entries = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise ArgumentError(
-            f"the host name of '{place}' does not resolve: {error}",
-            code="address-not-resolved",
-            hint="correct the name, or pass the IP address",
-        ) from error
-    return [(int(family), str(address[0]), int(address[1])) for family, _, _, _, address in entries]

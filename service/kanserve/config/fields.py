@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BeforeValidator, Field
 from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 UNITS = {"kib": KIB, "mib": MIB, "gib": GIB}
@@ -39,9 +40,10 @@ def _seconds(value: Any) -> Any:
     return value
 
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-Size = Annotated[int, BeforeValidator(_size), Field(ge=1024, le=GRPC_LIMIT)]
-FileSize = Annotated[int, BeforeValidator(_size), Field(ge=1024, le=2**40)]
+# The text is the metavar.
+Port = Annotated[int, Field(ge=0, le=65535), "PORT"]
+Size = Annotated[int, BeforeValidator(_size), Field(ge=1024, le=GRPC_LIMIT), "BYTES"]
+FileSize = Annotated[int, BeforeValidator(_size), Field(ge=1024, le=2**40), "BYTES"]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0.001, le=86400)]
 Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86400)]
@@ -69,14 +71,30 @@ class FlagForm:
 
 
 def setting(
-    default: Any, description: str, *, group: Group, metavar: str = "", live: bool = False, **checks: Any
+    group: Group, default: Any, description: str, *, metavar: str = "", live: bool = False, **checks: Any
 ) -> Any:
-    """A setting with its default, and how its flag is shown. A switch needs no `metavar`. `live`: it may change while
-    the server runs, and `App.change` applies it."""
+    """A setting under a heading of the help, with its default. `metavar`: as in `metavar`, if the type does not say it.
+    `live`: it may change while the server runs, and `App.change` applies it."""
     if "pattern" in checks:  # which pydantic looks for anywhere in a value
         checks["pattern"] = f"^({checks['pattern']})$"
     shown: JsonDict = {"group": group, "metavar": metavar, "live": live}
     return Field(default, description=description, json_schema_extra=shown, **checks)
+
+
+def shown(field: FieldInfo) -> JsonDict:
+    """The group of a setting, its metavar if its type does not say it, and whether it is live."""
+    facts = field.json_schema_extra
+    return facts if isinstance(facts, dict) else {"group": "", "metavar": "FOLDER", "live": False}
+
+
+def metavar(field: FieldInfo) -> str:
+    """The name of a setting's value in the help, which is also its unit; "" for a switch."""
+    named = str(shown(field)["metavar"]) or next((text for text in field.metadata if isinstance(text, str)), "")
+    if named or field.annotation is bool:
+        return named
+    if get_origin(field.annotation) is Literal:
+        return "|".join(get_args(field.annotation))
+    return "N" if field.annotation is int else "SECONDS" if field.annotation is float else "FILE"
 
 
 class SettingFault(ValueError):

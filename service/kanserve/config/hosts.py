@@ -6,6 +6,7 @@ rebinding), the page also reads the responses. Programs other than browsers send
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Mapping
@@ -75,7 +76,10 @@ class Sites:
 
         Public DNS has no names without a dot. Browsers send `Sec-Fetch-Site` only over TLS and to loopback names, and a
         page whose name has moved here has neither. Programs use any name, such as that of a reverse proxy."""
-        known = "." not in host or host.endswith(".localhost") or host in self._names or _is_ip(host)
+        known = "." not in host or host.endswith(".localhost") or host in self._names
+        with contextlib.suppress(ValueError):
+            ipaddress.ip_address(host)
+            known = True
         return known or "sec-fetch-site" in headers or not any(name in headers for name in BROWSER)
 
 
@@ -83,11 +87,3 @@ def _host(place: str) -> str:
     """The host of HOST:PORT."""
     name = place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]
     return name.lower().rstrip(".")
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

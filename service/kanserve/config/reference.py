@@ -8,11 +8,11 @@ python -m kanserve.config.reference --schema   prints the schema
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from kanexport.shared.cli.console import Exit, emit, json_text
-from kanserve.config.fields import GIB, KIB, MIB, Group
+from kanserve.config.fields import GIB, KIB, MIB, Group, metavar, shown
 from kanserve.config.settings import LIVE, Settings
 from kanserve.observability.log_events import EVENTS
 
@@ -74,9 +74,10 @@ def properties() -> dict[str, dict[str, Any]]:
     """The schema of each setting by name, in the order of `Settings`. No null: a TOML file has none."""
     schemas = {}
     for name, schema in Settings.model_json_schema()["properties"].items():
-        flat = {BOUNDS.get(key, key): value for key, value in _present(schema).items()}
+        present = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"][:1]
+        flat = {BOUNDS.get(key, key): value for part in (schema, *present) for key, value in part.items()}
         kept = {key: flat[key] for key in KEPT if flat.get(key) is not None}
-        if schema.get("metavar") == "BYTES":
+        if metavar(Settings.model_fields[name]) == "BYTES":
             number = {key: kept.pop(key) for key in ("type", "minimum", "maximum")}
             kept["anyOf"] = [number, {"type": "string", "pattern": SIZE}]
         schemas[name] = kept
@@ -100,15 +101,19 @@ def page() -> str:
     known = properties()
     groups: dict[str, list[str]] = {"": [], **{str(group): [] for group in Group}}
     for name, field in Settings.model_fields.items():
-        shown = field.json_schema_extra
-        groups[str(shown["group"]) if isinstance(shown, dict) else ""].append(name)
+        groups[str(shown(field)["group"])].append(name)
     lines = [HEAD]
     for group, names in groups.items():
         if not names:
             continue
         lines += [f"## {group[0].upper()}{group[1:]}\n"] if group else []
         lines += [_row(COLUMNS), _row(["---"] * len(COLUMNS))]
-        lines += [_row(_cells(name, known[name])) for name in names]
+        for name in names:
+            field = Settings.model_fields[name]
+            unit, schema = metavar(field), known[name]
+            default = "-" if field.is_required() else value_text(field.default, unit)
+            meaning, applied = schema["description"].replace("|", "\\|"), "SIGHUP" if name in LIVE else "restart"
+            lines.append(_row((f"`{name}`", default, _allowed(schema, unit), meaning, applied)))
         lines.append("")
     return "\n".join(lines)
 
@@ -123,22 +128,6 @@ def events_page() -> str:
 def texts() -> dict[str, str]:
     """The generated files of docs/, by file name."""
     return {PAGE: page(), SCHEMA: json_text(schema(), indent=2) + "\n", EVENTS_PAGE: events_page()}
-
-
-def _present(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an optional setting when it is set."""
-    return {**schema, **next((option for option in schema.get("anyOf", ()) if option.get("type") != "null"), {})}
-
-
-def _cells(name: str, schema: dict[str, Any]) -> Iterator[str]:
-    field = Settings.model_fields[name]
-    shown = field.json_schema_extra
-    unit = str(shown["metavar"]) if isinstance(shown, dict) else "FOLDER"
-    yield f"`{name}`"
-    yield "-" if field.is_required() else value_text(field.default, unit)
-    yield _allowed(schema, unit)
-    yield schema["description"].replace("|", "\\|")
-    yield "SIGHUP" if name in LIVE else "restart"
 
 
 def _allowed(schema: dict[str, Any], unit: str) -> str:
@@ -166,7 +155,7 @@ def value_text(value: Any, unit: str) -> str:
     return f"{value:g} s" if unit == "SECONDS" else str(value)
 
 
-def _row(cells: Iterator[str] | tuple[str, ...] | list[str]) -> str:
+def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 

@@ -70,27 +70,22 @@ class Reload(Changes):
 
     async def _run(self) -> None:
         while self._again:
-            self._again = False
-            self.publish(await self._reread())
-
-    async def _reread(self) -> Change:
-        try:
-            settings = await asyncio.to_thread(self._read)
-        except ConfigError as error:
-            reason, code, hint = str(error), error.code, error.hint
-        else:
-            return self._apply(settings)
-        log.error("settings_reload_failed", reason=reason, code=code, hint=hint)
-        return Change(self._live, refused=True, waiting=self._waiting)
-
-    def _apply(self, settings: Settings) -> Change:
-        before, self._live = self._live, live(settings)
-        changed = {name: value for name, value in self._live.items() if value != before[name]}
-        self._waiting = tuple(name for name in differences(self._given, settings) if name not in LIVE)
-        log.info("settings_reloaded", **{"changed": changed} if changed else {"changed": "nothing"})
-        if self._waiting:
-            log.warning("settings_pending_restart", settings=list(self._waiting))
-        return Change(self._live, waiting=self._waiting)
+            self._again, fault = False, None
+            try:
+                settings = await asyncio.to_thread(self._read)
+            except ConfigError as error:
+                fault = error
+            if fault is None:
+                before, self._live = self._live, live(settings)
+                changed = {name: value for name, value in self._live.items() if value != before[name]}
+                self._waiting = tuple(name for name in differences(self._given, settings) if name not in LIVE)
+                log.info("settings_reloaded", changed=changed or "nothing")
+                if self._waiting:
+                    log.warning("settings_pending_restart", settings=list(self._waiting))
+                self.publish(Change(self._live, waiting=self._waiting))
+            else:
+                log.error("settings_reload_failed", reason=str(fault), code=fault.code, hint=fault.hint)
+                self.publish(Change(self._live, refused=True, waiting=self._waiting))
 
 
 def live(settings: Settings) -> dict[str, Any]:

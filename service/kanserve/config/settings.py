@@ -23,11 +23,14 @@ from kanserve.config.fields import (
     Seconds,
     SettingFault,
     Size,
+    metavar,
     setting,
+    shown,
 )
 from kanserve.config.hosts import is_loopback
 
 ENV_PREFIX = "KANSERVE_"
+ADDRESSES, TLS, ACCESS, MODELS, LIMITS, CONNECTIONS, SHUTDOWN, LOGS = Group
 
 
 class Settings(BaseSettings):
@@ -40,475 +43,447 @@ class Settings(BaseSettings):
 
     repository: Path = Field(description="model repository: folder with NAME/VERSION/model.onnx")
     host: str = setting(
+        ADDRESSES,
         "127.0.0.1",
         "address of the port for gRPC and HTTP; an address that other machines reach needs TLS and authentication",
-        group=Group.ADDRESSES,
         metavar="ADDRESS",
     )
     grpc_port: Port = setting(
+        ADDRESSES,
         8001,
-        "port for gRPC, and for HTTP with the asgi transport; 0: any free port",
-        group=Group.ADDRESSES,
-        metavar="PORT",
+        "port for gRPC, and for HTTP with the asgi transport; set it if another program has it; 0: any free port",
     )
     transport: Literal["auto", "asgi", "grpcio"] = setting(
+        ADDRESSES,
         "auto",
-        "implementation of HTTP/2; auto: asgi if h2corn is installed, otherwise grpcio",
-        group=Group.ADDRESSES,
-        metavar="auto|asgi|grpcio",
+        "implementation of HTTP/2; auto: asgi if h2corn is installed, otherwise grpcio; set asgi or grpcio so that an "
+        "installation without h2corn does not change it",
     )
     http_port: int | None = setting(
+        ADDRESSES,
         None,
-        "additional port for HTTP; 0: any free port; unset: no additional port",
-        group=Group.ADDRESSES,
+        "additional port for HTTP, for clients and proxies that separate it from gRPC; 0: any free port; unset: no "
+        "additional port",
         metavar="PORT",
         ge=0,
         le=65535,
     )
     metrics_host: str = setting(
+        ADDRESSES,
         "127.0.0.1",
-        "address of the metrics port, which has neither TLS nor authentication",
-        group=Group.ADDRESSES,
+        "address of the metrics port, which has neither TLS nor authentication; set it for a Prometheus on another "
+        "machine",
         metavar="ADDRESS",
     )
     metrics_port: Port = setting(
-        8002, "port for Prometheus metrics over plain HTTP; 0: any free port", group=Group.ADDRESSES, metavar="PORT"
+        ADDRESSES,
+        8002,
+        "port for Prometheus metrics over plain HTTP; set it if another program has it; 0: any free port",
     )
     insecure: bool = setting(
+        ADDRESSES,
         False,
         "permission to listen on an address that other machines reach, without TLS or without client authentication",
-        group=Group.ADDRESSES,
     )
     workers: int = setting(
+        ADDRESSES,
         1,
-        "worker processes that share the port; each has a copy of the models and its share of the compute threads",
-        group=Group.ADDRESSES,
-        metavar="N",
+        "worker processes that share the port; each has a copy of the models and its share of the compute threads; "
+        "raise it if one event loop limits the throughput",
         ge=1,
         le=256,
     )
     reflection: bool = setting(
-        False, "gRPC server reflection, with which tools list the methods and messages", group=Group.ADDRESSES
+        ADDRESSES, False, "gRPC server reflection, with which tools list the methods and messages"
     )
 
-    tls_cert: Path | None = setting(
-        None, "PEM file of the server certificate chain; unset: no TLS", group=Group.TLS, metavar="FILE"
-    )
+    tls_cert: Path | None = setting(TLS, None, "PEM file of the server certificate chain; unset: no TLS")
     tls_key: Path | None = setting(
-        None,
-        "PEM file of the private key of the server certificate, without a password; unset: no TLS",
-        group=Group.TLS,
-        metavar="FILE",
+        TLS, None, "PEM file of the private key of the server certificate, without a password; unset: no TLS"
     )
     tls_client_ca: Path | None = setting(
+        TLS,
         None,
         "PEM file of the client CA certificates, which must have signed the certificate of each client; unset: "
         "clients need no certificate",
-        group=Group.TLS,
-        metavar="FILE",
     )
 
     credential_poll_seconds: Seconds = setting(
+        ACCESS,
         10.0,
         "interval between two checks of the certificates and the token file; the server finds a change of the token "
-        "file within 5% of it",
-        group=Group.ACCESS,
-        metavar="SECONDS",
+        "file within 5% of it; raise it for files on a slow volume",
         live=True,
     )
     tokens: Path | None = setting(
+        ACCESS,
         None,
         "token file, which `kanserve token` writes: clients that have access, and their roles; unset: every client has "
         "access to everything",
-        group=Group.ACCESS,
-        metavar="FILE",
     )
     allowed_hosts: str = setting(
+        ACCESS,
         "",
         "further host names of this server, and of sites whose pages may call it, separated by commas; *: any name of "
         "this server",
-        group=Group.ACCESS,
         metavar="NAMES",
         pattern=r"|\*|[A-Za-z0-9][A-Za-z0-9.-]{0,252}(,[A-Za-z0-9][A-Za-z0-9.-]{0,252})*",
     )
 
-    backend: str = setting(
-        "ort", "runtime that executes the graphs; ort: ONNX Runtime", group=Group.MODELS, metavar="NAME"
-    )
     device: Literal["cpu", "cuda"] = setting(
-        "cpu",
-        "device that executes the graphs; if it is not available, the server does not start",
-        group=Group.MODELS,
-        metavar="cpu|cuda",
+        MODELS, "cpu", "device that executes the graphs; if it is not available, the server does not start"
     )
     threads: int = setting(
+        MODELS,
         0,
-        "compute threads per model, shared by the workers; 0: as many as the CPU limit of the cgroup allows",
-        group=Group.MODELS,
-        metavar="N",
+        "compute threads per model, shared by the workers; set it if programs share the CPUs; 0: as many as the CPU "
+        "limit of the cgroup allows",
         ge=0,
         le=1024,
     )
     plain_onnx: bool = setting(
+        MODELS,
         False,
         "serving of model.onnx files without a manifest; such models have no verification and no edge queries",
-        group=Group.MODELS,
-    )
-    plain_onnx_max_batch_size: Count = setting(
-        1024, "maximum rows of one request to a model without a manifest", group=Group.MODELS, metavar="N"
     )
     max_file_bytes: FileSize = setting(
-        2**30,
-        "maximum size of one model file; the server rejects versions with larger files",
-        group=Group.MODELS,
-        metavar="BYTES",
+        MODELS, 2**30, "maximum size of one model file; raise it for larger models; the server rejects larger files"
     )
     allow_hard_links: bool = setting(
+        MODELS,
         False,
         "acceptance of model files with more than one hard link, which some images and file stores create",
-        group=Group.MODELS,
     )
-    allow_edits: bool = setting(False, "the RPC EditEdges, which writes versions to the repository", group=Group.MODELS)
+    allow_edits: bool = setting(MODELS, False, "the RPC EditEdges, which writes versions to the repository")
     load_check: bool = setting(
+        MODELS,
         True,
-        "load check: each version is loaded and executed in a sandbox process before the server loads it",
-        group=Group.MODELS,
+        "load check: each version is loaded and executed in a sandbox process before the server loads it; switch it "
+        "off only for trusted models, which then load faster",
     )
     load_timeout: Seconds = setting(
+        MODELS,
         60.0,
-        "time limit of the load check of one version, in seconds; 1 s is added per 16 MiB of model files",
-        group=Group.MODELS,
-        metavar="SECONDS",
+        "time limit of the load check of one version, in seconds; 1 s is added per 16 MiB of model files; raise it on "
+        "a slow machine",
     )
     load_memory_bytes: FileSize = setting(
+        MODELS,
         4 * 2**30,
-        "memory limit of the load check of one version, in addition to 4 times the size of its files",
-        group=Group.MODELS,
-        metavar="BYTES",
+        "memory limit of the load check of one version, in addition to 4 times the size of its files; raise it for "
+        "models with large activations",
     )
     graph_allowlist: Literal["strict", "relaxed"] = setting(
+        MODELS,
         "strict",
         "operators that a graph may contain; strict: known operators; relaxed: also loops, functions and other domains",
-        group=Group.MODELS,
-        metavar="strict|relaxed",
     )
     kernel: bool = setting(
+        MODELS,
         True,
         "use of kanserve-kernel if it is installed: its custom operators if the export has such a graph and that graph "
-        "measures faster, and its native code for calls with a known head",
-        group=Group.MODELS,
-    )
-    micro_batch_bytes: Size = setting(
-        2 * MIB,
-        "maximum size of the widest intermediate tensor of one micro-batch; the server splits larger batches, and uses "
-        "smaller micro-batches if they measure faster",
-        group=Group.MODELS,
-        metavar="BYTES",
+        "measures faster, and its native code for calls with a known head; switch it off to exclude it as a cause",
     )
     inline_run_seconds: float = setting(
+        MODELS,
         200e-6,
-        "longest graph execution that runs on the event loop instead of a thread; 0: all run on threads",
-        group=Group.MODELS,
-        metavar="SECONDS",
+        "longest graph execution that runs on the event loop instead of a thread; lower it if the loop has too much to "
+        "do; 0: all run on threads",
         ge=0,
         le=1,
     )
 
     compute_nice: int = setting(
+        MODELS,
         10,
-        "niceness of the compute threads, relative to the threads that handle requests; 0: the same priority",
-        group=Group.MODELS,
-        metavar="N",
+        "niceness of the compute threads, relative to the threads that handle requests; lower it if other programs "
+        "take the CPUs from the models; 0: the same priority",
         ge=0,
         le=19,
     )
 
     state_dir: Path | None = setting(
+        MODELS,
         None,
         "folder in which the traffic statistics persist; each server needs a separate folder; unset: statistics start "
         "at zero after a restart",
-        group=Group.MODELS,
         metavar="DIR",
     )
     model_name: str = setting(
+        MODELS,
         "",
         "name under which the only model of the repository is served; empty: the names of folders and manifests",
-        group=Group.MODELS,
         metavar="NAME",
         pattern=r"|[A-Za-z0-9][A-Za-z0-9._-]{0,127}",
     )
     repository_poll_seconds: Pause = setting(
+        MODELS,
         2.0,
-        "interval between two scans of the repository; 0: the server scans on SIGHUP only",
-        group=Group.MODELS,
-        metavar="SECONDS",
+        "interval between two scans of the repository; raise it for a network volume; 0: the server scans on SIGHUP "
+        "only",
     )
     model_control: Literal["poll", "explicit"] = setting(
+        MODELS,
         "poll",
         "selection of models to load; poll: all in the repository; explicit: those of RepositoryModelLoad requests",
-        group=Group.MODELS,
-        metavar="poll|explicit",
     )
     load_model: str = setting(
+        MODELS,
         "",
         "models loaded at the start if model_control is explicit: names separated by commas; *: all; empty: none",
-        group=Group.MODELS,
         metavar="NAMES",
         pattern=r"|\*|[A-Za-z0-9][A-Za-z0-9._-]{0,127}(,[A-Za-z0-9][A-Za-z0-9._-]{0,127})*",
     )
     version_policy: str = setting(
+        MODELS,
         "all",
         "versions that are served if the config.pbtxt of a model has no policy: all, latest:N, specific:1,3",
-        group=Group.MODELS,
         metavar="POLICY",
         pattern=r"all|latest:[1-9]\d{0,8}|specific:[1-9]\d{0,17}(,[1-9]\d{0,17})*",
     )
     ready_requires: str = setting(
+        MODELS,
         "serving",
         "versions that readiness waits for; serving: each load was attempted and one version serves; all: each version "
         "found at the start serves; names separated by commas: these models serve",
-        group=Group.MODELS,
         metavar="serving|all|NAMES",
         pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(,[A-Za-z0-9][A-Za-z0-9._-]{0,127})*",
     )
 
-    batching: bool = setting(True, "dynamic batching of the waiting requests of one model", group=Group.MODELS)
+    batching: bool = setting(
+        MODELS,
+        True,
+        "dynamic batching of the waiting requests of one model; switch it off to measure requests one by one",
+    )
     max_queue_delay_microseconds: int = setting(
+        MODELS,
         0,
-        "maximum time that a request waits for others to join its batch; 0: requests do not wait",
-        group=Group.MODELS,
-        metavar="N",
+        "maximum time that a request waits for others to join its batch; raise it for larger batches on a GPU; 0: "
+        "requests do not wait",
         ge=0,
         le=10**7,
     )
     max_batch_rows: Count = setting(
+        MODELS,
         1024,
-        "maximum rows of one batch; max_batch_size of the model is a second limit",
-        group=Group.MODELS,
-        metavar="N",
+        "maximum rows of one batch; max_batch_size of the model is a second limit; lower it for latency",
     )
 
     max_request_bytes: Size = setting(
+        LIMITS,
         4 * MIB,
-        "maximum size of one request; if it is not set, the server raises it to a full batch, up to 32 MiB",
-        group=Group.LIMITS,
-        metavar="BYTES",
+        "maximum size of one request; if it is not set, the server raises it to a full batch, up to 32 MiB; raise it "
+        "for larger batches",
     )
     max_response_bytes: Size = setting(
+        LIMITS,
         16 * MIB,
-        "maximum size of one response; the server rejects requests for larger ones before it computes them",
-        group=Group.LIMITS,
-        metavar="BYTES",
+        "maximum size of one response; the server rejects requests for larger ones before it computes them; raise it "
+        "for edge queries of wide layers",
     )
     max_typed_contents_bytes: Size = setting(
+        LIMITS,
         MIB,
-        "maximum size of the typed contents of one input; raw contents are limited by max_request_bytes only",
-        group=Group.LIMITS,
-        metavar="BYTES",
+        "maximum size of the typed contents of one input; raw contents are limited by max_request_bytes only; raise it "
+        "for clients that cannot send raw contents",
     )
-    max_input_strings: Count = setting(2**14, "maximum number of strings in one input", group=Group.LIMITS, metavar="N")
+    max_input_strings: Count = setting(
+        LIMITS, 2**14, "maximum number of strings in one input; raise it for larger batches of texts"
+    )
     max_models: Count = setting(
-        1000, "maximum number of served models; the server rejects and logs the others", group=Group.LIMITS, metavar="N"
+        LIMITS,
+        1000,
+        "maximum number of served models; the server rejects and logs the others; raise it if its memory has room",
     )
     max_pending_requests: Count = setting(
+        LIMITS,
         256,
-        "maximum requests of one model in its queue or in execution; the server rejects further ones with UNAVAILABLE",
-        group=Group.LIMITS,
-        metavar="N",
+        "maximum requests of one model in its queue or in execution; the server rejects further ones with UNAVAILABLE; "
+        "lower it to reject earlier instead of waiting",
     )
     max_queue_bytes: Size = setting(
-        64 * MIB, "maximum size of the inputs in the queue of one model", group=Group.LIMITS, metavar="BYTES"
+        LIMITS,
+        64 * MIB,
+        "maximum size of the inputs in the queue of one model; raise it for large requests that arrive in bursts",
     )
-    max_edge_query_rows: Count = setting(4096, "maximum rows of one edge query", group=Group.LIMITS, metavar="N")
+    max_edge_query_rows: Count = setting(
+        LIMITS, 4096, "maximum rows of one edge query; raise it for queries over whole data sets"
+    )
     max_edge_query_evaluations: Count = setting(
-        2**27, "maximum edge evaluations of one edge query: rows x positions x edges", group=Group.LIMITS, metavar="N"
+        LIMITS,
+        2**27,
+        "maximum edge evaluations of one edge query: rows x positions x edges; lower it if queries slow down inference",
     )
     max_edge_queries: Count = setting(
-        16, "maximum edge queries of one model in the queue or in execution", group=Group.LIMITS, metavar="N"
+        LIMITS,
+        16,
+        "maximum edge queries of one model in the queue or in execution; raise it if many people explore one model",
     )
     statistics: Literal["off", "sampled", "full"] = setting(
+        LIMITS,
         "sampled",
         "traffic statistics; off: none; sampled: statistics_rows_per_second rows per second; full: all rows",
-        group=Group.LIMITS,
-        metavar="off|sampled|full",
     )
     statistics_rows_per_second: int = setting(
+        LIMITS,
         200,
-        "rows per second and version that the statistics sample if statistics is sampled; 0: none",
-        group=Group.LIMITS,
-        metavar="N",
+        "rows per second and version that the statistics sample if statistics is sampled; raise it to see drift "
+        "earlier; 0: none",
         ge=0,
         le=1_000_000,
     )
     sample_rows: int = setting(
+        LIMITS,
         0,
         "latest request rows per version that stay in memory, which clients with the role interpret can read; 0: none; "
         "these rows are data of clients",
-        group=Group.LIMITS,
-        metavar="N",
         ge=0,
         le=1000,
-    )
-    edge_query_chunk_bytes: Size = setting(
-        32 * MIB,
-        "maximum size of the edge values that one edge query holds in memory at a time",
-        group=Group.LIMITS,
-        metavar="BYTES",
     )
     # Each may hold a request of `max_request_bytes`. Queues refuse long before; this
     # bounds memory when many models, or many connections, are busy at once. A stream that a
     # connection may not open is reset without a word, so `max_concurrent_streams` is no smaller.
     max_inflight_requests: Count = setting(
-        1024, "maximum requests that one process handles at once", group=Group.LIMITS, metavar="N", live=True
+        LIMITS,
+        1024,
+        "maximum requests that one process handles at once; raise it for many slow models or connections",
+        live=True,
     )
     max_inflight_bytes: Size = setting(
+        LIMITS,
         256 * MIB,
-        "maximum size of all messages that one process handles at once",
-        group=Group.LIMITS,
-        metavar="BYTES",
+        "maximum size of all messages that one process handles at once; lower it in a small container",
         live=True,
     )
     max_stream_requests: Count = setting(
+        LIMITS,
         64,
-        "maximum requests of one ModelStreamInfer stream in execution or with an unsent response",
-        group=Group.LIMITS,
-        metavar="N",
+        "maximum requests of one ModelStreamInfer stream in execution or with an unsent response; raise it if one "
+        "stream carries the whole load of a client",
     )
     max_deadline_seconds: float | None = setting(
+        LIMITS,
         None,
         "maximum duration of a call, and of each request of a stream; it shortens longer deadlines; unset: no limit",
-        group=Group.LIMITS,
         metavar="SECONDS",
         ge=0.001,
         le=86400,
     )
     max_watch_streams: Count = setting(
+        LIMITS,
         64,
-        "maximum open statistics watches; one authenticated client may have 25% of them",
-        group=Group.LIMITS,
-        metavar="N",
+        "maximum open statistics watches; one authenticated client may have 25% of them; raise it for many open web "
+        "pages",
         live=True,
     )
 
     max_connections: Count = setting(
+        CONNECTIONS,
         1000,
-        "maximum open connections, and maximum open health watches, of the process",
-        group=Group.CONNECTIONS,
-        metavar="N",
+        "maximum open connections, and maximum open health watches, of the process; raise it for many clients without "
+        "a proxy",
     )
     max_concurrent_streams: Count = setting(
-        2048, "maximum concurrent calls on one connection", group=Group.CONNECTIONS, metavar="N"
+        CONNECTIONS, 2048, "maximum concurrent calls on one connection; lower it against clients that reset streams"
     )
     max_header_bytes: Size = setting(
-        16 * 2**10, "maximum size of the headers or metadata of one request", group=Group.CONNECTIONS, metavar="BYTES"
+        CONNECTIONS,
+        16 * 2**10,
+        "maximum size of the headers or metadata of one request; raise it for proxies that add long tokens",
     )
     request_read_timeout: Seconds = setting(
+        CONNECTIONS,
         30.0,
-        "time limit for a client to send a whole request, and to read its response, in seconds (asgi)",
-        group=Group.CONNECTIONS,
-        metavar="SECONDS",
+        "time limit for a client to send a whole request, and to read its response, in seconds (asgi); raise it for "
+        "slow networks",
     )
     handshake_timeout: Seconds = setting(
-        10.0, "time limit for the handshake of a new connection, in seconds", group=Group.CONNECTIONS, metavar="SECONDS"
+        CONNECTIONS,
+        10.0,
+        "time limit for the handshake of a new connection, in seconds; raise it for slow networks",
     )
     max_connection_idle_seconds: Seconds = setting(
+        CONNECTIONS,
         300.0,
-        "time without calls after which the server closes a connection",
-        group=Group.CONNECTIONS,
-        metavar="SECONDS",
+        "time without calls after which the server closes a connection; set it above the idle time of a load balancer",
     )
     max_connection_age_seconds: Pause = setting(
+        CONNECTIONS,
         1800.0,
         "age, within 10%, at which the server closes a connection, so that clients reach new replicas; 0: no limit",
-        group=Group.CONNECTIONS,
-        metavar="SECONDS",
     )
     max_connection_age_grace_seconds: Seconds = setting(
+        CONNECTIONS,
         30.0,
-        "time that calls have to finish after their connection has reached its maximum age",
-        group=Group.CONNECTIONS,
-        metavar="SECONDS",
+        "time that calls have to finish after their connection has reached its maximum age; raise it for long streams",
     )
     keepalive_seconds: Seconds = setting(
+        CONNECTIONS,
         60.0,
-        "time without traffic after which the server sends a keepalive probe",
-        group=Group.CONNECTIONS,
-        metavar="SECONDS",
-    )
-    scrape_timeout: Seconds = setting(
-        10.0,
-        "time limit for a client of the metrics port to send its request and read the response, in seconds",
-        group=Group.CONNECTIONS,
-        metavar="SECONDS",
+        "time without traffic after which the server sends a keepalive probe; lower it if a firewall drops silent "
+        "connections",
     )
 
     drain_delay_seconds: float = setting(
+        SHUTDOWN,
         5.0,
-        "on SIGTERM, time between reporting not ready and rejecting new requests; 0: no wait",
-        group=Group.SHUTDOWN,
-        metavar="SECONDS",
+        "on SIGTERM, time between reporting not ready and rejecting new requests; raise it for load balancers that "
+        "probe less often; 0: no wait",
         live=True,
         ge=0,
         le=600,
     )
     drain_reject_seconds: float = setting(
+        SHUTDOWN,
         0.5,
-        "on SIGTERM, time during which the server rejects new requests with UNAVAILABLE before it closes the port; 0: "
-        "no wait",
-        group=Group.SHUTDOWN,
-        metavar="SECONDS",
+        "on SIGTERM, time during which the server rejects new requests with UNAVAILABLE before it closes the port; "
+        "raise it for clients that reconnect late; 0: no wait",
         live=True,
         ge=0,
         le=60,
     )
     drain_grace_seconds: float = setting(
+        SHUTDOWN,
         25.0,
-        "on SIGTERM, time that in-flight requests have to finish after the port is closed; 0: the server cancels them "
-        "at once",
-        group=Group.SHUTDOWN,
-        metavar="SECONDS",
+        "on SIGTERM, time that in-flight requests have to finish after the port is closed; raise it for long "
+        "explanations; 0: the server cancels them at once",
         live=True,
         ge=0,
         le=600,
     )
 
     loop_stall_seconds: float = setting(
+        SHUTDOWN,
         20.0,
-        "time without a heartbeat of the event loop after which the watchdog ends the process; 0: no limit",
-        group=Group.SHUTDOWN,
-        metavar="SECONDS",
+        "time without a heartbeat of the event loop after which the watchdog ends the process; raise it on an "
+        "overloaded machine; 0: no limit",
         ge=0,
         le=86400,
     )
     run_stall_seconds: float = setting(
+        SHUTDOWN,
         120.0,
-        "duration of one graph execution after which the server shuts down; 0: no limit",
-        group=Group.SHUTDOWN,
-        metavar="SECONDS",
+        "duration of one graph execution after which the server shuts down; raise it for slow models; 0: no limit",
         ge=0,
         le=86400,
     )
 
     log_format: Literal["auto", "json", "console"] = setting(
-        "auto",
-        "format of log lines; auto: console on a terminal, otherwise json",
-        group=Group.LOGS,
-        metavar="auto|json|console",
-        live=True,
+        LOGS, "auto", "format of log lines; auto: console on a terminal, otherwise json", live=True
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        "info", "least severe level of the log", group=Group.LOGS, metavar="debug|info|warning|error", live=True
+        LOGS, "info", "least severe level of the log; debug helps to find the cause of a fault", live=True
     )
 
     traces: bool = setting(
+        LOGS,
         False,
         "export of OpenTelemetry traces with OTLP, which the OTEL_* variables configure; needs the extra `otel`",
-        group=Group.LOGS,
     )
     access_log: str = setting(
+        LOGS,
         "errors",
         "requests that are logged: all, sampled:N (errors and one of N successes), errors, none (internal errors only)",
-        group=Group.LOGS,
         metavar="POLICY",
         live=True,
         pattern=r"all|errors|none|sampled:[1-9]\d{0,8}",
@@ -519,9 +494,8 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what the constructor is given: `sources.load` merges the sources, to know the origins."""
         return (init_settings,)
@@ -588,11 +562,10 @@ class Settings(BaseSettings):
         return self
 
 
-FIELDS = {name: field.json_schema_extra for name, field in Settings.model_fields.items()}
-SHOWN = {name: shown for name, shown in FIELDS.items() if isinstance(shown, dict)}
-LIVE = tuple(name for name, shown in SHOWN.items() if shown["live"])
+LIVE = tuple(name for name, field in Settings.model_fields.items() if shown(field)["live"])
 
 
 def flags() -> dict[str, FlagForm]:
     """Every setting that has a flag, in the order of `Settings`; switches have no metavar."""
-    return {name: FlagForm(str(shown["group"]), str(shown["metavar"])) for name, shown in SHOWN.items()}
+    fields = {name: field for name, field in Settings.model_fields.items() if name != "repository"}
+    return {name: FlagForm(str(shown(field)["group"]), metavar(field)) for name, field in fields.items()}

@@ -84,26 +84,25 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None, without: Mappi
     try:
         return Loaded(Settings(**values), origins)
     except ValidationError as error:
-        raise _explain(error, origins) from error
+        faults = [_fault(fault, origins) for fault in error.errors(include_url=False)]
+        raise ConfigError("; ".join(map(str, faults)), code=faults[0].code, hint=faults[0].hint) from error
 
 
+# radon: whose variable each is.
 def _read_environment() -> dict[str, Any]:
     """The settings among the variables. Raises ConfigError for an unknown one."""
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    relevant = {name.upper() for name, value in os.environ.items() if _is_setting(name.upper(), value)}
+    relevant = set()
+    for name, value in ((name.upper(), value) for name, value in os.environ.items()):
+        of_kubernetes = KUBERNETES.fullmatch(name) or (name.endswith("_PORT") and KUBERNETES_URL.match(value))
+        if name.startswith(ENV_PREFIX) and name not in CLIENTS and not of_kubernetes:
+            relevant.add(name)
     if unknown := sorted(relevant - known):
         candidates = {name.removeprefix(ENV_PREFIX): name for name in sorted({*known, *CLIENTS})}
         suggestions = ((name, closest(name.removeprefix(ENV_PREFIX), candidates)) for name in unknown)
         raise _unknown([(name, "the environment", candidates.get(near, "")) for name, near in suggestions])
     values = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, case_sensitive=False)()
     return {key: value for key, value in values.items() if f"{ENV_PREFIX}{key.upper()}" in relevant}
-
-
-def _is_setting(name: str, value: str) -> bool:
-    """True if a variable is a setting of the server: neither the client's nor one of Kubernetes."""
-    if not name.startswith(ENV_PREFIX) or name in CLIENTS or KUBERNETES.fullmatch(name):
-        return False
-    return not (name.endswith("_PORT") and KUBERNETES_URL.match(value))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -153,11 +152,6 @@ def _unknown(names: Sequence[tuple[str, str, str]]) -> ConfigError:
     )
 
 
-def _explain(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
-    """The error for the faults that pydantic found. It has the code and the hint of the first fault."""
-    return _joined([_fault(fault, origins) for fault in error.errors(include_url=False)])
-
-
 def _fault(fault: ErrorDetails, origins: Mapping[str, str]) -> ConfigError:
     message = fault["msg"].removeprefix("Value error, ")
     key = str(fault["loc"][0]) if fault["loc"] else ""
@@ -174,7 +168,3 @@ def _fault(fault: ErrorDetails, origins: Mapping[str, str]) -> ConfigError:
     return ConfigError(
         named, code="setting-invalid", hint=f"set {key} to a value of its range in docs/reference/settings.md"
     )
-
-
-def _joined(errors: Sequence[ConfigError]) -> ConfigError:
-    return ConfigError("; ".join(map(str, errors)), code=errors[0].code, hint=errors[0].hint)

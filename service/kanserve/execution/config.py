@@ -73,15 +73,13 @@ def batch_size(config: OperatorConfig, verified: int, *, manifest: bool) -> int:
 def resolve_execution(info: ModelInfo, settings: Settings, config: OperatorConfig, way: ExecutionPlan) -> Serving:
     """The queue policy and the execution plan of a version."""
     policy = _policy(info, settings, config)
-    own = any(level.most for level in policy.levels)
-    unused = tuple(_unused(info, config))
     return Serving(
         policy,
         way,
-        0 if own else settings.max_pending_requests,
+        0 if any(level.most for level in policy.levels) else settings.max_pending_requests,
         settings.device,
         config.versions,
-        unused,
+        tuple(_unused(info, config)),
         settings.max_request_bytes,
         settings.compute_nice,
         config.labels,

@@ -23,8 +23,8 @@ from kanserve.observability.metrics import ModelMetrics
 from kanserve.observability.statistics import Timing
 from kanserve.scheduling import batching
 from kanserve.scheduling.batching import Batch, Execute
-from kanserve.scheduling.queue import Policy, PriorityLevel, Queue, Waiting, share
-from kanserve.system.resources import watched
+from kanserve.scheduling.queue import PriorityLevel, Queue, Waiting, share
+from kanserve.system.resources import WatchedPool
 from kanserve.types import Array
 
 CALM, PROBE = 8, 16  # batches of one request until requests run immediately; one of PROBE waits for others
@@ -63,7 +63,7 @@ class Job:
 class Executor:
     """Executor of one model, for use from one event loop.
 
-    execute    runs the graph, from any thread
+    execute    runs the graph, from any thread; raises BackendError, ResourceExhausted
     max_bytes  bytes of the inputs that wait
     """
 
@@ -75,7 +75,7 @@ class Executor:
         serving: Serving,
         max_bytes: int,
     ) -> None:
-        self._execute, self._metrics = execute, metrics
+        self.execute, self._metrics = execute, metrics
         self._policy, self._way, self._max_pending_requests = serving.policy, serving.way, serving.max_pending_requests
         policy, way = serving.policy, serving.way
         self.rounds = serving.rounds  # iterations of the event loop without a new request until the waiting ones run
@@ -85,16 +85,16 @@ class Executor:
         self._order: InOrder[Job] | None = InOrder() if policy.ordered else None
         self._pace = ServiceTimeEstimate()
         self._running = 0  # rows, on threads
-        self._pool = watched(way.instances, f"infer-{name}", serving.nice)
+        self._pool = WatchedPool(way.instances, f"infer-{name}", serving.nice)
         self._scheduled = False  # whether `_serve` will be called
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._leaving = False
         self._calm = 0  # batches of one request in a row
-        free = policy.free and not policy.ordered
-        self._direct = (
-            min(way.inline_rows, way.piece_rows or way.inline_rows) if free else 0
-        )  # rows that may run at once
+        self._direct = 0  # rows that may run at once
+        if policy.free and not policy.ordered:
+            self._direct = min(way.inline_rows, way.piece_rows or way.inline_rows)
+        self.most_inline = min(self._direct, policy.max_rows)  # rows of one run that `inline` allows
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int, limits: Limits) -> Run:
         """Wait, and run. Raises QueueFull immediately, also if the deadline would pass before the execution. Raises
@@ -109,7 +109,7 @@ class Executor:
             return job.future.result()
         if self._hopeless(rows, limits.deadline):
             raise QueueFull
-        entry = _waiting(job, limits, self._policy)
+        entry = self._waiting(job, limits)
         if 0 < self._max_pending_requests <= statistics.pending or not self._queue.add(entry):
             raise QueueFull
         statistics.pending += 1
@@ -125,15 +125,17 @@ class Executor:
             if job.future.cancelled() and self._queue.remove(entry):
                 self._end(job, _nothing)
 
+    def _waiting(self, job: Job, limits: Limits) -> Waiting[Job]:
+        arrived, level = time.monotonic(), self._policy.level(limits.priority)
+        queue_deadline = self._policy.levels[level].queue_deadline(arrived, limits.queue_timeout)
+        shapes = tuple((name, array.shape[1:]) for name, array in job.feeds.items())
+        size = sum(array.nbytes * (STRING if array.dtype.hasobject else 1) for array in job.feeds.values())
+        return Waiting(job, (job.outputs, shapes), job.rows, size, arrived, queue_deadline, limits.deadline, level)
+
     def inline(self, rows: int) -> bool:
         """Whether requests of this number of rows may run on the event loop without the queue; `grpc_api.hot_path` runs
         them, and uses the next methods."""
         return rows <= self._direct and self._policy.levels == (PriorityLevel(),)
-
-    @property
-    def most_inline(self) -> int:
-        """Rows of one such run at most."""
-        return min(self._direct, self._policy.max_rows)
 
     def room(self) -> int:
         """Requests that may run without the queue now; 0 if a request waits in the queue, or no instance is idle."""
@@ -151,10 +153,6 @@ class Executor:
     def pending(self, count: int) -> None:
         """Count requests that wait outside of the queue."""
         self._metrics.statistics.pending += count
-
-    def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """Run the graph. Raises BackendError, ResourceExhausted."""
-        return self._execute(outputs, feeds)
 
     def ran(self, requests: int, rows: int, timing: Timing) -> None:
         """Record an execution outside of the queue."""
@@ -199,7 +197,11 @@ class Executor:
         self._scheduled = False
         now = time.monotonic()
         if now > self._queue.soonest:
-            self._expire(now)
+            over = self._queue.expire(now)
+            for entry in over.late:
+                self._fail(entry.ticket, DeadlineExceeded())
+            for entry in over.timed_out:
+                self._fail(entry.ticket, QueueTimeout())
         wake = None
         if self._idle > 0 and self._queue.count:
             batch, wake = self._queue.take(now, self._most())
@@ -221,13 +223,6 @@ class Executor:
             self._timer_at = at
             self._timer = loop.call_later(max(0.0, at - now) + 1e-6, self._schedule, loop)
 
-    def _expire(self, now: float) -> None:
-        over = self._queue.expire(now)
-        for entry in over.late:
-            self._fail(entry.ticket, DeadlineExceeded())
-        for entry in over.timed_out:
-            self._fail(entry.ticket, QueueTimeout())
-
     def _most(self) -> int | None:
         """Most rows of the next batch, if the policy has no sizes: at most one chunk, and at most the share of the
         waiting rows per idle instance. None: no limit."""
@@ -241,7 +236,7 @@ class Executor:
         rows = sum(job.rows for job in jobs)
         self._calm = self._calm + 1 if len(jobs) == 1 else 0
         way = self._way
-        batch = Batch(self._execute, jobs[0].outputs, [job.feeds for job in jobs], rows, way.piece_rows)
+        batch = Batch(self.execute, jobs[0].outputs, [job.feeds for job in jobs], rows, way.piece_rows)
         if rows <= way.inline_rows:
             batch.work()
             self._settle(batch, jobs, loop, 1)
@@ -279,17 +274,17 @@ class Executor:
                 else:
                     self._begin([job], loop)
             return
-        answers = batching.split(batch.result, [job.rows for job in jobs])
+        results = batching.split(batch.result, [job.rows for job in jobs])
         output_ns = time.perf_counter_ns() - batch.ended
         timing = Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, output_ns)
         self._record(batch.rows, timing, threads * (batch.ended - batch.begun))
-        for job, outputs in zip(jobs, answers, strict=True):
+        for job, outputs in zip(jobs, results, strict=True):
             run = Run(outputs, batch.begun - job.submitted, batch.ended - batch.begun, output_ns)
             if self._order is not None:
-                self._end(job, functools.partial(_answer, job.future, run))
+                self._end(job, functools.partial(_deliver, job.future, run))
                 continue
             self._metrics.statistics.pending -= 1
-            _answer(job.future, run)
+            _deliver(job.future, run)
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._end(job, lambda: None if job.future.done() else job.future.set_exception(error))
@@ -307,18 +302,9 @@ def _nothing() -> None:
     """Deliver nothing to a client that has disconnected."""
 
 
-def _answer(future: asyncio.Future[Run], run: Run) -> None:
+def _deliver(future: asyncio.Future[Run], run: Run) -> None:
     if not future.done():
         future.set_result(run)
-
-
-def _waiting(job: Job, limits: Limits, policy: Policy) -> Waiting[Job]:
-    arrived = time.monotonic()
-    level = policy.level(limits.priority)
-    queue_deadline = policy.levels[level].queue_deadline(arrived, limits.queue_timeout)
-    shapes = tuple((name, array.shape[1:]) for name, array in job.feeds.items())
-    size = sum(array.nbytes * (STRING if array.dtype.hasobject else 1) for array in job.feeds.values())
-    return Waiting(job, (job.outputs, shapes), job.rows, size, arrived, queue_deadline, limits.deadline, level)
 
 
 T = TypeVar("T", bound=Hashable)

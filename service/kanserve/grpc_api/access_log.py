@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from kanserve.auth.roles import Principal
 from kanserve.errors import KanserveError
 from kanserve.grpc_api import call_context
-from kanserve.grpc_api.call_context import INTERNAL_ERROR, Call, Code
-from kanserve.grpc_api.failures import CallFailed
+from kanserve.grpc_api.call_context import INTERNAL_ERROR, Call, CallFailed, Code
 from kanserve.observability import logs
 
 log = logs.get_logger("rpc")

@@ -1,6 +1,6 @@
 """Context of a call in progress: request id and its header, caller, deadline, and the facts for its log line.
 
-It also has the parts of an error that a client receives: gRPC status, text, stable code and hint.
+It also has the failure of a call, in the form that a transport sends: gRPC status, text, trailers, code and hint.
 """
 
 from __future__ import annotations
@@ -8,17 +8,27 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
+import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 from urllib.parse import quote
 
 from kanserve import errors
+from kanserve.auth.authenticator import RequestMetadata as RequestMetadata
 from kanserve.auth.permissions import NEEDS
 from kanserve.auth.roles import EVERYONE, Principal, Role
-from kanserve.errors import KanserveError, ServerDeadlineExceeded
+from kanserve.errors import (
+    Draining,
+    KanserveError,
+    LimitReached,
+    QueueFull,
+    RateLimited,
+    ServerDeadlineExceeded,
+    drop_tracebacks,
+)
 from kanserve.observability import logs
 
 ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -26,19 +36,6 @@ ID_HEADER = "x-request-id"
 PREFIX = secrets.token_hex(4)  # of ids made here: other processes' differ
 
 _made = itertools.count(1)
-
-
-class RequestMetadata(NamedTuple):
-    """Data about a call that a transport passes on.
-
-    metadata     names and values; at least those of `interceptor.HEADERS`
-    remaining    seconds until the deadline; None without one
-    certificate  verified certificate of the client, as PEM; "" if it presented none
-    """
-
-    metadata: Iterable[tuple[str, str | bytes]]
-    remaining: float | None
-    certificate: str | bytes = ""
 
 
 class Call:
@@ -172,6 +169,9 @@ CODES: dict[type[errors.KanserveError], Code] = {
 TEXT_BYTES, HINT_BYTES = 1200, 600
 CODE_TRAILER, HELP_TRAILER = "kan-error-code", "kan-error-help"
 INTERNAL_ERROR = "internal-error"
+# gRPC's standard trailer for "retry, but not at once"; its retry policies honor it. By this trailer, kanserve's clients
+# distinguish a limit on all requests from a limit on one.
+PUSHBACK = ("grpc-retry-pushback-ms", "500")
 PLAIN = "".join(chr(byte) for byte in range(0x20, 0x7F) if byte != 0x25)  # all other characters are escaped
 
 
@@ -212,3 +212,55 @@ def percent_encoded(text: str) -> str:
 
 def _bounded(text: str, most: int) -> str:
     return text.encode(errors="replace")[:most].decode(errors="ignore")
+
+
+class CallFailed(Exception):
+    """Failure of a call, in the form that the transport sends to the client.
+
+    status    gRPC status
+    text      message
+    trailers  names and values; of a failure that `Unary.refused` or `Stream.refused` has returned, all of them
+    code      stable code of the error
+    hint      the action that solves the problem, or empty
+    """
+
+    def __init__(
+        self, status: Code, text: str, trailers: tuple[tuple[str, str], ...] = (), *, code: str, hint: str = ""
+    ) -> None:
+        super().__init__(text)
+        self.status, self.text, self.trailers = status, text, trailers
+        self.code, self.hint = code, hint
+
+    def forget(self) -> None:
+        """Drop the tracebacks of this error, as `drop_tracebacks` does."""
+        drop_tracebacks(self)
+
+
+def from_error(error: Exception, call: logs.Named) -> CallFailed:
+    """The failure for an error that a method raised."""
+    if isinstance(error, CallFailed):
+        return with_trailers(error, call)
+    pushback: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, RateLimited):
+        pushback = ((PUSHBACK[0], str(math.ceil(error.wait * 1000))),)
+    elif isinstance(error, QueueFull | Draining | LimitReached):
+        pushback = (PUSHBACK,)
+    status, shown = code(error), text(error, call.request_id)
+    return with_trailers(CallFailed(status, shown, pushback, code=error_code(error), hint=hint(error)), call)
+
+
+def with_trailers(failure: CallFailed, call: logs.Named) -> CallFailed:
+    """The failure with all trailers: the request id that the log has, the code and the hint of the error, and the
+    trailers of the failure itself."""
+    trailers = (
+        (ID_HEADER, call.request_id),
+        *error_trailers(failure.code, failure.hint),
+        *failure.trailers,
+    )
+    return CallFailed(failure.status, failure.text, trailers, code=failure.code, hint=failure.hint)
+
+
+def error_body(failure: CallFailed) -> dict[str, str]:
+    """The JSON document of a failed HTTP request: Triton's `error`, the request id, the code and the hint."""
+    body = {"error": failure.text, "request_id": dict(failure.trailers)[ID_HEADER], "code": failure.code}
+    return body | {"help": failure.hint} if failure.hint else body

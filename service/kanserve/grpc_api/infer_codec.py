@@ -1,7 +1,7 @@
 """Codec of ModelInfer messages: protobuf to `InferRequest`, and `InferResponse` to protobuf.
 
-This module checks only the form of a message. `services/validation.py` checks parameters, and
-`services/validation.py` checks the request against its model.
+This module checks only the form of a message. `services/validation.py` checks parameters, and the request against its
+model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kanserve.pb.wire import read_varint
 from kanserve.services import validation
 from kanserve.services.validation import Parameter, at_most
 from kanserve.system import resources
-from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ParameterValue
+from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor
 
 INDEX_LIMIT = 2**16
 
@@ -40,12 +40,6 @@ CONTENTS = {
     "bytes_contents": ("BYTES",),
 }
 M = TypeVar("M", bound=Message)
-
-
-@functools.cache
-def bound(message: Descriptor) -> Bound:
-    """The number of fields that such a message may have."""
-    return byte_limit(message, WIDE)
 
 
 async def parsed(kind: type[M], data: bytes) -> M:
@@ -96,12 +90,34 @@ def request_from_pb(
             classes += validation.classes(output.name, output.parameters, read)
     # Each access to a bytes field copies it: once, here.
     raw = list(message.raw_input_contents)
-    inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message, max_typed_contents_bytes)
+    if raw:
+        for tensor in message.inputs:
+            if tensor.HasField("contents"):
+                raise BadRequest(
+                    "contents field must not be specified when using raw_input_contents for "
+                    f"'{tensor.name}' for model '{message.model_name}'",
+                    code="input-data-twice",
+                    hint="send either raw_input_contents or contents",
+                )
+        if len(raw) < len(message.inputs):
+            raise validation.no_data(message.model_name, message.inputs[len(raw)].name)
+        if len(raw) > len(message.inputs):
+            raise BadRequest(
+                f"raw_input_contents has {len(raw)} entries, expected {len(message.inputs)} for model "
+                f"'{message.model_name}'",
+                code="input-data-count-wrong",
+                hint="send one entry per input",
+            )
+    else:
+        raw = [_typed(message, tensor, max_typed_contents_bytes) for tensor in message.inputs]
     return InferRequest(
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        inputs=inputs,
+        inputs=tuple(
+            InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
+            for tensor, data in zip(message.inputs, raw, strict=True)
+        ),
         outputs=tuple(output.name for output in message.outputs),
         classes=tuple(classes),
         queue_timeout=options.queue_timeout,
@@ -118,19 +134,16 @@ def response_to_pb(response: InferResponse) -> pb.ModelInferResponse:
         message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         message.raw_output_contents.append(tensor.data)
     for key, value in response.parameters:
-        _say(message.parameters[key], value)
+        parameter = message.parameters[key]
+        if isinstance(value, bool):
+            parameter.bool_param = value
+        elif isinstance(value, int):
+            parameter.int64_param = value
+        elif isinstance(value, float):
+            parameter.double_param = value
+        else:
+            parameter.string_param = value
     return message
-
-
-def _say(parameter: pb.InferParameter, value: ParameterValue) -> None:
-    if isinstance(value, bool):
-        parameter.bool_param = value
-    elif isinstance(value, int):
-        parameter.int64_param = value
-    elif isinstance(value, float):
-        parameter.double_param = value
-    else:
-        parameter.string_param = value
 
 
 def both(message: Message, first: str, second: str) -> tuple[Any, Any] | None:
@@ -152,39 +165,6 @@ def _named(parameters: Mapping[str, pb.InferParameter], key: str) -> Parameter:
 def _parameter(parameter: pb.InferParameter) -> Parameter:
     kind = parameter.WhichOneof("parameter_choice")
     return Parameter(kind, getattr(parameter, kind)) if kind else Parameter("", None)
-
-
-def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputTensor, ...]:
-    for tensor in message.inputs:
-        if tensor.HasField("contents"):
-            raise BadRequest(
-                "contents field must not be specified when using raw_input_contents for "
-                f"'{tensor.name}' for model '{message.model_name}'",
-                code="input-data-twice",
-                hint="send either raw_input_contents or contents",
-            )
-    if len(raw) < len(message.inputs):
-        raise validation.no_data(message.model_name, message.inputs[len(raw)].name)
-    if len(raw) > len(message.inputs):
-        raise BadRequest(
-            f"raw_input_contents has {len(raw)} entries, expected {len(message.inputs)} for model "
-            f"'{message.model_name}'",
-            code="input-data-count-wrong",
-            hint="send one entry per input",
-        )
-    return tuple(
-        InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
-        for tensor, data in zip(message.inputs, raw, strict=True)
-    )
-
-
-def _typed_inputs(message: pb.ModelInferRequest, max_typed_contents_bytes: int) -> tuple[InputTensor, ...]:
-    return tuple(
-        InputTensor(
-            tensor.name, tensor.datatype, tuple(tensor.shape), _typed(message, tensor, max_typed_contents_bytes)
-        )
-        for tensor in message.inputs
-    )
 
 
 def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_contents_bytes: int) -> bytes:
@@ -268,18 +248,19 @@ class Bound:
     packed: frozenset[int] = frozenset()
 
 
-def byte_limit(message: Descriptor, wide: Mapping[str, int]) -> Bound:
-    """The bound of a message type and all messages within it. `wide`: limits above MOST, by message name."""
+@functools.cache
+def bound(message: Descriptor) -> Bound:
+    """The limits of a message type and of all messages within it."""
     fields = message.fields
     within = {
-        descriptor.number: byte_limit(descriptor.message_type, wide)
+        descriptor.number: bound(descriptor.message_type)
         for descriptor in fields
         if descriptor.message_type is not None
     }
     packed = frozenset(
         descriptor.number for descriptor in fields if descriptor.is_repeated and descriptor.cpp_type not in FIXED | TEXT
     )
-    return Bound(wide.get(message.name, MOST), within, packed)
+    return Bound(WIDE.get(message.name, MOST), within, packed)
 
 
 def fits(data: bytes, bound: Bound, total: int = TOTAL) -> bool:

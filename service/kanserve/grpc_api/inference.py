@@ -12,8 +12,7 @@ from kanexport.shared.error_bars import NAME as ERROR_BAR
 from kanserve.auth.roles import Role, require
 from kanserve.errors import Draining, KanserveError, Unauthenticated, Unsupported
 from kanserve.grpc_api import call_context, infer_codec, model_codec
-from kanserve.grpc_api.call_context import Call, Code
-from kanserve.grpc_api.failures import CallFailed
+from kanserve.grpc_api.call_context import Call, CallFailed, Code
 from kanserve.grpc_api.interceptor import STRICT_HEADER, Interceptor, StreamRequest, UnaryMethod
 from kanserve.observability import logs
 from kanserve.pb import grpc_service_pb2 as pb
@@ -41,7 +40,8 @@ SLOW = 2**14  # bytes of typed contents that take longer to read than the hop to
 
 
 class InferenceService:
-    """Methods of GRPCInferenceService, from message bytes to response bytes. `hot_path.method` has ModelInfer."""
+    """Methods of GRPCInferenceService, from message bytes to response bytes: server_live has ServerLive, and so on.
+    `hot_path.method` has ModelInfer."""
 
     descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -56,21 +56,6 @@ class InferenceService:
         self._catalogue = catalogue
         self._max_typed_contents_bytes = max_typed_contents_bytes
         self._version = version()
-
-    def methods(self) -> dict[str, UnaryMethod]:
-        """Name of the RPC -> its implementation."""
-        return {
-            "ServerLive": self.server_live,
-            "ServerReady": self.server_ready,
-            "ServerMetadata": self.server_metadata,
-            "ModelReady": self.model_ready,
-            "ModelMetadata": self.model_metadata,
-            "ModelConfig": self.model_config,
-            "ModelStatistics": self.model_statistics,
-            "RepositoryIndex": self.repository_index,
-            "RepositoryModelLoad": self.repository_model_load,
-            "RepositoryModelUnload": self.repository_model_unload,
-        }
 
     async def server_live(self, data: bytes, call: Call) -> bytes:
         """True until the process begins to exit."""
@@ -187,38 +172,34 @@ ERROR_CODE, ERROR_HELP = "kan.error_code", "kan.error_help"  # parameters of a r
 log = logs.get_logger("rpc")
 
 
-class InferStream:
-    """Handler of ModelStreamInfer.
+async def infer_stream(
+    guard: Interceptor, infer: UnaryMethod, most: int, messages: AsyncIterator[bytes], call: Call
+) -> AsyncIterator[bytes]:
+    """ModelStreamInfer: a ModelStreamInferResponse for each message. Raises the errors of reading, and Draining when
+    the server shuts down, after the responses to the messages so far. Raises the KanserveError of a request if the
+    client chose that with `triton_grpc_error`.
 
-    infer  method that answers one request
+    infer  method that responds to one request
     most   number of requests of one stream that are in progress or wait to be sent
     """
-
-    def __init__(self, guard: Interceptor, infer: UnaryMethod, most: int) -> None:
-        self._guard, self._infer, self._most = guard, infer, most
-
-    async def answers(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """A ModelStreamInferResponse for each message. Raises the errors of reading, and Draining when the server shuts
-        down, after the responses to the messages so far. Raises the KanserveError of a request if the client chose
-        that with `triton_grpc_error`."""
-        flow = _Flow(self._guard, self._infer, self._most, call)
-        reader = asyncio.ensure_future(flow.read(messages))
-        reader.add_done_callback(flow.no_more)
-        leaving = asyncio.ensure_future(self._guard.closing.wait())
-        leaving.add_done_callback(lambda _: reader.cancel())
-        try:
-            async for answer in flow.answers(reader):
-                yield answer
-            if reader.cancelled() and leaving.done():
-                raise Draining
-            reader.result()
-        finally:
-            leaving.cancel()
-            reader.cancel()
-            flow.close()
-            call.facts |= {"requests": flow.requests, "refused": flow.refused}
-            if flow.error_code:
-                call.facts["error_code"] = flow.error_code
+    flow = _Flow(guard, infer, most, call)
+    reader = asyncio.ensure_future(flow.read(messages))
+    reader.add_done_callback(flow.no_more)
+    leaving = asyncio.ensure_future(guard.lifecycle.closing.wait())
+    leaving.add_done_callback(lambda _: reader.cancel())
+    try:
+        async for response in flow.responses(reader):
+            yield response
+        if reader.cancelled() and leaving.done():
+            raise Draining
+        reader.result()
+    finally:
+        leaving.cancel()
+        reader.cancel()
+        flow.close()
+        call.facts |= {"requests": flow.requests, "refused": flow.refused}
+        if flow.error_code:
+            call.facts["error_code"] = flow.error_code
 
 
 class _Flow:
@@ -242,9 +223,10 @@ class _Flow:
         await self._slots.acquire()
         async for data in messages:
             self.requests += 1
-            share = self._guard.stream_request(len(data), self._call)
+            share = StreamRequest(self._guard, len(data), self._call.caller)
             task = asyncio.ensure_future(self._one(data, share))
-            task.add_done_callback(_seen)
+            # Retrieves an exception, so that asyncio does not report it as lost: the stream has ended with another.
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
             self._waiting.append((task, share))
             self._more.set()
             await self._slots.acquire()
@@ -257,7 +239,7 @@ class _Flow:
                 task.cancel()
         self._more.set()
 
-    async def answers(self, reader: asyncio.Task[None]) -> AsyncIterator[bytes]:
+    async def responses(self, reader: asyncio.Task[None]) -> AsyncIterator[bytes]:
         """The responses in the order of the requests, until all requests have one."""
         while self._waiting or not reader.done():
             if not self._waiting:
@@ -287,7 +269,7 @@ class _Flow:
         call.caller = self._call.caller
         try:
             share.admit()
-            answer = await self._infer(data, call) + FINAL
+            response = await self._infer(data, call) + FINAL
         except KanserveError as error:
             self.refused += 1
             self.error_code = error.code
@@ -295,8 +277,8 @@ class _Flow:
             if self._strict or isinstance(error, Unauthenticated):  # later requests of this stream may not pass either
                 raise
             return _refusal(error, call)
-        share.answered(len(answer))
-        return INSIDE + varint(len(answer)) + answer
+        share.succeeded(len(response))
+        return INSIDE + varint(len(response)) + response
 
 
 def _refusal(error: KanserveError, call: Call) -> bytes:
@@ -308,10 +290,3 @@ def _refusal(error: KanserveError, call: Call) -> bytes:
             response.parameters[name].string_param = value
     text = call_context.text(error, call.request_id)
     return pb.ModelStreamInferResponse(error_message=text, infer_response=response).SerializeToString()
-
-
-def _seen(task: asyncio.Task[bytes]) -> None:
-    """Retrieve a task's exception, so that asyncio does not report it as lost. The stream has ended with another
-    error."""
-    if not task.cancelled():
-        task.exception()

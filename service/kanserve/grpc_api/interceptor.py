@@ -9,16 +9,15 @@ name of a Python class.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import enum
 import functools
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence, Sized
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from kanserve.auth import authenticator as access
 from kanserve.auth.authenticator import Authenticator
@@ -32,15 +31,16 @@ from kanserve.errors import (
     RateLimited,
     Unsupported,
 )
-from kanserve.grpc_api import access_log, call_context, failures
+from kanserve.grpc_api import access_log, call_context
 from kanserve.grpc_api.access_log import AccessLog
-from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata, begin_call
-from kanserve.grpc_api.failures import CallFailed, with_trailers
+from kanserve.grpc_api.call_context import ID_HEADER, Call, CallFailed, Code, RequestMetadata, begin_call, with_trailers
 from kanserve.grpc_api.unfinished_requests import IncomingRequest, Unfinished
 from kanserve.observability import logs
 from kanserve.observability.metrics import LIMITED, STREAM, STREAM_REQUESTS, UNKNOWN, Metrics
-from kanserve.observability.series import Family, Number
 from kanserve.system.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from kanserve.observability.tracing import Tracing  # needs an optional package
 
 STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -67,37 +67,40 @@ StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Unary:
-    """Guarded method with one request and one response.
+class _Method:
+    """Guarded method.
 
-    answer          raises CallFailed
     refused         counts a call that ended in the transport, and returns the failure to send
-    rejects_caller  whether `answer` rejects this caller, so that the transport need not read the message; None: it
+    rejects_caller  whether the method rejects this caller, so that the transport need not read the message; None: it
                     rejects no caller
     """
 
-    answer: Callable[[bytes, RequestMetadata], Awaitable[bytes]]
     refused: Callable[[CallFailed, RequestMetadata], CallFailed]
-    rejects_caller: Callable[[RequestMetadata], bool] | None = None
+    rejects_caller: Callable[[RequestMetadata], bool] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """Guarded method that responds to one message, or to a stream of messages, with a stream.
+class Unary(_Method):
+    """Guarded method with one request and one response. `respond` raises CallFailed."""
 
-    kind            direction of streaming
-    answers         raises CallFailed
-    refused         as in `Unary`
-    rejects_caller  as in `Unary`
-    """
+    respond: Callable[[bytes, RequestMetadata], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream(_Method):
+    """Guarded method that responds to one message, or to a stream of messages, with a stream. `respond` raises
+    CallFailed."""
 
     kind: Kind
-    answers: Callable[[AsyncIterator[bytes], RequestMetadata], AsyncIterator[bytes]]
-    refused: Callable[[CallFailed, RequestMetadata], CallFailed]
-    rejects_caller: Callable[[RequestMetadata], bool] | None = None
+    respond: Callable[[AsyncIterator[bytes], RequestMetadata], AsyncIterator[bytes]]
 
 
 Guarded = Unary | Stream
+
+
+async def alone(data: bytes) -> AsyncIterator[bytes]:
+    """The messages of a call that has one."""
+    yield data
 
 
 class Series(Protocol):
@@ -111,26 +114,6 @@ class Series(Protocol):
 
     def ended(self, outcome: Code, error: BaseException | None, seconds: float) -> None:
         """Count the end of a call, with the error that it raised."""
-        ...
-
-
-class Tracing(Protocol):
-    """Interface of distributed tracing, which wraps methods."""
-
-    def samples(self, name: str, traceparent: bytes | None) -> bool:
-        """Whether a call to this method with this header gets a span."""
-        ...
-
-    def unary(
-        self, name: str, answer: Callable[[Q, RequestMetadata], Awaitable[A]]
-    ) -> Callable[[Q, RequestMetadata], Awaitable[A]]:
-        """Trace a method with one request and one response."""
-        ...
-
-    def stream(
-        self, name: str, answers: Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]
-    ) -> Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]:
-        """Trace a method that responds with a stream."""
         ...
 
 
@@ -160,8 +143,8 @@ class Interceptor:
     ) -> None:
         self.lines, self.gate, self.tracing, self.max_seconds = lines, gate, tracing, max_seconds
         self.names: set[str] = set()  # of all that it guards, as the table of access has them
-        self.streams: set[str] = set()  # of these, that answer with a stream
-        self._metrics = metrics
+        self.streams: set[str] = set()  # of these, that respond with a stream
+        self.metrics = metrics
         self.max_inflight_requests, self.calls = max_inflight_requests, 0
         self.max_inflight_bytes, self.bytes = max_inflight_bytes, 0
         self._unfinished = Unfinished(self.hold, max_inflight_bytes, largest)
@@ -171,13 +154,10 @@ class Interceptor:
     def unary(self, service: str, name: str, method: UnaryMethod, *, probe: bool = False) -> Unary:
         """A method with one request and one response. `probe`: a method such as health, which responds while the server
         shuts down. It does not count as work in flight, and only its failures are logged."""
-        series = self.series(Kind.UNARY, service, name)
+        series = MethodSeries(self.metrics, Kind.UNARY, service, name)
         refused = functools.partial(self._reject_in_transport, series)
-        return Unary(self.wrap_unary(series, method, probe=probe), refused, self.rejects_caller(series.path))
-
-    def series(self, kind: Kind, service: str, name: str) -> MethodSeries:
-        """The counters of a gRPC method."""
-        return MethodSeries(self._metrics, kind, service, name)
+        respond = self.wrap_unary(series, method, probe=probe)
+        return Unary(refused, self.rejects_caller(series.path), respond)
 
     def wrap_unary(
         self, series: Series, method: Callable[[Q, Call], Awaitable[A]], *, probe: bool = False
@@ -187,7 +167,7 @@ class Interceptor:
         admitted = self._admission(series.path)
         method = call_context.with_deadline(method, None if probe else self.max_seconds, series.path)
 
-        async def answer(data: Q, arrival: RequestMetadata) -> A:
+        async def respond(data: Q, arrival: RequestMetadata) -> A:
             started, size = time.perf_counter(), len(data)
             call = begin_call(arrival)
             self.enter(series, size, probe=probe)
@@ -209,14 +189,15 @@ class Interceptor:
             return response
 
         if self.tracing is not None and not probe:
-            return self.tracing.unary(series.path, answer)
-        return answer
+            return self.tracing.unary(series.path, respond)
+        return respond
 
     def stream(self, service: str, name: str, kind: Kind, method: StreamMethod, *, probe: bool = False) -> Stream:
         """A method that responds with a stream. `probe`: as for `unary`."""
-        series = self.series(kind, service, name)
+        series = MethodSeries(self.metrics, kind, service, name)
         refused = functools.partial(self._reject_in_transport, series)
-        return Stream(kind, self.wrap_stream(series, method, probe=probe), refused, self.rejects_caller(series.path))
+        respond = self.wrap_stream(series, method, probe=probe)
+        return Stream(refused, self.rejects_caller(series.path), kind, respond)
 
     def wrap_stream(
         self, series: Series, method: Callable[[AsyncIterator[Q], Call], AsyncIterator[bytes]], *, probe: bool = False
@@ -226,28 +207,42 @@ class Interceptor:
         admitted = self._admission(series.path)
         self.streams.add(series.path)
 
-        async def answers(messages: AsyncIterator[Q], arrival: RequestMetadata) -> AsyncIterator[bytes]:
+        async def respond(messages: AsyncIterator[Q], arrival: RequestMetadata) -> AsyncIterator[bytes]:
             metadata = tuple(arrival.metadata)
             shown = RequestMetadata(metadata, arrival.remaining, arrival.certificate)
             call = begin_call(shown)
             call.metadata = metadata
-            with _Watch(self, series, call, probe=probe) as watch:
+            started, received, sent, complete = time.perf_counter(), 0, 0, False
+
+            async def counted() -> AsyncIterator[Q]:
+                nonlocal received
+                async for message in messages:
+                    received += len(message)
+                    yield message
+
+            self.enter(series, 0, probe=probe)
+            try:
                 if admitted is not None:
                     call.caller = admitted(shown)
                 self.admit(probe=probe)
                 with self._permitted(call.caller) as permit:
-                    steps = aiter(method(_counted(messages, watch), call))
+                    steps = aiter(method(counted(), call))
                     while True:
                         with permit:
                             response = await anext(steps, None)
                         if response is None:
+                            complete = True
                             return
-                        watch.response_bytes += len(response)
+                        sent += len(response)
                         yield response
+            finally:
+                self.leave(0, probe=probe)
+                seconds, sizes = time.perf_counter() - started, (received, sent)
+                self.ended(series, call, None if complete else sys.exception(), seconds, sizes, probe=probe)
 
         if self.tracing is not None and not probe:
-            return self.tracing.stream(series.path, answers)
-        return answers
+            return self.tracing.stream(series.path, respond)
+        return respond
 
     @contextlib.contextmanager
     def _permitted(self, caller: Principal) -> Iterator[AbstractContextManager[object]]:
@@ -302,25 +297,6 @@ class Interceptor:
             return self.stream(service, name, Kind.BIDI_STREAM, refuse_stream)
         return self.unary(service, name, refuse)
 
-    def stream_request(self, size: int, call: Call) -> StreamRequest:
-        """A message of a stream, of `size` bytes, which counts as its own call."""
-        return StreamRequest(self, size, call.caller, self._metrics.number(STREAM_REQUESTS))
-
-    def admit_next_message(self, caller: Principal) -> None:
-        """Check whether a stream of this caller may send one more request. Raises the reason if not."""
-        if self.gate is not None:
-            self.gate.admit_next(caller)
-        self.admit(probe=False)
-
-    @property
-    def closing(self) -> asyncio.Event:
-        """Set when the server rejects everything that is new."""
-        return self.lifecycle.closing
-
-    def hold_responses(self, seconds: float) -> AbstractAsyncContextManager[None]:
-        """A context during which calls that end wait, as in `Lifecycle.hold`."""
-        return self.lifecycle.hold(seconds)
-
     def enter(self, series: Series, size: int, *, probe: bool) -> None:
         """Begin a call. Its `size` bytes count until it ends."""
         series.begun()
@@ -360,12 +336,12 @@ class Interceptor:
         if self.lines.wants(outcome, probe=probe):
             access_log.write(series.path, call, outcome, failure, seconds=seconds, sizes=sizes)
         if failure is not None:  # the process boundary: a bug must not reach the wire as text
-            raise failures.from_error(failure, call) from failure
+            raise call_context.from_error(failure, call) from failure
 
     def count_limited(self, path: str, error: BaseException | None) -> None:
         """Count a request that a limit on all requests rejected. A limit on one caller does not count."""
         if isinstance(error, LimitReached) and not isinstance(error, RateLimited):
-            self._metrics.number(LIMITED).labels(path).inc()
+            self.metrics.number(LIMITED).labels(path).inc()
 
     def limit(self, max_inflight_requests: int, max_inflight_bytes: int) -> None:
         """Use these limits from now on."""
@@ -375,7 +351,8 @@ class Interceptor:
     def open_request(self, connection: Hashable, peer: str, arrival: RequestMetadata) -> IncomingRequest:
         """The account of a request that has not arrived completely. It counts for the principal that calls. If the
         caller has no known name, it counts for `peer`, the address."""
-        return self._unfinished.open_request(connection, access.name(self.gate, arrival) or peer)
+        name = "" if self.gate is None else self.gate.known(arrival).name
+        return IncomingRequest(self._unfinished, connection, name or peer)
 
     def hold(self, size: int) -> None:
         """Add `size` bytes to those of messages; negative to subtract."""
@@ -394,21 +371,25 @@ class Interceptor:
 
 
 class StreamRequest:
-    """Request of a stream, from its arrival until its response is sent."""
+    """Request of a stream, of `size` bytes, which counts as its own call from its arrival until its response is
+    sent."""
 
     __slots__ = ("_caller", "_guard", "_outcomes", "_size")
 
-    def __init__(self, guard: Interceptor, size: int, caller: Principal, outcomes: Family[Number]) -> None:
-        self._guard, self._size, self._caller, self._outcomes = guard, size, caller, outcomes
+    def __init__(self, guard: Interceptor, size: int, caller: Principal) -> None:
+        self._guard, self._size, self._caller = guard, size, caller
+        self._outcomes = guard.metrics.number(STREAM_REQUESTS)
         guard.calls += 1
-        guard.inflight.inc()
+        guard.inflight.value += 1
         guard.hold(size)
 
     def admit(self) -> None:
-        """Check the limits. Raises the reason if the request is rejected."""
-        self._guard.admit_next_message(self._caller)
+        """Check the credential and the limits. Raises the reason if the request is rejected."""
+        if self._guard.gate is not None:
+            self._guard.gate.admit_next(self._caller)
+        self._guard.admit(probe=False)
 
-    def answered(self, size: int) -> None:
+    def succeeded(self, size: int) -> None:
         """The response of `size` bytes is complete and waits to be sent."""
         self._guard.hold(size - self._size)
         self._size = size
@@ -421,32 +402,7 @@ class StreamRequest:
 
     def close(self) -> None:
         """End the account; call this once."""
-        self._guard.calls -= 1
-        self._guard.inflight.dec()
-        self._guard.hold(-self._size)
-
-
-class _Watch:
-    """Context of a stream, from its arrival to its status. Errors leave it as CallFailed, except if the client has
-    disconnected."""
-
-    __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "request_bytes", "response_bytes")
-
-    def __init__(self, guard: Interceptor, series: Series, call: Call, *, probe: bool) -> None:
-        self._guard, self._series, self._call, self._probe = guard, series, call, probe
-        self.request_bytes = self.response_bytes = 0
-
-    def __enter__(self) -> _Watch:
-        self._started = time.perf_counter()
-        self._guard.enter(self._series, 0, probe=self._probe)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._guard.leave(0, probe=self._probe)
-        seconds, sizes = time.perf_counter() - self._started, (self.request_bytes, self.response_bytes)
-        self._guard.ended(self._series, self._call, error, seconds, sizes, probe=self._probe)
+        self._guard.leave(self._size, probe=False)
 
 
 def outcome(error: BaseException) -> str:
@@ -486,9 +442,3 @@ class MethodSeries:
             counter = self._handled.labels(*self._labels, outcome.name)
         counter.inc()
         self._seconds.observe(seconds)
-
-
-async def _counted(messages: AsyncIterator[Q], watch: _Watch) -> AsyncIterator[Q]:
-    async for message in messages:
-        watch.request_bytes += len(message)
-        yield message

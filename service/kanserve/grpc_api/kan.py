@@ -7,6 +7,7 @@ import contextlib
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
@@ -14,7 +15,6 @@ from kanexport.shared.manifest import Manifest
 from kanserve.errors import BadRequest, FailedPrecondition, KanserveError
 from kanserve.grpc_api import call_context, infer_codec, kan_codec, model_codec
 from kanserve.grpc_api.call_context import Call, Code
-from kanserve.grpc_api.interceptor import StreamMethod, UnaryMethod
 from kanserve.grpc_api.kan_codec import UpdateCache
 from kanserve.models.model import Model
 from kanserve.observability.metrics import UNKNOWN, Metrics
@@ -23,8 +23,8 @@ from kanserve.services import statistics
 from kanserve.services.control import Control
 from kanserve.services.edits import Editor
 from kanserve.services.explain import Explainer
-from kanserve.services.kan import EdgeQueries, Kan
-from kanserve.services.statistics import Watches
+from kanserve.services.kan import Kan
+from kanserve.services.statistics import Watches, WatchRequest
 from kanserve.types import EdgeRequest, EdgeResponse, ModelInfo
 
 EFFECT = 32  # bytes of an effect in a certificate
@@ -40,50 +40,36 @@ async def _written(size: int, build: Callable[[], Message]) -> bytes:
     return await asyncio.to_thread(lambda: build().SerializeToString())
 
 
-def _page(description: bytes, request: kan_pb2.DescribeModelRequest) -> bytes:
-    whole = kan_pb2.DescribeModelResponse.FromString(description)
-    return page(whole, request.page_bytes, request.page_token).SerializeToString()
+M = TypeVar("M", bound=Message)
+
+
+async def _read(kind: type[M], data: bytes, call: Call) -> M:
+    """The message of a call, whose id, model and number of rows the call notes. Raises BadRequest."""
+    message = await infer_codec.parsed(kind, data)
+    fields: Any = message
+    if "id" in kind.DESCRIPTOR.fields_by_name:
+        call.adopt(fields.id)
+    call.facts["model"] = fields.model_name[:128]
+    if "row_count" in kind.DESCRIPTOR.fields_by_name:
+        call.facts["rows"] = fields.row_count
+    return message
 
 
 class KanService:
-    """Methods of KanService, from message bytes to response bytes."""
+    """Methods of KanService, from message bytes to response bytes: describe_model has DescribeModel, and so on."""
 
     descriptor = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
 
     def __init__(self, kan: Kan, control: Control, metrics: Metrics, watches: Watches, editor: Editor) -> None:
-        self._kan, self._edges, self._explainer, self._control = kan, EdgeQueries(kan), Explainer(kan), control
+        self._kan, self._explainer, self._control = kan, Explainer(kan), control
         self._watches, self._updates = watches, UpdateCache()
         self._metrics, self._editor = metrics, editor
         self._describing: weakref.WeakKeyDictionary[Model, asyncio.Task[bytes]] = weakref.WeakKeyDictionary()
-
-    def methods(self) -> dict[str, UnaryMethod]:
-        """Name of the RPC -> its implementation."""
-        return {
-            "DescribeModel": self.describe_model,
-            "GetCertificates": self.get_certificates,
-            "QueryEdges": self.query_edges,
-            "Explain": self.explain,
-            "EdgeScores": self.edge_scores,
-            "GetStatistics": self.get_statistics,
-            "ResetStatistics": self.reset_statistics,
-            "PromoteModel": self.promote_model,
-            "RollbackModel": self.rollback_model,
-            "ShadowModel": self.shadow_model,
-            "EditEdges": self.edit_edges,
-        }
-
-    def streams(self) -> dict[str, StreamMethod]:
-        """Name of each RPC with a stream of responses -> its implementation."""
-        return {
-            "GetCurves": self.get_curves,
-            "StreamEdges": self.stream_edges,
-            "WatchStatistics": self.watch_statistics,
-        }
+        self._descriptions: weakref.WeakKeyDictionary[Model, bytes] = weakref.WeakKeyDictionary()
 
     async def get_curves(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Curves of edges, one block per message."""
-        message = await infer_codec.parsed(kan_pb2.GetCurvesRequest, await anext(messages, b""))
-        call.facts["model"] = message.model_name[:128]
+        message = await _read(kan_pb2.GetCurvesRequest, await anext(messages, b""), call)
         request = kan_codec.curves_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         info, blocks = self._kan.curves(request)
         call.facts["version"] = info.version
@@ -93,30 +79,26 @@ class KanService:
 
     async def explain(self, data: bytes, call: Call) -> bytes:
         """Contributions of the inputs to the predictions of some rows."""
-        message = await infer_codec.parsed(kan_pb2.ExplainRequest, data)
-        call.adopt(message.id)
+        message = await _read(kan_pb2.ExplainRequest, data, call)
         request = kan_codec.explain_from_pb(message, deadline=call.deadline, caller=call.caller.name)
-        call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        answer = await self._explainer.explain(request)
-        call.facts["version"] = answer.info.version
-        size = answer.what.contributions.nbytes + sum(layer.values.nbytes for layer in answer.what.path)
-        return await _written(size, lambda: kan_codec.explained_to_pb(answer))
+        result = await self._explainer.explain(request)
+        call.facts["version"] = result.info.version
+        size = result.what.contributions.nbytes + sum(layer.values.nbytes for layer in result.what.path)
+        return await _written(size, lambda: kan_codec.explained_to_pb(result))
 
     async def edge_scores(self, data: bytes, call: Call) -> bytes:
         """Importance of each edge over some rows."""
-        message = await infer_codec.parsed(kan_pb2.EdgeScoresRequest, data)
-        call.adopt(message.id)
+        message = await _read(kan_pb2.EdgeScoresRequest, data, call)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
-        call.facts |= {"model": request.model[:128], "rows": request.row_count}
         source = message.source
         if source == statistics.BEST and not request.row_count:
             source = statistics.best(self._kan, request)
         if source:
             result = await statistics.counted_scores(self._kan, request, source)
             call.facts["version"] = result.info.version
-            answer = kan_codec.scores_to_pb(result.info, request.id, result.source, result.rows, result.layers)
-            answer.notes.extend(result.notes)
-            return answer.SerializeToString()
+            response = kan_codec.scores_to_pb(result.info, request.id, result.source, result.rows, result.layers)
+            response.notes.extend(result.notes)
+            return response.SerializeToString()
         info, source_name, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
         size = sum(layer.edges.nbytes + layer.std.nbytes for layer in layers)
@@ -124,10 +106,8 @@ class KanService:
 
     async def get_statistics(self, data: bytes, call: Call) -> bytes:
         """Statistics of a model's nodes over some rows, compared with the baseline."""
-        message = await infer_codec.parsed(kan_pb2.GetStatisticsRequest, data)
-        call.adopt(message.id)
+        message = await _read(kan_pb2.GetStatisticsRequest, data, call)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
-        call.facts |= {"model": request.model[:128], "rows": request.row_count}
         result = await statistics.statistics(self._kan, request, message.source)
         call.facts["version"] = result.info.version
         size = sum(nodes.window.counts.nbytes for nodes in result.nodes)
@@ -135,10 +115,8 @@ class KanService:
 
     async def watch_statistics(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """A stream of statistics of a model's traffic."""
-        message = await infer_codec.parsed(kan_pb2.WatchStatisticsRequest, await anext(messages, b""))
-        call.adopt(message.id)
-        call.facts["model"] = message.model_name[:128]
-        updates = self._watches.watch(kan_codec.watch_from_pb(message, call.caller.name))
+        message = await _read(kan_pb2.WatchStatisticsRequest, await anext(messages, b""), call)
+        updates = self._watches.watch(kan_codec.read(WatchRequest, message, caller=call.caller.name))
         with self._updates as cache:
             async with contextlib.aclosing(updates):
                 async for result, ended in updates:
@@ -147,31 +125,27 @@ class KanService:
 
     async def reset_statistics(self, data: bytes, call: Call) -> bytes:
         """Restart the statistics of a model's traffic."""
-        message = await infer_codec.parsed(kan_pb2.ResetStatisticsRequest, data)
-        call.facts["model"] = message.model_name[:128]
+        message = await _read(kan_pb2.ResetStatisticsRequest, data, call)
         info, since = statistics.reset(self._kan, message.model_name, message.model_version)
         self._watches.forget()
         self._control.counted_anew(info.name, info.version, since)
         call.facts["version"] = info.version
-        answer = kan_pb2.ResetStatisticsResponse(model_name=info.name, model_version=str(info.version), since=since)
-        return answer.SerializeToString()
+        response = kan_pb2.ResetStatisticsResponse(model_name=info.name, model_version=str(info.version), since=since)
+        return response.SerializeToString()
 
     async def promote_model(self, data: bytes, call: Call) -> bytes:
         """Set the default version of a model."""
-        message = await infer_codec.parsed(kan_pb2.PromoteModelRequest, data)
-        call.facts["model"] = message.model_name[:128]
+        message = await _read(kan_pb2.PromoteModelRequest, data, call)
         return kan_codec.version_choice(self._control.promote(message.model_name, message.model_version))
 
     async def rollback_model(self, data: bytes, call: Call) -> bytes:
         """Restore the previous default version of a model."""
-        message = await infer_codec.parsed(kan_pb2.RollbackModelRequest, data)
-        call.facts["model"] = message.model_name[:128]
+        message = await _read(kan_pb2.RollbackModelRequest, data, call)
         return kan_codec.version_choice(self._control.rollback(message.model_name))
 
     async def shadow_model(self, data: bytes, call: Call) -> bytes:
         """Start a shadow deployment, end it, or return its results."""
-        message = await infer_codec.parsed(kan_pb2.ShadowModelRequest, data)
-        call.facts["model"] = message.model_name[:128]
+        message = await _read(kan_pb2.ShadowModelRequest, data, call)
         if message.stop:
             return kan_codec.shadow_report(self._control.unshadow(message.model_name))
         if not message.model_version:
@@ -181,44 +155,38 @@ class KanService:
 
     async def edit_edges(self, data: bytes, call: Call) -> bytes:
         """Edit edges of a version, and write a new version."""
-        message = await infer_codec.parsed(kan_pb2.EditEdgesRequest, data)
-        call.facts["model"] = message.model_name[:128]
+        message = await _read(kan_pb2.EditEdgesRequest, data, call)
         result = await self._editor.edit(kan_codec.edits_from_pb(message, author=call.caller.name))
         call.facts["version"] = result.edit.parent_version
         return kan_codec.edited_to_pb(result).SerializeToString()
 
     async def describe_model(self, data: bytes, call: Call) -> bytes:
         """Layers, bases, masks, symbolic edges, and the verification of the export."""
-        message = await infer_codec.parsed(kan_pb2.DescribeModelRequest, data)
-        call.facts["model"] = message.model_name[:128]
+        message = await _read(kan_pb2.DescribeModelRequest, data, call)
         model, manifest = self._kan.describe(message.model_name, message.model_version)
-        if not model.description:
-            await self._described(model, manifest)
-        description = model.description
+        if model not in self._descriptions:
+            # Once for all calls that wait. The work goes on if some leave, because a thread cannot be cancelled.
+            task = self._describing.get(model)
+            if task is None or task.done():
+                work = asyncio.to_thread(self._description, model.info, manifest)
+                task = self._describing[model] = asyncio.ensure_future(work)
+            self._descriptions[model] = await asyncio.shield(task)
+            self._describing.pop(model, None)
+        description = self._descriptions[model]
         if self._editor.accepts(model.info, manifest, call.caller):
             description += EDITABLE
         if message.page_bytes or message.page_token:
-            return await asyncio.to_thread(_page, description, message)
+            arguments = message.page_bytes, message.page_token
+            return await _written(LARGE, lambda: page(Response.FromString(description), *arguments))
         return description
 
     async def get_certificates(self, data: bytes, call: Call) -> bytes:
         """The certificates of a version."""
-        message = await infer_codec.parsed(kan_pb2.GetCertificatesRequest, data)
-        call.facts["model"] = message.model_name[:128]
+        message = await _read(kan_pb2.GetCertificatesRequest, data, call)
         model, manifest = self._kan.describe(message.model_name, message.model_version)
         call.facts["version"] = model.info.version
         size = EFFECT * len(manifest.certificate.low) * len(manifest.certificate.output_low)
         return await _written(size, lambda: model_codec.certificates(model.info, manifest))
-
-    async def _described(self, model: Model, manifest: Manifest) -> None:
-        """Describe the model once for all calls that wait. The work goes on if some of them leave, because a thread
-        cannot be cancelled."""
-        task = self._describing.get(model)
-        if task is None or task.done():
-            work = asyncio.to_thread(self._description, model.info, manifest)
-            task = self._describing[model] = asyncio.ensure_future(work)
-        model.description = await asyncio.shield(task)
-        self._describing.pop(model, None)
 
     def _description(self, info: ModelInfo, manifest: Manifest) -> bytes:
         """The description of a version, which takes megabytes for a large model with masks."""
@@ -231,7 +199,7 @@ class KanService:
         """Edge values for rows."""
         request, estimate_only = await self._edge_request(data, call)
         if estimate_only:
-            return kan_codec.estimated(request, *self._edges.estimate(request)).SerializeToString()
+            return kan_codec.estimated(request, *self._kan.estimate(request)).SerializeToString()
         response = await self._edge_response(request, call)
         if sum(layer.nbytes for layer in response.layers) < LARGE:
             return kan_codec.packed(response)
@@ -241,7 +209,7 @@ class KanService:
         """Edge values for rows, in messages with some rows or sources of a layer."""
         request, estimate_only = await self._edge_request(await anext(messages, b""), call)
         if estimate_only:
-            yield kan_codec.estimated(request, *self._edges.estimate(request)).SerializeToString()
+            yield kan_codec.estimated(request, *self._kan.estimate(request)).SerializeToString()
             return
         for part in kan_codec.parts(await self._edge_response(request, call)):
             yield kan_codec.packed(part)
@@ -249,17 +217,15 @@ class KanService:
 
     async def _edge_request(self, data: bytes, call: Call) -> tuple[EdgeRequest, bool]:
         """The request, and whether it requests only an estimate. Raises BadRequest."""
-        message = await infer_codec.parsed(kan_pb2.QueryEdgesRequest, data)
-        call.adopt(message.id)
+        message = await _read(kan_pb2.QueryEdgesRequest, data, call)
         request = kan_codec.from_pb(message, deadline=call.deadline, caller=call.caller.name)
-        call.facts |= {"model": request.model[:128], "rows": request.row_count}
         return request, message.estimate_only
 
     async def _edge_response(self, request: EdgeRequest, call: Call) -> EdgeResponse:
         started = time.perf_counter()
         outcome = Code.OK
         try:
-            response = await self._edges.edges(request)
+            response = await self._kan.edges(request)
         except asyncio.CancelledError:
             outcome = Code.CANCELLED
             raise
@@ -267,17 +233,13 @@ class KanService:
             outcome = call_context.code(error)
             raise
         finally:
-            self._metrics.edge_query(*self._labels(request), outcome.name, time.perf_counter() - started)
+            labels = UNKNOWN, ""  # or as loaded, because text of a client must not become a label
+            with contextlib.suppress(KanserveError):
+                info = self._kan.registry.resolve(request.model, request.version).info
+                labels = info.name, str(info.version)
+            self._metrics.edge_query(*labels, outcome.name, time.perf_counter() - started)
         call.facts["version"] = response.version
         return response
-
-    def _labels(self, request: EdgeRequest) -> tuple[str, str]:
-        """Model and version as loaded, because text of a client must not become a label."""
-        try:
-            info = self._kan.registry.resolve(request.model, request.version).info
-        except KanserveError:
-            return UNKNOWN, ""
-        return info.name, str(info.version)
 
 
 Response = kan_pb2.DescribeModelResponse
@@ -296,49 +258,44 @@ def page(whole: Response, size: int, token: str) -> Response:
             code="page-size-invalid",
             hint="send 0 for the complete description in one response",
         )
-    pages = list(_pages(whole, size))
-    at = _place(whole, token, len(pages)) if token else 0
-    if at + 1 < len(pages):
-        pages[at].next_page_token = f"{whole.digest[:TOKEN]}.{at + 1}"
-    return pages[at]
-
-
-def _place(whole: Response, token: str, count: int) -> int:
-    digest, _, number = token.rpartition(".")
-    if not (number.isdecimal() and len(number) <= 9 and digest):
-        raise BadRequest(
-            f"invalid page_token {token[:40]!r}", code="page-token-invalid", hint="request the first page, without one"
-        )
-    if digest != whole.digest[:TOKEN]:
-        raise FailedPrecondition(
-            f"model '{whole.model_name}' has changed since the first page",
-            code="page-token-outdated",
-            hint="request the first page again",
-        )
-    if not 0 < int(number) < count:
-        raise BadRequest(
-            f"page_token {token[:40]!r} does not fit {count} pages of this size",
-            code="page-token-invalid",
-            hint="send the page_bytes of the first page",
-        )
-    return int(number)
-
-
-def _pages(whole: Response, size: int) -> Iterator[Response]:
     current = Response()
     current.CopyFrom(whole)
     del current.layers[:]
-    used = current.ByteSize()
+    pages, used = [current], current.ByteSize()
     for layer in whole.layers:
         for part in _parts(layer, size):
             needed = part.ByteSize() + 2 * NUMBER
             if used + needed > size and current.layers:
-                yield current
                 current, used = Response(model_name=whole.model_name, model_version=whole.model_version), 0
                 current.digest = whole.digest
+                pages.append(current)
             current.layers.append(part)
             used += needed
-    yield current
+    at, count = 0, len(pages)
+    if token:
+        digest, _, number = token.rpartition(".")
+        if not (number.isdecimal() and len(number) <= 9 and digest):
+            raise BadRequest(
+                f"invalid page_token {token[:40]!r}",
+                code="page-token-invalid",
+                hint="request the first page, without one",
+            )
+        if digest != whole.digest[:TOKEN]:
+            raise FailedPrecondition(
+                f"model '{whole.model_name}' has changed since the first page",
+                code="page-token-outdated",
+                hint="request the first page again",
+            )
+        at = int(number)
+        if not 0 < at < count:
+            raise BadRequest(
+                f"page_token {token[:40]!r} does not fit {count} pages of this size",
+                code="page-token-invalid",
+                hint="send the page_bytes of the first page",
+            )
+    if at + 1 < count:
+        pages[at].next_page_token = f"{whole.digest[:TOKEN]}.{at + 1}"
+    return pages[at]
 
 
 def _parts(layer: kan_pb2.Layer, size: int) -> Iterator[kan_pb2.Layer]:

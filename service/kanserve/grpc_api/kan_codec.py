@@ -6,26 +6,26 @@ import asyncio
 import dataclasses
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from kanexport.shared.sections import LAC
 from kanserve.grpc_api import infer_codec, model_codec
 from kanserve.grpc_api.infer_codec import LENGTH_DELIMITED
-from kanserve.insight.statistics import NodeStatistics
+from kanserve.grpc_api.model_codec import filled, identity
 from kanserve.pb import kan_pb2
 from kanserve.pb.wire import varint
 from kanserve.services.control import ShadowReport, VersionChoice
 from kanserve.services.edits import EdgeChange, Edited, EditRequest
-from kanserve.services.error_bars import RowErrorBars
 from kanserve.services.explain import Explained
-from kanserve.services.intervals import RowIntervals
-from kanserve.services.statistics import StatisticsResult, WatchRequest
+from kanserve.services.statistics import StatisticsResult
 from kanserve.services.validation import COUNT_LIMITS, at_most
 from kanserve.types import (
     ONLY,
+    Array,
     CurveBlock,
     CurveRequest,
     EdgeOptions,
@@ -34,7 +34,6 @@ from kanserve.types import (
     Estimate,
     ExplainRequest,
     LayerEdges,
-    LayerPath,
     LayerScores,
     ModelInfo,
 )
@@ -50,230 +49,173 @@ def packed_rows(message: RowsRequest) -> tuple[tuple[str, bytes], ...]:
     return tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),)
 
 
+R = TypeVar("R")
+
+
+def read(kind: type[R], message: Message, **fields: Any) -> R:
+    """A request of this dataclass with these fields. Each other field has the value of the message's field with its
+    name."""
+    repeated = {field.name for field in message.DESCRIPTOR.fields if field.is_repeated}
+    for field in dataclasses.fields(cast(Any, kind)):
+        name = {"model": "model_name", "version": "model_version"}.get(field.name, field.name)
+        if field.name not in fields:
+            value = getattr(message, name)
+            fields[field.name] = tuple(value) if name in repeated else value
+    return kind(**fields)
+
+
 def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None, caller: str = "") -> CurveRequest:
     """GetCurvesRequest -> CurveRequest. Raises BadRequest for lists that are too long, and for half a span."""
     for name in ("layers", "layer_names", "sources", "destinations"):
         at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
-    return CurveRequest(
-        model=message.model_name,
-        version=message.model_version,
-        points=message.points,
-        layers=(*message.layers, *message.layer_names),
-        sources=tuple(message.sources),
-        destinations=tuple(message.destinations),
-        span=infer_codec.both(message, "low", "high"),
-        derivative=message.derivative,
-        parts=message.parts,
-        extrema=message.extrema,
-        deadline=deadline,
-        caller=caller,
-    )
+    layers, span = (*message.layers, *message.layer_names), infer_codec.both(message, "low", "high")
+    return read(CurveRequest, message, layers=layers, span=span, deadline=deadline, caller=caller)
 
 
 def batch_from_pb(
     message: kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest, *, deadline: float | None, caller: str = ""
 ) -> EdgeRequest:
     """EdgeScoresRequest or GetStatisticsRequest -> EdgeRequest, of all edges. Raises BadRequest for too many inputs."""
-    return EdgeRequest(
-        model=message.model_name,
-        version=message.model_version,
-        id=message.id,
-        rows=packed_rows(message),
-        row_count=message.row_count,
-        deadline=deadline,
-        caller=caller,
-    )
+    named = message.model_name, message.model_version, message.id
+    return EdgeRequest(*named, packed_rows(message), message.row_count, deadline=deadline, caller=caller)
 
 
 def scores_to_pb(
     info: ModelInfo, id: str, source: str, rows: int, layers: Sequence[LayerScores]
 ) -> kan_pb2.EdgeScoresResponse:
     """Scores as a message."""
-    answer = kan_pb2.EdgeScoresResponse(
-        model_name=info.name, model_version=str(info.version), digest=info.digest, id=id, source=source, row_count=rows
-    )
+    message = kan_pb2.EdgeScoresResponse(**identity(info), id=id, source=source, row_count=rows)
     for layer in layers:
         sources, destinations = layer.edges.shape
-        answer.layers.add(
+        message.layers.add(
             layer=layer.layer,
             sources=sources,
             destinations=destinations,
-            edges=layer.edges.astype("<f4").tobytes(),
-            std=layer.std.astype("<f4").tobytes(),
-            nodes=layer.nodes.astype("<f4").tobytes(),
+            edges=_float32(layer.edges),
+            std=_float32(layer.std),
+            nodes=_float32(layer.nodes),
         )
-    return answer
+    return message
 
 
 def statistics_to_pb(result: StatisticsResult) -> kan_pb2.GetStatisticsResponse:
     """Statistics as a message."""
-    info, manifest = result.info, result.info.manifest
+    manifest = result.info.manifest
     assert manifest is not None  # a version with statistics has one
-    answer = kan_pb2.GetStatisticsResponse(
-        model_name=info.name,
-        model_version=str(info.version),
-        digest=info.digest,
-        id=result.id,
-        source=result.source,
+    packed_nodes = []
+    for nodes in result.nodes:
+        window, part = nodes.window, nodes.part
+        counted = zip(window.counts, window.lengths.tolist(), strict=True)
+        mean, std = window.moments()
+        message = kan_pb2.NodeStatistics(
+            layer=nodes.layer,
+            nonfinite=window.nonfinite.astype("<u8").tobytes(),
+            bounds=b"".join(_float64(np.array(row)) for row in part.bounds),
+            bound_counts=map(len, part.bounds),
+            counts=b"".join(row[:length].astype("<u8").tobytes() for row, length in counted),
+            zones=nodes.zones.astype("<u8").tobytes(),
+            origins=part.origins if len(set(part.origins)) > 1 else part.origins[:1],
+            mean=_float64(mean),
+            std=_float64(std),
+            min=_float64(window.min),
+            max=_float64(window.max),
+        )
+        if nodes.drift is not None:
+            for name in ("psi", "js", "wasserstein", "psi_threshold", "out_of_range", "baseline_out_of_range"):
+                setattr(message, name, _float64(getattr(nodes.drift, name)))
+        if part.baseline is not None:
+            message.baseline_counts = b"".join(np.array(row, "<u8").tobytes() for row in part.baseline.counts)
+        packed_nodes.append(message)
+    return filled(
+        kan_pb2.GetStatisticsResponse,
+        result,
+        **identity(result.info),
         row_count=result.rows,
-        rows_seen=result.rows_seen,
-        seconds=result.seconds,
-        since=result.since,
-        processes=result.processes,
         classes=result.classes.tolist(),
         baseline=manifest.baseline.name,
         baseline_rows=manifest.baseline.rows,
-    )
-    for nodes in result.nodes:
-        _add_nodes(answer, nodes)
-    return answer
-
-
-def _add_nodes(answer: kan_pb2.GetStatisticsResponse, nodes: NodeStatistics) -> None:
-    window, part, drift = nodes.window, nodes.part, nodes.drift
-    counted = zip(window.counts, window.lengths.tolist(), strict=True)
-    mean, std = window.moments()
-    answer.nodes.add(
-        layer=nodes.layer,
-        nonfinite=window.nonfinite.astype("<u8").tobytes(),
-        bounds=b"".join(_float64(np.array(row)) for row in part.bounds),
-        bound_counts=map(len, part.bounds),
-        counts=b"".join(row[:length].astype("<u8").tobytes() for row, length in counted),
-        zones=nodes.zones.astype("<u8").tobytes(),
-        origins=part.origins if len(set(part.origins)) > 1 else part.origins[:1],
-        mean=_float64(mean),
-        std=_float64(std),
-        min=_float64(window.min),
-        max=_float64(window.max),
-    )
-    if drift is not None:
-        last = answer.nodes[-1]
-        last.psi, last.js, last.wasserstein = _float64(drift.psi), _float64(drift.js), _float64(drift.wasserstein)
-        last.psi_threshold = _float64(drift.psi_threshold)
-        last.out_of_range, last.baseline_out_of_range = (
-            _float64(drift.out_of_range),
-            _float64(drift.baseline_out_of_range),
-        )
-    if part.baseline is not None:
-        answer.nodes[-1].baseline_counts = b"".join(np.array(row, "<u8").tobytes() for row in part.baseline.counts)
-
-
-def watch_from_pb(message: kan_pb2.WatchStatisticsRequest, caller: str = "") -> WatchRequest:
-    """WatchStatisticsRequest -> WatchRequest, unchecked."""
-    return WatchRequest(
-        model=message.model_name,
-        version=message.model_version,
-        id=message.id,
-        source=message.source,
-        interval=message.interval,
-        updates=message.updates,
-        caller=caller,
+        nodes=packed_nodes,
     )
 
 
-def _float64(values: NDArray[np.float64]) -> bytes:
+def _float32(values: NDArray[np.float32]) -> bytes:
+    return values.astype("<f4").tobytes()
+
+
+def _float64(values: Array) -> bytes:
     return values.astype("<f8").tobytes()
 
 
 def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, caller: str = "") -> ExplainRequest:
     """ExplainRequest of protobuf -> ExplainRequest. Raises BadRequest for lists that are too long."""
     at_most("outputs", message.outputs, infer_codec.INDEX_LIMIT)
-    return ExplainRequest(
-        model=message.model_name,
-        version=message.model_version,
-        id=message.id,
-        rows=packed_rows(message),
-        row_count=message.row_count,
-        reference=message.reference,
-        reference_rows=((ONLY, message.reference_rows),),
-        reference_count=message.reference_count,
-        outputs=tuple(message.outputs),
-        method=message.method,
-        path_top_k=message.path_top_k,
-        deadline=deadline,
-        caller=caller,
-    )
+    rows, reference = packed_rows(message), ((ONLY, message.reference_rows),)
+    return read(ExplainRequest, message, rows=rows, reference_rows=reference, deadline=deadline, caller=caller)
 
 
-def explained_to_pb(answer: Explained) -> kan_pb2.ExplainResponse:
+def explained_to_pb(result: Explained) -> kan_pb2.ExplainResponse:
     """An explanation as a message."""
-    what = answer.what
+    what, bars, rows = result.what, result.error_bars, result.intervals
+    sets = rows is not None and rows.method == LAC
     return kan_pb2.ExplainResponse(
-        model_name=answer.info.name,
-        model_version=str(answer.info.version),
-        digest=answer.info.digest,
-        id=answer.id,
-        method=answer.method,
-        reference=answer.reference,
+        **identity(result.info),
+        id=result.id,
+        method=result.method,
+        reference=result.reference,
         layer=what.layer,
         nodes_are_inputs=what.nodes_are_inputs,
-        outputs=answer.outputs,
+        outputs=result.outputs,
         nodes=what.contributions.shape[1],
-        contributions=what.contributions.astype("<f8").tobytes(),
-        base=what.base.astype("<f8").tobytes(),
-        predictions=what.predictions.astype("<f8").tobytes(),
-        completeness_error=what.completeness_error.astype("<f8").tobytes(),
-        notes=answer.notes,
-        path=map(_path_to_pb, what.path),
-        intervals=None if answer.intervals is None else _intervals_to_pb(answer.intervals),
-        error_bars=None if answer.error_bars is None else _error_bars_to_pb(answer.error_bars),
-        out_of_range=b"" if answer.outside is None else answer.outside.astype("<u1").tobytes(),
-    )
-
-
-def _intervals_to_pb(rows: RowIntervals) -> kan_pb2.RowIntervals:
-    sets = rows.method == LAC
-    return kan_pb2.RowIntervals(
-        method=rows.method,
-        coverage=rows.coverage,
-        numbers=rows.values.shape[1],
-        bounds=b"" if sets else rows.values.astype("<f8").tobytes(),
-        sets=rows.values.astype("<u1").tobytes() if sets else b"",
-        reliable=rows.state.reliable,
-        note=rows.state.note,
-    )
-
-
-def _error_bars_to_pb(rows: RowErrorBars) -> kan_pb2.RowErrorBars:
-    return kan_pb2.RowErrorBars(
-        numbers=rows.values.shape[1],
-        bars=rows.values.astype("<f4").tobytes(),
-        assumption=rows.assumption,
-        contradicted=rows.contradicted,
-        note=rows.note,
-    )
-
-
-def _path_to_pb(path: LayerPath) -> kan_pb2.LayerPath:
-    _, outputs, edges = path.values.shape
-    return kan_pb2.LayerPath(
-        layer=path.layer,
-        outputs=outputs,
-        edges=edges,
-        sources=path.sources.astype("<u4").tobytes(),
-        destinations=path.destinations.astype("<u4").tobytes(),
-        values=_float64(path.values),
-        residual=_float64(path.residual),
+        contributions=_float64(what.contributions),
+        base=_float64(what.base),
+        predictions=_float64(what.predictions),
+        completeness_error=_float64(what.completeness_error),
+        notes=result.notes,
+        path=[
+            kan_pb2.LayerPath(
+                layer=path.layer,
+                outputs=path.values.shape[1],
+                edges=path.values.shape[2],
+                sources=path.sources.astype("<u4").tobytes(),
+                destinations=path.destinations.astype("<u4").tobytes(),
+                values=_float64(path.values),
+                residual=_float64(path.residual),
+            )
+            for path in what.path
+        ],
+        intervals=None
+        if rows is None
+        else kan_pb2.RowIntervals(
+            method=rows.method,
+            coverage=rows.coverage,
+            numbers=rows.values.shape[1],
+            bounds=b"" if sets else _float64(rows.values),
+            sets=rows.values.astype("<u1").tobytes() if sets else b"",
+            reliable=rows.state.reliable,
+            note=rows.state.note,
+        ),
+        error_bars=None
+        if bars is None
+        else filled(kan_pb2.RowErrorBars, bars, numbers=bars.values.shape[1], bars=_float32(bars.values)),
+        out_of_range=b"" if result.outside is None else result.outside.astype("<u1").tobytes(),
     )
 
 
 def curves_to_pb(info: ModelInfo, block: CurveBlock) -> kan_pb2.CurveBlock:
     """CurveBlock as a message."""
     return kan_pb2.CurveBlock(
-        model_name=info.name,
-        model_version=str(info.version),
-        digest=info.digest,
+        **identity(info),
         layer=block.layer,
         sources=block.sources,
         destinations=block.destinations,
         points=block.x.shape[1],
-        x=block.x.astype("<f8").tobytes(),
-        phi=block.phi.astype("<f4").tobytes(),
-        derivative=b"" if block.derivative is None else block.derivative.astype("<f4").tobytes(),
+        x=_float64(block.x),
+        phi=_float32(block.phi),
+        derivative=b"" if block.derivative is None else _float32(block.derivative),
         domains=block.domains,
-        parts=[kan_pb2.CurvePart(kind=kind, phi=phi.astype("<f4").tobytes()) for kind, phi in block.parts],
-        extrema_x=b"" if block.extrema is None else block.extrema[0].astype("<f8").tobytes(),
-        extrema=b"" if block.extrema is None else block.extrema[1].astype("<f4").tobytes(),
+        parts=[kan_pb2.CurvePart(kind=kind, phi=_float32(phi)) for kind, phi in block.parts],
+        extrema_x=b"" if block.extrema is None else _float64(block.extrema[0]),
+        extrema=b"" if block.extrema is None else _float32(block.extrema[1]),
     )
 
 
@@ -291,26 +233,13 @@ def from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, calle
     """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists that are too long, and for half a path."""
     for name in ("layers", "layer_names", "sources", "destinations", "reductions", "quantiles"):
         at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
-    return EdgeRequest(
-        model=message.model_name,
-        version=message.model_version,
-        id=message.id,
+    return read(
+        EdgeRequest,
+        message,
         rows=packed_rows(message),
-        row_count=message.row_count,
         layers=(*message.layers, *message.layer_names),
-        sources=tuple(message.sources),
-        destinations=tuple(message.destinations),
         path=infer_codec.both(message, "path_from", "path_to"),
-        options=EdgeOptions(
-            top_k=message.top_k,
-            per_row=message.per_row,
-            min_magnitude=message.min_magnitude,
-            residual=message.residual,
-            nodes=message.nodes,
-            reductions=tuple(message.reductions),
-            quantiles=tuple(message.quantiles),
-            bins=message.bins,
-        ),
+        options=read(EdgeOptions, message),
         deadline=deadline,
         caller=caller,
     )
@@ -318,19 +247,8 @@ def from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, calle
 
 def estimated(request: EdgeRequest, info: ModelInfo, estimate: Estimate) -> kan_pb2.QueryEdgesResponse:
     """The cost estimate of a query, as a message."""
-    return kan_pb2.QueryEdgesResponse(
-        model_name=info.name,
-        model_version=str(info.version),
-        digest=info.digest,
-        id=request.id,
-        estimate=kan_pb2.EdgeEstimate(
-            response_bytes=estimate.response_bytes,
-            max_response_bytes=estimate.max_response_bytes,
-            evaluations=estimate.evaluations,
-            max_evaluations=estimate.max_evaluations,
-            within_limits=estimate.within_limits,
-        ),
-    )
+    cost = filled(kan_pb2.EdgeEstimate, estimate)
+    return kan_pb2.QueryEdgesResponse(**identity(info), id=request.id, estimate=cost)
 
 
 def packed(response: EdgeResponse) -> bytes:
@@ -341,35 +259,29 @@ def packed(response: EdgeResponse) -> bytes:
     )
     pieces = [whole.SerializeToString()]
     for layer in response.layers:
-        head, size = _layer(layer).SerializeToString(), layer.values.nbytes
+        message = kan_pb2.LayerEdges(
+            layer=layer.layer,
+            shape=layer.values.shape,
+            sources=layer.sources,
+            destinations=layer.destinations,
+            first_row=layer.first_row,
+        )
+        if layer.per_row is not None:
+            message.per_row_sources, message.per_row_destinations = (
+                part.astype("<u4").tobytes() for part in layer.per_row
+            )
+        if layer.residual is not None:
+            message.residual, message.residual_destinations[:] = _float32(layer.residual), layer.residual_destinations
+        if layer.nodes is not None:
+            message.nodes, message.node_count = _float32(layer.nodes), layer.nodes.shape[-1]
+        for kind, values in layer.reductions:
+            message.reductions.add(kind=kind, shape=values.shape, values=_float32(values))
+        head, size = message.SerializeToString(), layer.values.nbytes
         head += VALUES + varint(size)
         pieces += [LAYERS + varint(len(head) + size) + head]
         flat = layer.values.reshape(-1)
         pieces += [flat[at : at + PIECE].tobytes() for at in range(0, flat.size, PIECE)]
     return b"".join(pieces)  # other threads run meanwhile
-
-
-def _layer(layer: LayerEdges) -> kan_pb2.LayerEdges:
-    """The layer as a message without its values."""
-    message = kan_pb2.LayerEdges(
-        layer=layer.layer,
-        shape=layer.values.shape,
-        sources=layer.sources,
-        destinations=layer.destinations,
-        first_row=layer.first_row,
-    )
-    if layer.per_row is not None:
-        message.per_row_sources, message.per_row_destinations = (part.astype("<u4").tobytes() for part in layer.per_row)
-    if layer.residual is not None:
-        message.residual, message.residual_destinations[:] = (
-            layer.residual.astype("<f4").tobytes(),
-            layer.residual_destinations,
-        )
-    if layer.nodes is not None:
-        message.nodes, message.node_count = layer.nodes.astype("<f4").tobytes(), layer.nodes.shape[-1]
-    for kind, values in layer.reductions:
-        message.reductions.add(kind=kind, shape=values.shape, values=values.astype("<f4").tobytes())
-    return message
 
 
 def parts(response: EdgeResponse, most: int = PART) -> Iterator[EdgeResponse]:
@@ -391,8 +303,17 @@ def divided(layer: LayerEdges, most: int) -> Iterator[LayerEdges]:
         step = max(1, rows * most // layer.nbytes)
         for at in range(0, rows, step):
             yield from divided(_rows(layer, at, at + step), most)
-    else:
-        yield from _by_edges(layer, most)
+    else:  # one row, or the reductions over all rows; the fields that are not divided go with the first part
+        axes = (-1,) if layer.picked else (-2, -1)
+        axis = next((axis for axis in axes if layer.values.shape[axis] > 1), 0)
+        if not axis:
+            yield layer
+            return
+        count = layer.values.shape[axis]
+        step = max(1, min(count - 1, count * most // layer.nbytes))
+        for at in range(0, count, step):
+            yield from divided(_edges(layer, axis, slice(at, at + step)), most)
+            layer = dataclasses.replace(layer, residual=None, residual_destinations=(), nodes=None)
 
 
 def _rows(layer: LayerEdges, start: int, end: int) -> LayerEdges:
@@ -407,20 +328,6 @@ def _rows(layer: LayerEdges, start: int, end: int) -> LayerEdges:
         nodes=None if layer.nodes is None else some(layer.nodes),
         first_row=layer.first_row + start,
     )
-
-
-def _by_edges(layer: LayerEdges, most: int) -> Iterator[LayerEdges]:
-    """Divide one row, or the reductions over all rows, by its edges. The other fields go with the first part."""
-    axes = (-1,) if layer.picked else (-2, -1)
-    axis = next((axis for axis in axes if layer.values.shape[axis] > 1), 0)
-    if not axis:
-        yield layer
-        return
-    count = layer.values.shape[axis]
-    step = max(1, min(count - 1, count * most // layer.nbytes))
-    for at in range(0, count, step):
-        yield from divided(_edges(layer, axis, slice(at, at + step)), most)
-        layer = dataclasses.replace(layer, residual=None, residual_destinations=(), nodes=None)
 
 
 def _edges(layer: LayerEdges, axis: int, which: slice) -> LayerEdges:
@@ -481,11 +388,7 @@ def _written(result: StatisticsResult) -> bytes:
 
 def edits_from_pb(message: kan_pb2.EditEdgesRequest, *, author: str) -> EditRequest:
     """A request of EditEdges by a caller of this name."""
-    changes = [
-        EdgeChange(edit.layer, edit.source, edit.destination, edit.operation, edit.text, tuple(edit.numbers))
-        for edit in message.edits
-    ]
-    return EditRequest(message.model_name, message.model_version, changes, message.preview, author)
+    return read(EditRequest, message, edits=[read(EdgeChange, edit) for edit in message.edits], author=author)
 
 
 def edited_to_pb(result: Edited) -> kan_pb2.EditEdgesResponse:
@@ -511,27 +414,20 @@ def edited_to_pb(result: Edited) -> kan_pb2.EditEdgesResponse:
 
 def version_choice(chosen: VersionChoice) -> bytes:
     """The message VersionChoice."""
-    answer = kan_pb2.VersionChoice(
-        model_name=chosen.model, model_version=str(chosen.version), previous_version=str(chosen.previous_version or "")
+    previous = str(chosen.previous_version or "")
+    message = kan_pb2.VersionChoice(
+        model_name=chosen.model, model_version=str(chosen.version), previous_version=previous
     )
-    return answer.SerializeToString()
+    return message.SerializeToString()
 
 
 def shadow_report(report: ShadowReport) -> bytes:
     """The message ShadowReport."""
-    answer = kan_pb2.ShadowReport(
+    message = filled(
+        kan_pb2.ShadowReport,
+        report,
         model_name=report.model,
         model_version=str(report.version),
         baseline_version=str(report.baseline_version),
-        running=report.running,
-        share=report.share,
-        tolerance=report.tolerance,
-        requests=report.requests,
-        rows=report.rows,
-        rows_out_of_tolerance=report.rows_out_of_tolerance,
-        requests_dropped=report.requests_dropped,
-        requests_failed=report.requests_failed,
-        largest_difference=report.largest_difference,
-        rows_with_other_class=report.rows_with_other_class,
     )
-    return answer.SerializeToString()
+    return message.SerializeToString()

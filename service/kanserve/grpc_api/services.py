@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager
+import re
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
@@ -17,19 +16,18 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from kanserve.auth import permissions, roles
 from kanserve.errors import NotFound, WatchesLimited
 from kanserve.grpc_api import call_context, infer_codec
-from kanserve.grpc_api.call_context import Call, RequestMetadata
-from kanserve.grpc_api.hot_path.account import Account
+from kanserve.grpc_api.call_context import Call
+from kanserve.grpc_api.hot_path.batch import Account
 from kanserve.grpc_api.hot_path.method import HotMethod
-from kanserve.grpc_api.inference import InferenceService, InferStream
-from kanserve.grpc_api.interceptor import Guarded, Interceptor, Kind, StreamMethod, UnaryMethod
+from kanserve.grpc_api.inference import InferenceService, infer_stream
+from kanserve.grpc_api.interceptor import Guarded, Interceptor, Kind, MethodSeries
 from kanserve.grpc_api.kan import KanService
-from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.observability.metrics import UNKNOWN
 from kanserve.pb import pool
 from kanserve.services.control import Catalogue
 
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
-NONE: Mapping[str, StreamMethod] = {}
+CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # between the words of a name such as ServerLive
 HOT = f"/{InferenceService.descriptor.full_name}/{INFER}"  # path of the method whose calls native code may take
 NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 
@@ -38,21 +36,15 @@ NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 class Services:
     """Methods that a transport serves, and the accounts that it reports to.
 
-    methods         by path, such as /grpc.health.v1.Health/Check
-    unknown         handles any other path
-    hold            adds to the bytes of responses that wait for their client
-    open_request    account of a request that has not arrived completely, by connection, address and
-                    `RequestMetadata`
-    hot             the method ModelInfer, whose calls native code may take
-    hold_responses  context in which calls that end wait, for a number of seconds before and after its body, so that no
-                    client sends the next request in that time
+    methods  by path, such as /grpc.health.v1.Health/Check
+    unknown  handles any other path
+    guard    counts the bytes of responses that wait for their client, and of requests that have not arrived completely
+    hot      the method ModelInfer, whose calls native code may take
     """
 
     methods: Mapping[str, Guarded]
     unknown: Guarded
-    hold: Callable[[int], None]
-    open_request: Callable[[Hashable, str, RequestMetadata], IncomingRequest]
-    hold_responses: Callable[[float], AbstractAsyncContextManager[None]]
+    guard: Interceptor
     hot: HotMethod
 
 
@@ -68,41 +60,41 @@ def guarded(
 ) -> Services:
     """All methods. `mirror` None: reflection is not offered. `native`: the module of `hot_path.method.native_calls`."""
     methods: dict[str, Guarded] = {}
-    account = Account(guard, guard.series(Kind.UNARY, NAMES[0], INFER))
+    account = Account(guard, MethodSeries(guard.metrics, Kind.UNARY, NAMES[0], INFER))
     sampled = None if guard.tracing is None else functools.partial(guard.tracing.samples, HOT.removeprefix("/"))
     hot = HotMethod(inference, account, native, sampled)
-    methods |= _service(guard, inference.descriptor, inference.methods() | {INFER: hot.infer})
+    methods |= _service(guard, inference)
+    methods[HOT] = guard.unary(NAMES[0], INFER, hot.infer)
     infer = call_context.with_deadline(hot.infer, guard.max_seconds, f"{NAMES[0]}/{STREAM}")
-    stream = InferStream(guard, infer, max_stream_requests)
-    methods[f"/{NAMES[0]}/{STREAM}"] = guard.stream(NAMES[0], STREAM, Kind.BIDI_STREAM, stream.answers)
-    methods |= _service(guard, kan.descriptor, kan.methods(), kan.streams())
+    responses = functools.partial(infer_stream, guard, infer, max_stream_requests)
+    methods[f"/{NAMES[0]}/{STREAM}"] = guard.stream(NAMES[0], STREAM, Kind.BIDI_STREAM, responses)
+    methods |= _service(guard, kan)
     methods[f"/{SERVICE}/Check"] = guard.unary(SERVICE, "Check", probes.check, probe=True)
     methods[f"/{SERVICE}/Watch"] = guard.stream(SERVICE, "Watch", Kind.SERVER_STREAM, probes.watch, probe=True)
     if mirror is not None:
         for name in SERVICES:
             methods[f"/{name}/{METHOD}"] = guard.stream(name, METHOD, Kind.BIDI_STREAM, mirror.info, probe=True)
-    unknown = guard.refusal(UNKNOWN, UNKNOWN)
-    return Services(methods, unknown, guard.hold, guard.open_request, guard.hold_responses, hot)
+    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard, hot)
 
 
-def _service(
-    guard: Interceptor,
-    descriptor: ServiceDescriptor,
-    methods: Mapping[str, UnaryMethod],
-    streams: Mapping[str, StreamMethod] = NONE,
-) -> dict[str, Guarded]:
-    """Entries for all methods of the descriptor. A method without an implementation is rejected."""
+def implementation(service: object, name: str) -> Any:
+    """The Python method of a service or of its class that implements a method of gRPC; None if there is none."""
+    return getattr(service, CAPITAL.sub("_", name).lower(), None)
+
+
+def _service(guard: Interceptor, service: InferenceService | KanService) -> dict[str, Guarded]:
+    """Entries for all methods of a service. A method without an implementation is rejected."""
     table: dict[str, Guarded] = {}
-    for method in descriptor.methods:
-        path = f"/{descriptor.full_name}/{method.name}"
-        if method.name in methods:
-            table[path] = guard.unary(descriptor.full_name, method.name, methods[method.name])
-        elif method.name in streams:
-            kind = Kind.SERVER_STREAM
-            table[path] = guard.stream(descriptor.full_name, method.name, kind, streams[method.name])
-        else:
+    for method in service.descriptor.methods:
+        name, place = method.name, service.descriptor.full_name
+        handler = implementation(service, name)
+        if handler is None:
             streaming = method.client_streaming or method.server_streaming
-            table[path] = guard.refusal(descriptor.full_name, method.name, streaming=streaming)
+            table[f"/{place}/{name}"] = guard.refusal(place, name, streaming=streaming)
+        elif method.server_streaming:
+            table[f"/{place}/{name}"] = guard.stream(place, name, Kind.SERVER_STREAM, handler)
+        else:
+            table[f"/{place}/{name}"] = guard.unary(place, name, handler)
     return table
 
 
@@ -201,11 +193,8 @@ class Reflection:
 
     async def info(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The response to each request of a stream."""
-        async for answer in self._servicer.ServerReflectionInfo(_questions(messages), None):
-            yield answer.SerializeToString()
+        kind = reflection_pb2.ServerReflectionRequest
+        requests = (await infer_codec.parsed(kind, message) async for message in messages)
+        async for response in self._servicer.ServerReflectionInfo(requests, None):
+            yield response.SerializeToString()
             await asyncio.sleep(0)  # thousands of requests may arrive at once: other calls get a turn
-
-
-async def _questions(messages: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
-    async for message in messages:
-        yield await infer_codec.parsed(reflection_pb2.ServerReflectionRequest, message)

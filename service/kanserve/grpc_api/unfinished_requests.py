@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from operator import attrgetter
 from typing import TypeVar
 
 from kanserve.errors import RequestBufferLimited
@@ -72,11 +73,6 @@ class Unfinished:
         """Use this limit of the interceptor from now on."""
         self.most = min(max(int(SHARE * max_inflight_bytes), self._largest), int(MOST * max_inflight_bytes))
 
-    def open_request(self, connection: Hashable, caller: str) -> IncomingRequest:
-        """A request that begins to arrive. `caller`: the name of the principal, or the address of the peer. The owner
-        closes it."""
-        return IncomingRequest(self, connection, caller)
-
     def grown(self, part: IncomingRequest, size: int) -> None:
         """`part` has `size` bytes more (or less, if negative). Rejects requests until the total fits the limit. Raises
         RequestBufferLimited if `part` itself is rejected."""
@@ -88,7 +84,10 @@ class Unfinished:
         part.size += size
         self._hold(size)
         while size > 0 and self.total > self.most:
-            newest = self._newest(part)
+            heaviest = max(self._callers.values(), key=attrgetter("total"))
+            candidates = reversed(max(heaviest.connections.values(), key=attrgetter("total")).parts)
+            # `part` itself, if no other request waits for bytes.
+            newest = next((other for other in candidates if other.waits or other is part), part)
             self.gone(newest)
             newest.refuse()
             if newest is part:
@@ -110,14 +109,6 @@ class Unfinished:
         if not caller.connections:
             del self._callers[part.caller]
 
-    def _newest(self, part: IncomingRequest) -> IncomingRequest:
-        """The request to reject; `part` if no other request waits for bytes."""
-        heaviest = max(self._callers.values(), key=_total)
-        connection = max(heaviest.connections.values(), key=_total)
-        return next(
-            (candidate for candidate in reversed(connection.parts) if candidate.waits or candidate is part), part
-        )
-
 
 class _Connection:
     """Unfinished requests of one connection, the oldest first."""
@@ -137,12 +128,9 @@ class _Caller:
         self.total, self.connections = 0, dict[Hashable, _Connection]()
 
 
-def _total(count: _Caller | _Connection) -> int:
-    return count.total
-
-
 class IncomingRequest:
-    """Request while it arrives. It is a context, and its exit ends the count."""
+    """Request while it arrives. It is a context, and its exit ends the count. `caller`: the name of the principal, or
+    the address of the peer."""
 
     __slots__ = ("_account", "_refused", "_task", "caller", "connection", "size")
 

@@ -42,22 +42,20 @@ class CertifiedRange:
 
 
 class CertificateWatch:
-    """Observer of the completed requests of one version, on the event loop. `violating` counts rows. `switch` sets the
-    receiver of requests: this watch, or None."""
+    """Observer of the completed requests of one version, on the event loop. `violating` counts rows."""
 
-    def __init__(
-        self,
-        info: ModelInfo,
-        manifest: Manifest,
-        violating: Number,
-        switch: Callable[[CertificateWatch | None], None],
-    ) -> None:
-        self._range, self._violating, self._switch = CertifiedRange(manifest), violating, switch
+    def __init__(self, info: ModelInfo, manifest: Manifest, violating: Number) -> None:
+        self._range, self._violating = CertifiedRange(manifest), violating
+        self._switch: Callable[[CertificateWatch | None], None] = lambda watch: None
         self._facts = {"model": info.name, "version": info.version}
         self._input, self._output = manifest.input.name, manifest.output.name
         self._width = len(manifest.certificate.low) + len(manifest.certificate.output_low)
         self._timer: asyncio.TimerHandle | None = None
-        self._switch(self)
+
+    def start(self, switch: Callable[[CertificateWatch | None], None]) -> None:
+        """Check requests from now on. `switch` sets their receiver: this watch, or None."""
+        self._switch = switch
+        switch(self)
 
     def offer(
         self, names: Sequence[str], size: int, copy: Callable[[], tuple[Mapping[str, Array], Sequence[Array]]]
@@ -73,36 +71,18 @@ class CertificateWatch:
         wrong = self._range.violations(x, y)
         count = int(np.count_nonzero(wrong))
         if count:
-            self._report(count, len(x), y[int(wrong.argmax())])
-        self._pause(max((time.thread_time() - begun) / SHARE, QUIET if count else 0.0))
-
-    def _report(self, count: int, checked: int, outputs: Array) -> None:
-        """Count and log rows. `outputs`: of the first of them."""
-        self._violating.inc(count)
-        values = outputs.reshape(-1).astype(np.float64)
-        low, high = self._range.output_low, self._range.output_high
-        at = int((~((values >= low) & (values <= high))).argmax())
-        log.error(
-            "certificate_violated",
-            **self._facts,
-            rows=count,
-            checked=checked,
-            output=at,
-            value=str(values[at]),
-            low=float(low[at]),
-            high=float(high[at]),
-        )
-
-    def _pause(self, seconds: float) -> None:
+            self._violating.inc(count)
+            values = y[int(wrong.argmax())].reshape(-1).astype(np.float64)  # of the first of these rows
+            low, high = self._range.output_low, self._range.output_high
+            at = int((~((values >= low) & (values <= high))).argmax())
+            facts = {"output": at, "value": str(values[at]), "low": float(low[at]), "high": float(high[at])}
+            log.error("certificate_violated", **self._facts, rows=count, checked=len(x), **facts)
+        seconds = max((time.thread_time() - begun) / SHARE, QUIET if count else 0.0)
         self._switch(None)
         self._timer = asyncio.get_running_loop().call_later(seconds, self._switch, self)
 
     def end(self) -> None:
         """End the watch, so that the version can be freed."""
-        self._switch = _nobody
+        self._switch = lambda watch: None
         if self._timer is not None:
             self._timer.cancel()
-
-
-def _nobody(watch: CertificateWatch | None) -> None:
-    """Switch without a model: no requests are offered."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,19 +45,6 @@ class LayerCoverage:
     cells: Floats
 
 
-@dataclass(slots=True)
-class Known:
-    """Cache of the bounds of a version's layers. Only the thread of its queries uses it."""
-
-    bounds: dict[int, Bounds] = field(default_factory=dict)
-
-    def layer_bounds(self, manifest: Manifest, at: int, width: int) -> Bounds:
-        """The bounds of a layer's `width` nodes. Raises FailedPrecondition."""
-        if at not in self.bounds:
-            self.bounds[at] = bounds(manifest, at, width)
-        return self.bounds[at]
-
-
 def bounds(manifest: Manifest, at: int, width: int) -> Bounds:
     """The bounds of the `width` nodes of layer `at`. Raises FailedPrecondition."""
     layer, baseline = manifest.layers[at], manifest.baseline
@@ -89,11 +76,12 @@ def checked_inputs(manifest: Manifest) -> list[tuple[str, int, Bounds]]:
     ]
 
 
+# radon: the nodes of one step after the other.
 def compute(
-    session: Session, manifest: Manifest, known: Known, rows: Mapping[str, Array], *, step: int
+    session: Session, manifest: Manifest, known: dict[int, Bounds], rows: Mapping[str, Array], *, step: int
 ) -> Iterator[tuple[LayerCoverage, ...] | None]:
     """The coverage of each layer for `rows` [B, ...] by input. Yields None after each step of `step` rows, and the
-    result at the end. Raises FailedPrecondition."""
+    result at the end. `known`: cache of the bounds of the layers. Raises FailedPrecondition."""
     names = [layer.node_tensor for layer in manifest.layers]
     missing = [name for name in dict.fromkeys(names) if name not in rows]
     layers: list[list[LayerCoverage]] = [[] for _ in names]
@@ -101,28 +89,25 @@ def compute(
         part = batching.select_rows(rows, start, start + max(1, step))
         values = dict(part) | (dict(zip(missing, session.run(missing, part), strict=True)) if missing else {})
         for at, name in enumerate(names):
-            limits = known.layer_bounds(manifest, at, values[name].shape[-1])
-            layers[at].append(_of(limits, values[name]))
+            nodes = values[name]
+            if at not in known:
+                known[at] = bounds(manifest, at, nodes.shape[-1])
+            limits = known[at]
+            result = coverage.measure(limits, nodes.reshape(-1, nodes.shape[-1]).astype(np.float64))
+            own: Coverage = result.joined(len(nodes))
+            zones = result.zones.reshape(nodes.shape)
+            layers[at].append(LayerCoverage(limits.definition, zones, own.counts, own.worst, own.excess))
         yield None
-    yield tuple(map(_joined, layers))
-
-
-def _of(limits: Bounds, nodes: Array) -> LayerCoverage:
-    """The nodes of a layer as an array [B, *positions, n]."""
-    result = coverage.measure(limits, nodes.reshape(-1, nodes.shape[-1]).astype(np.float64))
-    rows: Coverage = result.joined(len(nodes))
-    return LayerCoverage(limits.definition, result.zones.reshape(nodes.shape), rows.counts, rows.worst, rows.excess)
+    joined = []
+    for parts in layers:  # of consecutive rows
+        arrays = [[getattr(part, name) for part in parts] for name in ("zones", "counts", "worst", "cells")]
+        joined.append(LayerCoverage(parts[0].definition, *map(np.concatenate, arrays)))
+    yield tuple(joined)
 
 
 def _any_of_row(flags: NDArray[np.bool_], rows: int) -> NDArray[np.bool_]:
     """Whether a flag of each row is set, from flags of all positions of all rows."""
     return np.asarray(flags.reshape(rows, len(flags) // max(1, rows)).any(axis=1))
-
-
-def _joined(parts: Sequence[LayerCoverage]) -> LayerCoverage:
-    """The coverage of consecutive rows as one."""
-    arrays = [[getattr(part, name) for part in parts] for name in ("zones", "counts", "worst", "cells")]
-    return LayerCoverage(parts[0].definition, *map(np.concatenate, arrays))
 
 
 @dataclass(frozen=True, slots=True)

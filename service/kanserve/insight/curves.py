@@ -5,6 +5,7 @@ A layer computes all its edges at a few points at a time. The requested edges ar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from kanexport.shared.manifest import LayerInfo, Manifest
 from kanserve.analysis import curves, query_plan
-from kanserve.analysis.curves import Domain, Floats
+from kanserve.analysis.curves import Floats
 from kanserve.analysis.query_plan import LayerPlan
 from kanserve.errors import KanserveError, LoadError
 from kanserve.insight.edge_queries import STEP_BYTES, LayerGraph
@@ -33,7 +34,10 @@ def compute(
 ) -> Iterator[CurveBlock | None]:
     """The curves of the planned layers, each of class A. Yields None after each step, and a block when it is
     complete."""
-    rows = _reference(manifest) if request.span is None else None
+    rows = None
+    if request.span is None and manifest.reference.inputs:
+        with contextlib.suppress(LoadError):
+            rows = verify.feeds(manifest)
     for plan in plans:
         layer = manifest.layers[plan.layer]
         if request.span is not None:
@@ -41,17 +45,33 @@ def compute(
         else:
             domain = curves.domain(layer, _seen(session, layer, rows))
         yield None
-        yield from _layer(graphs[plan.layer], plan, domain, request)
-
-
-def _reference(manifest: Manifest) -> Mapping[str, Array] | None:
-    """The reference rows by input; None without reference rows."""
-    if not manifest.reference.inputs:
-        return None
-    try:
-        return verify.feeds(manifest)
-    except LoadError:
-        return None
+        graph = graphs[plan.layer]
+        x = curves.grid(domain, request.points, DTYPES[graph.node_input.datatype])
+        kinds, names = curves.named_parts(graph.layer) if request.parts else ((), ())
+        total, *own = yield from _values(graph, plan, x, names)
+        parts = zip(kinds, curves.all_parts(graph.layer, total, own), strict=True) if request.parts else ()
+        part_values = list(parts)
+        slopes = None
+        if request.derivative:
+            below, above = curves.neighbours(x, domain, DTYPES[graph.node_input.datatype])
+            (left,) = yield from _values(graph, plan, below)
+            (right,) = yield from _values(graph, plan, above)
+            chosen = list(plan.sources)
+            slopes = curves.slope(below[:, chosen], above[:, chosen], left, right)
+        extrema = (yield from _extrema(graph, plan, x, total)) if request.extrema else None
+        for first, second in curves.blocks(plan.sources, plan.destinations, request.points):
+            sources = plan.sources[first]
+            yield CurveBlock(
+                layer=plan.layer,
+                sources=sources,
+                destinations=plan.destinations[second],
+                x=x[:, list(sources)].T,
+                phi=_of_edges(total, first, second),
+                derivative=None if slopes is None else _of_edges(slopes, first, second),
+                domains=tuple(domain.origins[at] for at in sources),
+                parts=tuple((kind, _of_edges(values, first, second)) for kind, values in part_values),
+                extrema=None if extrema is None else (extrema[0][first, second], extrema[1][first, second]),
+            )
 
 
 def _seen(session: Session, layer: LayerInfo, rows: Mapping[str, Array] | None) -> Floats | None:
@@ -66,38 +86,6 @@ def _seen(session: Session, layer: LayerInfo, rows: Mapping[str, Array] | None) 
             return None
     flat = nodes.reshape(-1, nodes.shape[-1]).astype(np.float64)
     return flat[:, list(curves.columns(layer))]
-
-
-def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, request: CurveRequest) -> Iterator[CurveBlock | None]:
-    x = curves.grid(domain, request.points, DTYPES[graph.node_input.datatype])
-    kinds, names = curves.named_parts(graph.layer) if request.parts else ((), ())
-    total, *own = yield from _values(graph, plan, x, names)
-    parts = zip(kinds, curves.all_parts(graph.layer, total, own), strict=True) if request.parts else ()
-    part_values = list(parts)
-    slopes = (yield from _slopes(graph, plan, x, domain)) if request.derivative else None
-    extrema = (yield from _extrema(graph, plan, x, total)) if request.extrema else None
-    for first, second in curves.blocks(plan.sources, plan.destinations, request.points):
-        sources = plan.sources[first]
-        yield CurveBlock(
-            layer=plan.layer,
-            sources=sources,
-            destinations=plan.destinations[second],
-            x=x[:, list(sources)].T,
-            phi=_of_edges(total, first, second),
-            derivative=None if slopes is None else _of_edges(slopes, first, second),
-            domains=tuple(domain.origins[at] for at in sources),
-            parts=tuple((kind, _of_edges(values, first, second)) for kind, values in part_values),
-            extrema=None if extrema is None else (extrema[0][first, second], extrema[1][first, second]),
-        )
-
-
-def _slopes(graph: LayerGraph, plan: LayerPlan, x: Floats, domain: Domain) -> Generator[None, None, Floats]:
-    """[N, s, d]"""
-    below, above = curves.neighbours(x, domain, DTYPES[graph.node_input.datatype])
-    (left,) = yield from _values(graph, plan, below)
-    (right,) = yield from _values(graph, plan, above)
-    chosen = list(plan.sources)
-    return curves.slope(below[:, chosen], above[:, chosen], left, right)
 
 
 def _extrema(

@@ -26,6 +26,7 @@ from kanserve.runtime.base import Session
 from kanserve.scheduling import batching
 from kanserve.types import Array, LayerEdges, TensorInfo
 
+CHUNK_BYTES = 32 * 2**20  # of edge values that one query holds at a time
 STEP_BYTES = 4 * 2**20  # of edge values in one step: about ten milliseconds, for which other queries wait
 
 Floats = NDArray[np.floating]
@@ -120,7 +121,7 @@ def _checked(outputs: list[Array], expected: tuple[int, ...]) -> list[Floats]:
     return cast("list[Floats]", outputs)
 
 
-class Nodes:
+class NodeVectors:
     """Node vectors of some layers, one chunk of rows at a time. They are computed once if all of them are small, and
     otherwise again for each iteration."""
 
@@ -164,23 +165,17 @@ class Nodes:
 class EdgeConsumer(ABC):
     """Consumer of the edge values of one layer, one chunk at a time."""
 
-    def __init__(self, graph: LayerGraph, positions: tuple[int, ...]) -> None:
+    def __init__(self, graph: LayerGraph) -> None:
         self.graph = graph
-        self._positions = positions
 
     def flat(self, nodes: Array, rows: int) -> Array:
         """Node vectors [N, n] of nodes [rows, *positions, n]. Raises BackendError for another shape."""
-        positions, tensor = self._positions, self.graph.layer.node_tensor
+        positions, tensor = self.graph.layer.positions, self.graph.layer.node_tensor
         if nodes.ndim < 2 or nodes.shape[:-1] != (rows, *positions):
             raise BackendError(
                 f"{tensor} has shape {nodes.shape}, expected {(rows, *positions, 'n')}", code="execution-failed"
             )
         return np.ascontiguousarray(nodes).reshape(-1, nodes.shape[-1])
-
-    def chunk(self, nodes: Array, chunk_bytes: int) -> int:
-        """The number of node vectors per chunk of edge values."""
-        size = self.graph.layer.sources * self.graph.layer.destinations * nodes.dtype.itemsize
-        return max(1, chunk_bytes // max(size, 1))
 
     def add_nodes(self, row: int, vectors: Array) -> None:
         """Receive the node vectors [N, n] of some rows, from `row` on, before their edge values."""
@@ -195,20 +190,22 @@ class EdgeConsumer(ABC):
         """Edge values [n, S, D], those of `row` from its position `offset` on."""
 
 
-def stream_edges(nodes: Nodes, answers: Sequence[EdgeConsumer], chunk_bytes: int) -> Iterator[None]:
+def stream_edges(nodes: NodeVectors, consumers: Sequence[EdgeConsumer], chunk_bytes: int) -> Iterator[None]:
     """Pass each layer's edge values to its consumer, one chunk per step. The step of the last chunk ends with the
     result, because each step of a query waits for its turn."""
     for row, count, tensors in nodes:
         computed = nodes.computed
-        for answer in answers:
-            vectors = answer.flat(tensors[answer.graph.layer.node_tensor], count)
-            answer.add_nodes(row, vectors)
-            size = answer.chunk(vectors, chunk_bytes)
+        for consumer in consumers:
+            layer = consumer.graph.layer
+            vectors = consumer.flat(tensors[layer.node_tensor], count)
+            consumer.add_nodes(row, vectors)
+            edge_bytes = layer.sources * layer.destinations * vectors.dtype.itemsize
+            size = max(1, chunk_bytes // max(edge_bytes, 1))
             for offset in range(0, len(vectors), size):
                 if computed:
                     yield
                 computed = True
-                answer.run(row, offset, vectors[offset : offset + size])
+                consumer.run(row, offset, vectors[offset : offset + size])
         if row + count < nodes.count:
             yield
 
@@ -231,7 +228,7 @@ def compute(
     plans: tuple[LayerPlan, ...],
     rows: Mapping[str, Array],
     *,
-    chunk_bytes: int,
+    chunk_bytes: int = CHUNK_BYTES,
     piece_rows: int = 0,
     most_bytes: int = 2**62,
 ) -> Iterator[tuple[LayerEdges, ...] | None]:
@@ -240,19 +237,23 @@ def compute(
     The serving graph computes the node vectors, only those that are needed, for at most `piece_rows` rows at a time (0:
     no such limit). Raises ResourceExhausted for edges of a magnitude, if they are more than `most_bytes`.
     """
-    nodes = Nodes(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
+    nodes = NodeVectors(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
     share = chunk_bytes // max(1, len(plans))
-    answers = [_answer(graphs[plan.layer], plan, nodes.count, share) for plan in plans]
-    yield from stream_edges(nodes, answers, min(chunk_bytes, STEP_BYTES))
-    second_pass = [answer for answer in answers if not answer.settle(most_bytes)]
+    layers = [_consumer(graphs[plan.layer], plan, nodes.count, share) for plan in plans]
+    yield from stream_edges(nodes, layers, min(chunk_bytes, STEP_BYTES))
+    second_pass = [layer for layer in layers if not layer.settle(most_bytes)]
     if second_pass:
         yield None
         yield from stream_edges(nodes, second_pass, min(chunk_bytes, STEP_BYTES))
-    yield tuple(answer.result() for answer in answers)
+    yield tuple(layer.result() for layer in layers)
 
 
-def _answer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> Answer:
-    if _strongest_only(graph.layer, plan) and graph.has_strongest(plan.top_k):
+# radon: which edges the result has, and who finds them.
+def _consumer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> LayerResult:
+    layer = graph.layer
+    every = plan.sources == tuple(range(layer.sources)) and plan.destinations == tuple(range(layer.destinations))
+    needs_others = plan.options.residual or plan.options.reductions
+    if every and plan.top_k > 0 and not needs_others and graph.has_strongest(plan.top_k):
         if plan.options.per_row:
             return _StrongestOfEachRow(graph, plan, rows)
         single = rows * math.prod(plan.positions) == 1
@@ -262,17 +263,11 @@ def _answer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> Answer
     return _Picked(graph, plan, rows, share) if plan.picked else _Selected(graph, plan, rows)
 
 
-def _strongest_only(layer: LayerInfo, plan: LayerPlan) -> bool:
-    """Whether the result has the strongest among all edges of a layer, and needs no values of others."""
-    every = plan.sources == tuple(range(layer.sources)) and plan.destinations == tuple(range(layer.destinations))
-    return every and plan.top_k > 0 and not (plan.options.residual or plan.options.reductions)
-
-
-class Answer(EdgeConsumer):
+class LayerResult(EdgeConsumer):
     """Result of one layer while it is computed."""
 
     def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
-        super().__init__(graph, plan.positions)
+        super().__init__(graph)
         self._plan, self._rows = plan, rows
         self._per_row = math.prod(plan.positions)
         times = rows * self._per_row
@@ -327,12 +322,12 @@ class Answer(EdgeConsumer):
         """Sums [N, d] of the values in the result."""
 
 
-class _Selected(Answer):
+class _Selected(LayerResult):
     """Result with all edges of a selection: their values, or reductions of them."""
 
     def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
         super().__init__(graph, plan, rows)
-        self._sink = _sink(plan, rows * self._per_row, (len(plan.sources), len(plan.destinations)))
+        self._sink = _Sink(plan, rows * self._per_row, (len(plan.sources), len(plan.destinations)))
 
     def take(self, at: int, picked: Floats) -> None:
         """Values [n, s, d], those from time `at` on."""
@@ -340,14 +335,14 @@ class _Selected(Answer):
 
     def edges(self, lead: tuple[int, ...]) -> LayerEdges:
         """The edges, with rows and positions as `lead` says."""
-        return self._sink.edges(self._plan.layer, self._plan.sources, self._plan.destinations, lead)
+        return self._sink.edges(self._plan.sources, self._plan.destinations, lead)
 
     def sums(self) -> NDArray[np.float64]:
         """[N, d]"""
         return np.asarray(self._sink.values.sum(axis=1, dtype=np.float64))
 
 
-class _Picked(Answer):
+class _Picked(LayerResult):
     """Result with the edges of largest magnitude over all rows and positions.
 
     The first pass measures which edges these are. Their values come from those kept meanwhile if these fit `share`
@@ -359,7 +354,7 @@ class _Picked(Answer):
         self._strength: Floats = np.zeros((len(plan.sources), len(plan.destinations)), np.float32)
         self._kept: list[Floats] | None = [] if rows * self._per_row * self._strength.size * 8 <= share else None
         self._chosen: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
-        self._sink = _Sink(0, ())
+        self._sink = _Sink(plan, 0, ())
 
     def take(self, at: int, picked: Floats) -> None:
         """Values [n, s, d], those from time `at` on."""
@@ -386,7 +381,7 @@ class _Picked(Answer):
             )
         rows, columns = query_plan.strongest(self._strength, count)
         self._chosen = (rows[:count], columns[:count])
-        self._sink = _sink(self._plan, self._rows * self._per_row, (count,))
+        self._sink = _Sink(self._plan, self._rows * self._per_row, (count,))
         at = 0
         for picked in self._kept or ():
             self.take(at, picked)
@@ -398,7 +393,7 @@ class _Picked(Answer):
         assert self._chosen is not None  # `settle` has chosen them
         sources = tuple(self._plan.sources[at] for at in self._chosen[0])
         destinations = tuple(self._plan.destinations[at] for at in self._chosen[1])
-        return dataclasses.replace(self._sink.edges(self._plan.layer, sources, destinations, lead), picked=True)
+        return dataclasses.replace(self._sink.edges(sources, destinations, lead), picked=True)
 
     def sums(self) -> NDArray[np.float64]:
         """[N, d]"""
@@ -421,7 +416,7 @@ class _PickedByOperator(_Picked):
         np.maximum.at(self._strength.reshape(-1), positions, query_plan.strengths(values[None]))
 
 
-class _OfEachRow(Answer):
+class _OfEachRow(LayerResult):
     """Result with the edges of largest magnitude of each row and position."""
 
     def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
@@ -476,43 +471,29 @@ class _StrongestOfOneRow(_StrongestOfEachRow):
 
 
 class _Sink:
-    """Buffer of edge values [N, ...]."""
+    """Buffer of edge values [N, ...], or of their reductions over rows and positions."""
 
-    def __init__(self, times: int, edges: tuple[int, ...]) -> None:
-        self.values = np.empty((times, *edges), np.float32)
+    def __init__(self, plan: LayerPlan, times: int, edges: tuple[int, ...]) -> None:
+        options, self._plan = plan.options, plan
+        self._reducer = None
+        if options.reductions:
+            self._reducer = reduce.Reducer(options.reductions, edges, options.quantiles, options.bins)
+        self.values = np.empty((0 if self._reducer else times, *edges), np.float32)
 
     def put(self, at: int, picked: Floats) -> None:
         """[n, ...], those from time `at` on."""
-        self.values[at : at + len(picked)] = _float32(picked)
+        if self._reducer is not None:
+            self._reducer.add(picked)
+        else:
+            self.values[at : at + len(picked)] = _float32(picked)
 
-    def edges(
-        self, layer: int, sources: tuple[int, ...], destinations: tuple[int, ...], lead: tuple[int, ...]
-    ) -> LayerEdges:
-        """The values, with rows and positions as `lead` says."""
-        return LayerEdges(layer, sources, destinations, self.values.reshape(*lead, *self.values.shape[1:]))
-
-
-class _Figures(_Sink):
-    """Buffer of reductions over rows and positions."""
-
-    def __init__(self, plan: LayerPlan, edges: tuple[int, ...]) -> None:
-        super().__init__(0, edges)
-        options = plan.options
-        self._reducer = reduce.Reducer(options.reductions, edges, options.quantiles, options.bins)
-
-    def put(self, at: int, picked: Floats) -> None:
-        """[n, ...]"""
-        self._reducer.add(picked)
-
-    def edges(
-        self, layer: int, sources: tuple[int, ...], destinations: tuple[int, ...], lead: tuple[int, ...]
-    ) -> LayerEdges:
-        """The figures."""
-        return LayerEdges(layer, sources, destinations, self.values, reductions=self._reducer.result())
-
-
-def _sink(plan: LayerPlan, times: int, edges: tuple[int, ...]) -> _Sink:
-    return _Figures(plan, edges) if plan.options.reductions else _Sink(times, edges)
+    def edges(self, sources: tuple[int, ...], destinations: tuple[int, ...], lead: tuple[int, ...]) -> LayerEdges:
+        """The values, with rows and positions as `lead` says, or their reductions."""
+        if self._reducer is not None:
+            reductions = self._reducer.result()
+            return LayerEdges(self._plan.layer, sources, destinations, self.values, reductions=reductions)
+        values = self.values.reshape(*lead, *self.values.shape[1:])
+        return LayerEdges(self._plan.layer, sources, destinations, values)
 
 
 def _float32(values: Array) -> Values:

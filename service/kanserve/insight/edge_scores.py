@@ -26,7 +26,7 @@ class _Spread(EdgeConsumer):
     """Consumer that measures the spread of the edge values of a layer."""
 
     def __init__(self, graph: LayerGraph) -> None:
-        super().__init__(graph, graph.layer.positions)
+        super().__init__(graph)
         self._edges, self._sums = Moments(), Moments()
 
     def add(self, row: int, offset: int, values: edge_queries.Floats) -> None:
@@ -54,11 +54,11 @@ def edge_scores(
     manifest: Manifest,
     rows: Mapping[str, Array],
     *,
-    chunk_bytes: int,
+    chunk_bytes: int = edge_queries.CHUNK_BYTES,
     piece_rows: int = 0,
 ) -> Iterator[tuple[LayerScores, ...] | None]:
     """Scores of all layers over `rows` [B, ...] by input. Yields None after each step, and the result at the end."""
-    nodes = edge_queries.Nodes(session, manifest.layers, rows, piece_rows, chunk_bytes)
+    nodes = edge_queries.NodeVectors(session, manifest.layers, rows, piece_rows, chunk_bytes)
     spreads = [_Spread(graph) for graph in graphs]
     yield from edge_queries.stream_edges(nodes, spreads, min(chunk_bytes, STEP_BYTES))
     layer_scores = [spread.spread() for spread in spreads]

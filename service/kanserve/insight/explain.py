@@ -17,7 +17,7 @@ from kanexport.shared.manifest import HYBRID, LayerInfo, Manifest
 from kanserve.analysis import attribution
 from kanserve.analysis.attribution import Floats, LayerActivations, Part
 from kanserve.errors import FailedPrecondition
-from kanserve.insight.edge_queries import LayerGraph
+from kanserve.insight.edge_queries import STEP_BYTES, LayerGraph
 from kanserve.runtime.base import Session
 from kanserve.sandbox import verify
 from kanserve.scheduling import batching
@@ -55,7 +55,7 @@ class ForwardPass:
     """Forward pass over some rows: activations of each layer of the chain, and outputs [B, O]."""
 
     links: tuple[LayerActivations, ...]
-    answers: Floats
+    outputs: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ class Prepared:
     bases: dict[str, list[Base]] = field(default_factory=dict)
 
 
+# radon: the chain, the reference, then one piece of rows after the other.
 def compute(
     session: Session,
     graphs: tuple[LayerGraph, ...],
@@ -90,7 +91,7 @@ def compute(
     *,
     method: str,
     outputs: Sequence[int],
-    chunk_bytes: int,
+    chunk_bytes: int = STEP_BYTES,
     path: int = 0,
 ) -> Iterator[Explanation | None]:
     """Explanations of `rows` [B, ...] by input against a reference [R, ...], as the mean over its rows.
@@ -103,11 +104,23 @@ def compute(
     """
     name, reference_rows = reference
     if not prepared.chain:
-        prepared.chain = _chain(session, graphs, manifest, _some(reference_rows, _own(manifest, reference_rows)))
+        # A single reference, such as zeros, may hide a layer that does not fit.
+        own = verify.feeds(manifest) if manifest.reference.inputs else reference_rows
+        finite_rows = {}
+        for tensor in reference_rows:
+            several = np.concatenate([part[tensor][:SOME] for part in (reference_rows, own)])
+            finite = np.isfinite(several).reshape(len(several), -1).all(axis=1)
+            finite_rows[tensor] = np.ascontiguousarray(several[finite])
+        prepared.chain = _chain(session, graphs, manifest, finite_rows)
         yield None
     chain = prepared.chain
     bases = prepared.bases.get(name) or (yield from _bases(session, manifest, prepared, name, reference_rows))
-    step = max(1, chunk_bytes // _row_bytes(chain, len(outputs), path=path > 0))
+    # Memory of one row at most: copies of its edge values, its multipliers, and for a path the contributions of each
+    # edge to each output.
+    widest = max(max(link.layer.sources, link.layer.destinations) for link in chain)
+    of_path = 4 * len(outputs) if path else 0
+    edges = sum(link.layer.sources * link.layer.destinations * (len(link.parts) + 3 + of_path) for link in chain)
+    step = max(1, chunk_bytes // (8 * (edges + 4 * len(outputs) * widest)))
     for start in range(0, _count(rows), step):
         activations = _seen(session, manifest, chain, batching.select_rows(rows, start, start + step))
         if method == GRADIENT:
@@ -119,8 +132,8 @@ def compute(
             layer=graphs.index(chain[0].graph),
             nodes_are_inputs=chain[0].layer.node_tensor in rows,
             contributions=contributions,
-            base=np.mean([base.seen.answers[0, list(outputs)] for base in bases], axis=0),
-            predictions=activations.answers[:, list(outputs)],
+            base=np.mean([base.seen.outputs[0, list(outputs)] for base in bases], axis=0),
+            predictions=activations.outputs[:, list(outputs)],
             path=tuple(
                 LayerPath(graphs.index(link.graph), *attribution.strongest(values, path))
                 for link, values in zip(chain, paths, strict=False)
@@ -134,44 +147,22 @@ def _bases(
     """The reference rows, which are cached if the reference has a name."""
     bases = []
     for at in range(_count(reference_rows)):
-        bases.append(_base(session, manifest, prepared.chain, batching.select_rows(reference_rows, at, at + 1)))
+        row = batching.select_rows(reference_rows, at, at + 1)
+        activations = _seen(session, manifest, prepared.chain, row)
+        # The first layer has no slopes: a row that equals the reference gets no contribution there.
+        first, *others = zip(prepared.chain, activations.links, strict=True)
+        slopes: list[list[Floats | None]] = [[None] * len(first[0].parts)]
+        for link, before in others:
+            slopes.append(attribution.slopes(link.parts, *_around(link, before.nodes, np.ones(()))))
+        bases.append(Base(activations, slopes))
         yield None
     if name and sum(base.nbytes for base in bases) <= KEPT:
         prepared.bases[name] = bases
     return bases
 
 
-def _own(manifest: Manifest, reference_rows: Mapping[str, Array]) -> Mapping[str, Array]:
-    """The reference rows of the export. A single reference, such as zeros, may hide a layer that does not fit."""
-    return verify.feeds(manifest) if manifest.reference.inputs else reference_rows
-
-
-def _some(*parts: Mapping[str, Array]) -> dict[str, Array]:
-    """A few finite rows of each part."""
-    finite_rows = {}
-    for name in parts[0]:
-        several = np.concatenate([part[name][:SOME] for part in parts])
-        finite = np.isfinite(several).reshape(len(several), -1).all(axis=1)
-        finite_rows[name] = np.ascontiguousarray(several[finite])
-    return finite_rows
-
-
-def _base(session: Session, manifest: Manifest, chain: Sequence[ExplainedLayer], row: Mapping[str, Array]) -> Base:
-    activations = _seen(session, manifest, chain, row)
-    return Base(activations, _slopes(chain, activations))
-
-
 def _count(rows: Mapping[str, Array]) -> int:
     return len(next(iter(rows.values())))
-
-
-def _row_bytes(chain: Sequence[ExplainedLayer], outputs: int, *, path: bool) -> int:
-    """The largest memory of one row during the computation: copies of its edge values, its multipliers, and for a
-    path the contributions of each edge to each output."""
-    widths = [max(link.layer.sources, link.layer.destinations) for link in chain]
-    more = 4 * outputs if path else 0
-    edges = sum(link.layer.sources * link.layer.destinations * (len(link.parts) + 3 + more) for link in chain)
-    return 8 * (edges + 4 * outputs * max(widths))
 
 
 def _chain(
@@ -230,16 +221,13 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tupl
         return None, f"has an unknown step: {str(step)[:80]}"
     except (IndexError, ValueError):
         return None, "has steps in its manifest that do not fit its nodes"
-    with np.errstate(all="ignore"):
-        alike = outputs.shape == result.shape and _alike(outputs, result, bound)
-    return (link, "") if alike else (None, "has other results than the inputs of the next layer")
-
-
-def _alike(actual: Floats, result: Floats, bound: float) -> bool:
-    """Whether two results agree in their finite rows."""
-    finite = np.isfinite(result).all(axis=1)
-    difference = np.abs(actual[finite] - result[finite]).max(initial=0.0)
-    return bool(difference <= bound * np.abs(result[finite]).max(initial=0.0))
+    if outputs.shape == result.shape:
+        finite = np.isfinite(result).all(axis=1)
+        with np.errstate(all="ignore"):
+            difference = np.abs(outputs[finite] - result[finite]).max(initial=0.0)
+            if difference <= bound * np.abs(result[finite]).max(initial=0.0):
+                return link, ""
+    return None, "has other results than the inputs of the next layer"
 
 
 def _seen(
@@ -250,19 +238,11 @@ def _seen(
     return ForwardPass(links, values[manifest.output.name].astype(np.float64))
 
 
-def _slopes(chain: Sequence[ExplainedLayer], base: ForwardPass) -> list[list[Floats | None]]:
-    """The slopes of the edges of each part of each layer at the reference. The first layer has none: a row that
-    equals the reference gets no contribution there."""
-    slopes: list[list[Floats | None]] = []
-    for at, (link, activations) in enumerate(zip(chain, base.links, strict=True)):
-        if at == 0:
-            slopes.append([None] * len(link.parts))
-            continue
-        dtype = DTYPES[link.graph.node_input.datatype]
-        reach = REACH * attribution.magnitudes(link.layer, activations.nodes)
-        below, above = (link.at((activations.nodes + side).astype(dtype)) for side in (-reach, reach))
-        slopes.append(attribution.slopes(link.parts, below, above))
-    return slopes
+def _around(link: ExplainedLayer, nodes: Floats, signs: Floats) -> tuple[LayerActivations, LayerActivations]:
+    """The activations for nodes [B, n] a little below and above the nodes. `signs` [n]: which direction is above."""
+    dtype = DTYPES[link.graph.node_input.datatype]
+    reach = REACH * attribution.magnitudes(link.layer, nodes) * signs
+    return link.at((nodes - reach).astype(dtype)), link.at((nodes + reach).astype(dtype))
 
 
 def _shared(
@@ -290,22 +270,17 @@ def _gradient_x_input(
 ) -> Floats:
     """Contributions [B, n, O]: the slope of the outputs at each row, times its distance from the reference. For a row
     that equals its reference, the rules of `analysis/attribution.py` are the chain rule."""
-    every = np.eye(activations.answers.shape[1])[list(outputs)]
-    multipliers = np.broadcast_to(every, (len(activations.answers), *every.shape))
+    every = np.eye(activations.outputs.shape[1])[list(outputs)]
+    multipliers = np.broadcast_to(every, (len(activations.outputs), *every.shape))
     for link, at in reversed(list(zip(chain, activations.links, strict=True))):
-        multipliers = attribution.through(link.layer, link.parts, at, at, _steepness(link, at), multipliers)
+        # Every other node moves in the other direction: a norm would not change if all moved in the same one.
+        signs = np.where(np.arange(at.nodes.shape[1]) % 2, -1.0, 1.0)
+        below, above = _around(link, at.nodes, signs)
+        steep = attribution.gradients(link.parts, below, above)
+        multipliers = attribution.through(link.layer, link.parts, at, at, steep, multipliers)
     difference = activations.links[0].nodes - np.mean([base.seen.links[0].nodes for base in bases], axis=0)
     with np.errstate(all="ignore"):
         return np.asarray((multipliers * difference[:, None]).transpose(0, 2, 1))
-
-
-def _steepness(link: ExplainedLayer, at: LayerActivations) -> list[Floats]:
-    """The slopes of the edges of each part at each row. Every other node moves in the other direction, because a
-    norm would not change if all moved in the same one."""
-    dtype = DTYPES[link.graph.node_input.datatype]
-    reach = REACH * attribution.magnitudes(link.layer, at.nodes) * np.where(np.arange(at.nodes.shape[1]) % 2, -1.0, 1.0)
-    below, above = (link.at((at.nodes + side).astype(dtype)) for side in (-reach, reach))
-    return attribution.gradients(link.parts, below, above)
 
 
 def _contributions(
@@ -313,8 +288,8 @@ def _contributions(
 ) -> tuple[Floats, list[Floats]]:
     """Contributions [B, n, O] of each input node of the chain to the outputs, compared with one reference row; with
     `path` also the contributions [B, O, S, D] of the edges of each layer."""
-    every, ways = np.eye(activations.answers.shape[1])[list(outputs)], list[Floats]()
-    multipliers = np.broadcast_to(every, (len(activations.answers), *every.shape))
+    every, ways = np.eye(activations.outputs.shape[1])[list(outputs)], list[Floats]()
+    multipliers = np.broadcast_to(every, (len(activations.outputs), *every.shape))
     for link, x, r, slope in reversed(list(zip(chain, activations.links, base.seen.links, base.slopes, strict=True))):
         if path:
             with np.errstate(all="ignore"):

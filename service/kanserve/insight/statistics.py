@@ -13,7 +13,6 @@ from kanexport.shared import grids as own
 from kanexport.shared.manifest import LayerInfo, Manifest, TensorSpec
 from kanexport.shared.sections import NodeBaseline
 from kanserve.analysis import drift
-from kanserve.analysis import drift as drift_analysis
 from kanserve.analysis.drift import Drift, Origin, Span
 from kanserve.analysis.histogram import Cells, Counts, Window, split
 from kanserve.errors import FailedPrecondition
@@ -44,7 +43,7 @@ class NodeStatistics:
     @property
     def zones(self) -> Counts:
         """Values per zone [n, 3], as in `drift.zones`."""
-        return drift_analysis.zones(self.window, self.part.cores)
+        return drift.zones(self.window, self.part.cores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +94,13 @@ class Nodes:
     def compared(self, tally: NodeCounts) -> tuple[NodeStatistics, ...]:
         """The statistics of some counts, compared with the baseline if there is one."""
         pairs = zip(self.parts, tally.windows, strict=True)
-        folded = [window.folded(part.cells, part.times) for part, window in pairs]
-        return tuple(
-            NodeStatistics(part, window, self._drift(part, window, tally.rows))
-            for part, window in zip(self.parts, folded, strict=True)
-        )
-
-    def _drift(self, part: Part, window: Window, rows: int) -> Drift | None:
-        if part.baseline is None:
-            return None
-        return drift_analysis.compare(part.baseline, self._before, window, rows, self._compared)
+        statistics = []
+        for part, window in pairs:
+            folded, distance = window.folded(part.cells, part.times), None
+            if part.baseline is not None:
+                distance = drift.compare(part.baseline, self._before, folded, tally.rows, self._compared)
+            statistics.append(NodeStatistics(part, folded, distance))
+        return tuple(statistics)
 
 
 def _flat(values: Array) -> NDArray[np.float64]:
@@ -112,11 +108,11 @@ def _flat(values: Array) -> NDArray[np.float64]:
     return values.reshape(-1, values.shape[-1]).astype(np.float64)
 
 
-def largest(answers: NDArray[np.float64]) -> Counts:
+def largest(outputs: NDArray[np.float64]) -> Counts:
     """The number of rows [C] in which each output is the largest, for outputs [N, C]. The first of equal outputs
     counts; a row with NaN does not count."""
-    own = answers[~np.isnan(answers).any(axis=1)]
-    return np.bincount(own.argmax(axis=1), minlength=answers.shape[1])
+    finite = outputs[~np.isnan(outputs).any(axis=1)]
+    return np.bincount(finite.argmax(axis=1), minlength=outputs.shape[1])
 
 
 class Recent:
@@ -200,23 +196,24 @@ def parts(manifest: Manifest, run: Run) -> list[Part]:
         named = [*layers, *((OUTPUT, tensor.name, None) for tensor in manifest.outputs)]
         return [_part(*entry, part.cells, part) for entry, part in zip(named, before, strict=True)]
     floats = [tensor for tensor in manifest.outputs if tensor.datatype in verify.FLOATS]
-    return _of_drawn(manifest, run, [*layers, *((OUTPUT, tensor.name, None) for tensor in floats)])
-
-
-def _of_drawn(manifest: Manifest, run: Run, named: Sequence[tuple[int, str, LayerInfo | None]]) -> list[Part]:
-    rows = _drawn(manifest)
-    tensors = list(dict.fromkeys(tensor for _, tensor, _ in named if tensor not in rows))
+    layers += [(OUTPUT, tensor.name, None) for tensor in floats]
+    # The bounds are from the values on the reference rows of the export, or on zeros if there are none.
+    rows = {tensor.name: np.zeros((1, *tensor.shape[1:]), DTYPES[tensor.datatype]) for tensor in manifest.inputs}
+    if manifest.reference.inputs:
+        rows = verify.feeds(manifest)
+    tensors = list(dict.fromkeys(tensor for _, tensor, _ in layers if tensor not in rows))
     values = dict(rows) | dict(zip(tensors, run(tensors, rows), strict=True))
-    parts = [_part(*entry, tuple(_bounds(entry[2], values[entry[1]])), None) for entry in named]
-    if (size := sum(math.prod(part.fine.shape) for part in parts)) > MOST:
+    result = [_part(*entry, tuple(_bounds(entry[2], values[entry[1]])), None) for entry in layers]
+    if (size := sum(math.prod(part.fine.shape) for part in result)) > MOST:
         raise FailedPrecondition(
             f"its nodes have {size} histogram bins, expected at most {MOST}",
             code="statistics-too-large",
             hint="serve the model without statistics, or export it with fewer nodes",
         )
-    return parts
+    return result
 
 
+# radon: the facts of a part one after the other.
 def _part(
     at: int, tensor: str, layer: LayerInfo | None, bounds: tuple[tuple[float, ...], ...], before: NodeBaseline | None
 ) -> Part:
@@ -227,21 +224,9 @@ def _part(
     origins = tuple(otherwise if core is None else Origin.GRID for core in cores)
     if before is None and len(set(bounds)) == 1:
         bounds = bounds[:1]
-    fine, times = _fine(bounds, nodes)
-    return Part(at, tensor, bounds, Cells.from_bounds(bounds, nodes), fine, times, origins, cores, before)
-
-
-def _fine(bounds: tuple[tuple[float, ...], ...], nodes: int) -> tuple[Cells, int]:
-    """The intervals in which values are counted, and how many of these make one interval of the bounds."""
     times = SPLIT if max(map(len, bounds)) <= FEW else 1
-    return Cells.from_bounds([split(row, times) for row in bounds], nodes), times
-
-
-def _drawn(manifest: Manifest) -> dict[str, Array]:
-    """The reference rows of the export, or zeros if there are none."""
-    if manifest.reference.inputs:
-        return verify.feeds(manifest)
-    return {tensor.name: np.zeros((1, *tensor.shape[1:]), DTYPES[tensor.datatype]) for tensor in manifest.inputs}
+    fine = Cells.from_bounds([split(row, times) for row in bounds], nodes)
+    return Part(at, tensor, bounds, Cells.from_bounds(bounds, nodes), fine, times, origins, cores, before)
 
 
 def _bounds(layer: LayerInfo | None, values: Array) -> Iterator[tuple[float, ...]]:
@@ -251,18 +236,15 @@ def _bounds(layer: LayerInfo | None, values: Array) -> Iterator[tuple[float, ...
     for node in range(flat.shape[1]):
         entry = knots.get(node)
         grid = () if entry is None or drift.span(entry) is None else own.distinct(entry[1])
-        yield grid or own.equal(*_range(flat[:, node]))
-
-
-def _range(values: Array) -> tuple[float, float]:
-    """A range twice as wide as that of the finite values, because later values may be outside of it."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return -1.0, 1.0
-    low, high = float(finite.min()), float(finite.max())
-    low, high = 1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low
-    step = 2.0 ** math.floor(math.log2(max(high - low, abs(high) / 2**10, 2**-100))) / FINE
-    return math.floor(low / step) * step, math.ceil(high / step) * step
+        finite = flat[:, node][np.isfinite(flat[:, node])]
+        if grid or not len(finite):
+            yield grid or own.equal(-1.0, 1.0)
+            continue
+        # A range twice as wide as that of the finite values, because later values may be outside of it.
+        low, high = float(finite.min()), float(finite.max())
+        low, high = 1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low
+        step = 2.0 ** math.floor(math.log2(max(high - low, abs(high) / 2**10, 2**-100))) / FINE
+        yield own.equal(math.floor(low / step) * step, math.ceil(high / step) * step)
 
 
 def classes(manifest: Manifest) -> int:

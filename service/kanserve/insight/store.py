@@ -17,7 +17,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,10 @@ class ModelStatisticsFile:
     def write(self, stored: StoredStatistics) -> None:
         """Write the file of this worker."""
         try:
-            self._folder.write(f"{self._keeping.number}{SUFFIX}", self._bytes(stored))
+            body = b"".join(array.tobytes() for tally in (stored.total, stored.recent) for array in _arrays(tally))
+            numbers = [stored.mark, stored.since, stored.seen, stored.seconds, stored.total.rows, stored.recent.rows]
+            head = json.dumps(self._head() | {"numbers": numbers, "sha256": _sum(numbers, body)}).encode()
+            self._folder.write(f"{self._keeping.number}{SUFFIX}", head + b"\n" + zlib.compress(body, LEVEL))
             self._keeping.logged.discard(KEPT)
         except OSError as error:
             self._keeping.cannot(KEPT, self._folder.path, error)
@@ -119,7 +122,7 @@ class ModelStatisticsFile:
     def others(self) -> list[StoredStatistics]:
         """The statistics of other workers. Those of a worker that has exited contain no recent rows."""
         return [
-            stored if number < self._keeping.workers else _past(stored, self._nodes)
+            stored if number < self._keeping.workers else replace(stored, recent=self._nodes.empty())
             for number, stored in self._all()
             if number != self._keeping.number
         ]
@@ -141,18 +144,15 @@ class ModelStatisticsFile:
     def _head(self) -> dict[str, object]:
         return {"what": MAGIC, "format": FORMAT, "digest": self._digest, "cells": self._cells}
 
-    def _bytes(self, stored: StoredStatistics) -> bytes:
-        body = b"".join(array.tobytes() for tally in (stored.total, stored.recent) for array in _arrays(tally))
-        numbers = [stored.mark, stored.since, stored.seen, stored.seconds, stored.total.rows, stored.recent.rows]
-        head = self._head() | {"numbers": numbers, "sha256": _sum(numbers, body)}
-        return json.dumps(head).encode() + b"\n" + zlib.compress(body, LEVEL)
-
     def _read(self, name: str) -> StoredStatistics:
         """The statistics in a file. Raises OSError, ValueError, KeyError, TypeError, OverflowError, zlib.error."""
         size = 2 * sum(array.nbytes for array in _arrays(self._nodes.empty()))
         line, _, packed = self._folder.read(name, size + size // 256 + 2 * HEAD).partition(b"\n")
         head = serialization.json_of(line[:HEAD])
-        if (wrong := _unlike(head, self._head())) == "digest":  # of an earlier content of this version
+        if not isinstance(head, dict):
+            raise TypeError("the file does not begin with a line of JSON")
+        wrong = next((name for name, value in self._head().items() if head.get(name) != value), "")
+        if wrong == "digest":  # of an earlier content of this version
             raise FileNotFoundError
         if wrong:
             raise ValueError(f"{name} has another {wrong} than this version")
@@ -161,7 +161,8 @@ class ModelStatisticsFile:
         if len(body) != size or _sum(head["numbers"], body) != head["sha256"]:
             raise ValueError(f"{name} is damaged")
         mark, since, seen, seconds, *rows = head["numbers"]
-        total, recent = (self._tally(int(rows), half) for rows, half in zip(rows, _halves(body), strict=True))
+        halves = body[: size // 2], body[size // 2 :]
+        total, recent = (self._tally(int(count), half) for count, half in zip(rows, halves, strict=True))
         return StoredStatistics(mark, since, seen, seconds, total, recent)
 
     def _tally(self, rows: int, body: bytes) -> NodeCounts:
@@ -189,21 +190,6 @@ def _arrays(tally: NodeCounts) -> Sequence[NDArray[np.generic]]:
 
 def _sum(numbers: list[float], body: bytes) -> str:
     return hashlib.sha256(json.dumps(numbers).encode() + body).hexdigest()
-
-
-def _halves(body: bytes) -> tuple[bytes, bytes]:
-    return body[: len(body) // 2], body[len(body) // 2 :]
-
-
-def _unlike(head: object, expected: dict[str, object]) -> str:
-    """The first expected key with another value, or "". Raises TypeError for an invalid head."""
-    if not isinstance(head, dict):
-        raise TypeError("the file does not begin with a line of JSON")
-    return next((name for name, value in expected.items() if head.get(name) != value), "")
-
-
-def _past(stored: StoredStatistics, nodes: Nodes) -> StoredStatistics:
-    return StoredStatistics(stored.mark, stored.since, stored.seen, stored.seconds, stored.total, nodes.empty())
 
 
 def merged(all_: Sequence[StoredStatistics]) -> StoredStatistics:

@@ -18,16 +18,17 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from kanserve.analysis.drift import ratios
 from kanserve.analysis.histogram import Counts
 from kanserve.errors import KanserveError
 from kanserve.insight import store
-from kanserve.insight.drift_history import DriftHistory, PastDrift
 from kanserve.insight.statistics import OUTPUT, NodeCounts, Nodes, NodeStatistics, Recent, Run
 from kanserve.insight.store import ModelStatisticsFile, StoredStatistics
 from kanserve.observability import logs
@@ -121,18 +122,28 @@ class TrafficSampler:
         self._working: Future[None] | None = None
         self._written = -math.inf
         self._answered = metrics.model(*self._labels).statistics
-        self.switch: Callable[[TrafficSampler | None], None] = (
-            _nobody  # the receiver of requests: this sampler, or none for a while
-        )
+        # The receiver of requests: this sampler, or none for a while.
+        self.switch: Callable[[TrafficSampler | None], None] = lambda sampler: None
         self._lock, self._ended = threading.Lock(), False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._begin(time.time(), 0.0)
         named = metrics.number(CLASS_ROWS)
         self._classes = [named.labels(*self._labels, name) for name in nodes.names[:CLASSES]]
         self._count = metrics.number("kanserve_statistics_sampled_rows_total").labels(*self._labels)
-        self._take_over()
+        # Continue with the counts before the last restart, unless they were reset meanwhile.
+        if self._file is not None:
+            stored, self._mark = self._file.own(), self._file.mark()
+            if stored is not None and stored.mark == self._mark:
+                self._since, self._spent = stored.since, stored.seconds
+                self._seen += stored.seen
+                self._total = stored.total
         for part_statistics in nodes.compared(nodes.empty()):
             self._set(part_statistics, 0.0, 0.0)
+
+    def start(self, switch: Callable[[TrafficSampler | None], None]) -> None:
+        """Receive requests from now on. `switch` sets their receiver: this sampler, or None."""
+        self.switch = switch
+        switch(self)
 
     def _begin(self, since: float, mark: float) -> None:
         """Begin the counts."""
@@ -141,17 +152,6 @@ class TrafficSampler:
         self._recent, self._total = Recent(self._nodes, ROWS), self._nodes.empty()
         self._rows, self._history = KeptRows(self.most_rows, ROWS), DriftHistory(self._clock)
         self.drift: LatestDrift | None = None  # of this process; None without a baseline, or before the first rows
-
-    def _take_over(self) -> None:
-        """Continue with the counts before the last restart, unless they were reset meanwhile."""
-        if self._file is None:
-            return
-        stored, mark = self._file.own(), self._file.mark()
-        if stored is not None and stored.mark == mark:
-            self._mark, self._since, self._spent = stored.mark, stored.since, stored.seconds
-            self._seen, self._total = self._seen + stored.seen, stored.total
-        else:
-            self._mark = mark
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
         """Receive a completed request with `size` bytes of inputs and outputs, which `copy` returns as arrays."""
@@ -218,7 +218,7 @@ class TrafficSampler:
     def end(self) -> None:
         """End the statistics, and drop the waiting requests, so that the version can be freed."""
         with self._lock:
-            self._ended, self.switch = True, _nobody
+            self._ended, self.switch = True, lambda sampler: None
         self._waiting, self._bytes = [], 0
         for timer in self._timers.values():  # each would keep the session, and drop it on the event loop
             timer.cancel()
@@ -311,12 +311,19 @@ class TrafficSampler:
             for number, count in zip(self._classes, tally.classes.tolist(), strict=False):
                 number.inc(count)
 
+    # radon: one kind of figure after the other.
     def _tell(self) -> None:
         """Set the metrics: the most important figures of each layer."""
         with self._lock:
             tally, history = self._recent.both(), self._history
         compared = self._nodes.compared(tally)
-        self.drift = _largest(compared, tally.rows)
+        largest = max(((part.drift.ratio, part.layer) for part in compared if part.drift is not None), default=None)
+        latest = None
+        if largest is not None and tally.rows:
+            ratio, layer = largest
+            place = "the outputs" if layer == OUTPUT else f"the inputs of layer {layer}"
+            latest = LatestDrift(tally.rows, ratio, place)
+        self.drift = latest
         if tally.rows:
             with self._lock:
                 history.add(compared)
@@ -337,19 +344,6 @@ class TrafficSampler:
         self._metrics.number("kanserve_drift_psi_ratio").labels(*labels).set(ratio)
         self._metrics.number("kanserve_out_of_range_ratio").labels(*labels).set(outside)
         self._metrics.number("kanserve_baseline_out_of_range_ratio").labels(*labels).set(before)
-
-
-def _largest(compared: Sequence[NodeStatistics], rows: int) -> LatestDrift | None:
-    """The largest drift over all layers and outputs; None without a baseline or without rows."""
-    ratios = [(nodes.drift.ratio, nodes.layer) for nodes in compared if nodes.drift is not None]
-    if not ratios or not rows:
-        return None
-    ratio, layer = max(ratios)
-    return LatestDrift(rows, ratio, "the outputs" if layer == OUTPUT else f"the inputs of layer {layer}")
-
-
-def _nobody(observer: TrafficSampler | None) -> None:
-    """Switch without a model: no requests are offered."""
 
 
 def _ended(work: Future[None]) -> None:
@@ -382,23 +376,61 @@ class KeptRows:
         for row in range(size):
             if self._count and not self._count % self._window:
                 self._before, self._now = self._now, []
-            place = self._place(self._count % self._window)
-            if place is not None:
+            place = len(self._now)
+            if place >= self._most:  # then the row takes the place of another one, or none
+                place = self._random.randrange(self._count % self._window + 1)
+            if place < self._most:
                 row_entry = KeptRow(at, {name: values[row].copy() for name, values in rows.items()})
                 self._now[place : place + 1] = [(self._count, row_entry)]
             self._count += 1
 
-    def _place(self, index: int) -> int | None:
-        """The place of a row with this index in the window; None if it is not sampled."""
-        if len(self._now) < self._most:
-            return len(self._now)
-        place = self._random.randrange(index + 1)
-        return place if place < self._most else None
-
     def latest(self) -> Sequence[KeptRow]:
         """The sampled rows, the newest first."""
-        return list(self._ordered())[: self._most]
+        newest_first = (sorted(part, key=lambda item: -item[0]) for part in (self._now, self._before))
+        return [row for part in newest_first for _, row in part][: self._most]
 
-    def _ordered(self) -> Iterator[KeptRow]:
-        for part in (self._now, self._before):
-            yield from (row for _, row in sorted(part, key=lambda item: -item[0]))
+
+MINUTE, ENTRIES = 60.0, 60
+NODES = 4096  # of a layer; the history of a wider layer has the largest ratio only
+
+
+@dataclass(frozen=True, slots=True)
+class PastDrift:
+    """Drift of the latest rows at a time.
+
+    at            seconds since the epoch
+    ratio         per layer [n]: PSI of each node, divided by its no-drift threshold; [1] for a layer of more than NODES
+    out_of_range  per layer: the largest share of out-of-range values of a node; NaN without values
+    """
+
+    at: float
+    ratio: Mapping[int, Array]
+    out_of_range: Mapping[int, float]
+
+
+class DriftHistory:
+    """The drift at the end of each minute with traffic. `clock`: seconds since the epoch."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._entries: deque[PastDrift] = deque(maxlen=ENTRIES)
+
+    def add(self, compared: Sequence[NodeStatistics]) -> None:
+        """Add the present drift, in place of an entry of the same minute."""
+        known = {part.layer: part.drift for part in compared if part.drift is not None}
+        if not known:
+            return
+        ratio, out_of_range = {}, {}
+        for layer, drift in known.items():
+            values = ratios(drift.psi, drift.psi_threshold).astype(np.float32)
+            ratio[layer] = values if len(values) <= NODES else values.max(keepdims=True)
+            out_of_range[layer] = float(np.fmax.reduce(drift.out_of_range))
+        now = self._clock()
+        while self._entries and self._entries[-1].at // MINUTE >= now // MINUTE:  # also if the clock was set back
+            self._entries.pop()
+        self._entries.append(PastDrift(now, ratio, out_of_range))
+
+    def entries(self) -> Sequence[PastDrift]:
+        """The entries of the last hour, the oldest first."""
+        oldest = self._clock() - ENTRIES * MINUTE
+        return [entry for entry in tuple(self._entries) if entry.at > oldest]

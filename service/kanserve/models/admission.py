@@ -24,11 +24,10 @@ from kanserve.repository import layout
 from kanserve.repository.layout import Bundle, Candidate, Texts
 from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.validation import check_manifest
-from kanserve.runtime.base import Backend
 from kanserve.sandbox import job
 from kanserve.sandbox.job import Job
 from kanserve.sandbox.pool import SandboxClient, VersionCheck
-from kanserve.system import resources, slices
+from kanserve.system import resources, time_slices
 
 log = logs.get_logger("models")
 
@@ -47,14 +46,13 @@ class Admission:
     def __init__(
         self,
         settings: Settings,
-        backend: Backend,
         threads: int,
         metrics: Metrics,
         keeping: StatisticsStore | None = None,
     ) -> None:
         """`keeping`: where statistics are kept."""
         self._max_file_bytes = settings.max_file_bytes
-        self._loader = Loader(backend, settings, threads, metrics, keeping)
+        self._loader = Loader(settings, threads, metrics, keeping)
         self._sandbox = Sandbox(settings)
         self._here = asyncio.Lock()  # of the work in this process: a measurement must not run next to another load
         self._large = asyncio.Lock()
@@ -115,7 +113,7 @@ class Sandbox:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._asker = SandboxClient(settings.backend)
+        self._asker = SandboxClient()
 
     async def validate(self, bundle: Bundle) -> None:
         """Wait until a version has passed its load check. Raises what `VersionSandbox` raises. A cancellation stops
@@ -143,8 +141,7 @@ class VersionSandbox:
     async def parse(self, texts: Texts) -> None:
         """Wait until the process has parsed the texts of the version. Raises what `run` does."""
         if self._settings.load_check:
-            files = texts.files()
-            await self._check.run(replace(self._job(None, files), texts=True), files)
+            await self._check.run(replace(self._job(None, texts), texts=True), texts)
             self._parsed = True
 
     async def run(self, job: Job | None, bundle: Bundle) -> None:
@@ -163,10 +160,9 @@ class VersionSandbox:
         settings, manifest = self._settings, None if bundle is None else bundle.manifest
         library, free = "" if bundle is None else loader.library_for(bundle, settings), resources.available()
         return Job(
-            backend=settings.backend,
             options=loader.session_options(settings, THREADS, library),
             strict=settings.graph_allowlist == "strict",
-            rows=tuning.tried_rows(manifest, settings.plain_onnx_max_batch_size, settings.micro_batch_bytes),
+            rows=tuning.tried_rows(manifest),
             seconds=settings.load_timeout + sum(map(len, files.values())) / PACE,
             memory=min(settings.load_memory_bytes, settings.load_memory_bytes if free is None else free),
             files={name: len(data) for name, data in files.items()},
@@ -207,7 +203,7 @@ def unfinished() -> bool:
 async def run_detached(work: Callable[[], T]) -> T:
     """The result of `work`, which runs on its own thread. After a cancellation the thread ends on its own, and its
     result is lost. The end of the event loop does not wait for it, in contrast to `asyncio.to_thread`."""
-    own = ThreadPoolExecutor(1, thread_name_prefix="aside", initializer=slices.usual)
+    own = ThreadPoolExecutor(1, thread_name_prefix="aside", initializer=time_slices.usual)
     future = own.submit(work)
     own.shutdown(wait=False)
     _running.add(future)

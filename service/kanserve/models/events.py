@@ -75,7 +75,13 @@ class ModelEvents:
         self._history.add(what, *key, f"graph {info.digest[:12]}, in {seconds:.2f} s")
         way = asdict(model.serving.way)
         log.info("model_loaded", model=key[0], version=key[1], seconds=round(seconds, 3), bytes=size, **way, **facts)
-        self._warn(model)
+        unused = model.serving.unused
+        if unused and (info.name, unused) not in self._warned:
+            self._warned.add((info.name, unused))
+            log.warning("config_fields_ignored", model=info.name, fields=list(unused))
+        needed, most = info.max_batch_size * sum(tensor.row_bytes for tensor in info.inputs), self._max_request_bytes
+        if needed > most:
+            log.warning("request_limit_too_small", model=info.name, batch_bytes=needed, max_request_bytes=most)
 
     def recovered(self, key: Key) -> None:
         """Record that the rejected files were removed, and that the files of the serving version are present again."""
@@ -158,20 +164,6 @@ class ModelEvents:
         if not readable.value:
             log.info("repository_readable")
         readable.set(1)
-
-    def _warn(self, model: Model) -> None:
-        info, unused = model.info, model.serving.unused
-        if unused and (info.name, unused) not in self._warned:
-            self._warned.add((info.name, unused))
-            log.warning("config_fields_ignored", model=info.name, fields=list(unused))
-        needed = info.max_batch_size * sum(tensor.row_bytes for tensor in info.inputs)
-        if needed > self._max_request_bytes:
-            log.warning(
-                "request_limit_too_small",
-                model=info.name,
-                batch_bytes=needed,
-                max_request_bytes=self._max_request_bytes,
-            )
 
 
 KEPT = 200

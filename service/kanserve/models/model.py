@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar, cast
 
 from kanexport.shared.error_bars import Bars
 from kanexport.shared.manifest import Manifest
+from kanserve.analysis.coverage import Bounds
 from kanserve.analysis.histogram import Counts
 from kanserve.analysis.query_plan import LayerPlan
 from kanserve.config.settings import Settings
@@ -26,7 +27,7 @@ from kanserve.execution.config import Serving
 from kanserve.execution.executor import Executor, Limits, Run
 from kanserve.insight import coverage, curves, edge_queries, edge_scores, explain, statistics
 from kanserve.insight.certificate import CertificateWatch
-from kanserve.insight.coverage import InputRangeGuard, Known, LayerCoverage, RowRanges
+from kanserve.insight.coverage import InputRangeGuard, LayerCoverage, RowRanges
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.insight.edge_scores import LiveScores
 from kanserve.insight.explain import Prepared
@@ -34,7 +35,7 @@ from kanserve.insight.statistics import NodeCounts, NodeStatistics
 from kanserve.insight.traffic_sampler import TrafficSampler
 from kanserve.observability.metrics import ModelMetrics
 from kanserve.runtime.base import Session
-from kanserve.system.resources import watched
+from kanserve.system.resources import WatchedPool
 from kanserve.types import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
 
 T = TypeVar("T")
@@ -83,7 +84,15 @@ class Model:
         metrics: ModelMetrics,
         settings: Settings,
         serving: Serving,
+        *,
+        live: TrafficSampler | None = None,
+        blind: str = "",
+        range_guard: InputRangeGuard | None = None,
+        certificate_watch: CertificateWatch | None = None,
+        error_bars: Bars | None = None,
     ) -> None:
+        """`live`: its statistics, or in `blind` the reason why it has none. `range_guard`: if rows out of range are
+        flagged or rejected. `error_bars`: of a version that has them, on a CPU."""
         self.info = info
         self.metrics = metrics
         self.serving = serving
@@ -93,16 +102,18 @@ class Model:
         self._queries: dict[str, Queries] = {}  # by caller
         self._observers: dict[str, Observer] = {}
         self.observed = False
-        self.live: TrafficSampler | None = None  # its statistics, or in `blind` why there are none
-        self.blind = ""
-        self.range_guard: InputRangeGuard | None = None  # if rows out of range are flagged or rejected
+        self.live, self.blind = live, blind
+        self.range_guard, self.error_bars = range_guard, error_bars
         self.row_ranges = None if info.manifest is None else RowRanges(info.manifest)
-        self.certificate_watch: CertificateWatch | None = None
-        self.error_bars: Bars | None = None  # of a version that has them, on a CPU
-        self._explaining, self._covering = Prepared(), Known()
-        self.description = b""  # the response of DescribeModel, after the first request
+        self._certificate_watch = certificate_watch
+        self._explaining = Prepared()
+        self._bounds: dict[int, Bounds] = {}  # of the layers, for queries of coverage
         self.executor = Executor(info.name, session.run, metrics, serving, settings.max_queue_bytes)
-        self._query_pool = watched(1, f"edges-{info.name}", serving.nice)
+        self._query_pool = WatchedPool(1, f"edges-{info.name}", serving.nice)
+        if certificate_watch is not None:
+            certificate_watch.start(functools.partial(self.observe, "certificate"))
+        if live is not None:
+            live.start(functools.partial(self.observe, "statistics"))
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, rows: int, limits: Limits) -> Run:
         """Run the graph, in a batch with other waiting requests.
@@ -122,13 +133,13 @@ class Model:
         """Pass completed requests to all observers; see `Observer.offer`. `copy` takes the position of a request in
         `sizes`. The event loop calls the observers after the call: an error there is in the log, and does not reach the
         client."""
-        asyncio.get_running_loop().call_soon(self._offered, names, sizes, copy)
 
-    def _offered(self, names: Sequence[str], sizes: Sequence[int], copy: Callable[[int], Copy]) -> None:
-        """Pass requests to the current observers. An observer that has ended since the response is not among them."""
-        for at, size in enumerate(sizes):
-            for observer in self._observers.values():
-                observer.offer(names, size, functools.partial(copy, at))
+        def pass_on() -> None:
+            for at, size in enumerate(sizes):
+                for observer in self._observers.values():  # without those that have ended since the response
+                    observer.offer(names, size, functools.partial(copy, at))
+
+        asyncio.get_running_loop().call_soon(pass_on)
 
     def trace(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Run the graph now, on the caller's thread, uncounted. Raises BackendError, ResourceExhausted."""
@@ -154,12 +165,10 @@ class Model:
             self._graph(),
             plans,
             rows,
-            chunk_bytes=self._settings.edge_query_chunk_bytes,
             piece_rows=self.serving.way.piece_rows,
             most_bytes=most_bytes,
         )
-        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
-            return await anext(answers)
+        return await self._result(steps, deadline, caller)
 
     def curves(
         self, manifest: Manifest, plans: tuple[LayerPlan, ...], request: CurveRequest
@@ -193,7 +202,6 @@ class Model:
             method=method,
             outputs=outputs,
             path=path,
-            chunk_bytes=min(self._settings.edge_query_chunk_bytes, edge_queries.STEP_BYTES),
         )
         return self._worked(steps, deadline, caller)
 
@@ -206,19 +214,16 @@ class Model:
             self._graph(),
             manifest,
             rows,
-            chunk_bytes=self._settings.edge_query_chunk_bytes,
             piece_rows=self.serving.way.piece_rows,
         )
-        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
-            return await anext(answers)
+        return await self._result(steps, deadline, caller)
 
     async def live_scores(
         self, manifest: Manifest, tally: NodeCounts, *, deadline: float | None, caller: str = ""
     ) -> LiveScores:
         """The importance of each edge over counted traffic. Raises the errors of `edges`."""
         steps = edge_scores.traffic_scores(self._graph(), manifest, tally)
-        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
-            return await anext(answers)
+        return await self._result(steps, deadline, caller)
 
     async def statistics(
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
@@ -227,17 +232,15 @@ class Model:
         often each class was the largest output. Raises the errors of `edges`."""
         step = self.serving.way.piece_rows or self._settings.max_edge_query_rows
         steps = statistics.compute(self._session, manifest, rows, step=min(step, PIECE))
-        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
-            return await anext(answers)
+        return await self._result(steps, deadline, caller)
 
     async def coverage(
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[LayerCoverage, ...]:
         """The coverage of each layer for `rows` [B, ...] by input. Raises the errors of `edges`."""
         step = self.serving.way.piece_rows or self._settings.max_edge_query_rows
-        steps = coverage.compute(self._session, manifest, self._covering, rows, step=min(step, PIECE))
-        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
-            return await anext(answers)
+        steps = coverage.compute(self._session, manifest, self._bounds, rows, step=min(step, PIECE))
+        return await self._result(steps, deadline, caller)
 
     def _graph(self) -> tuple[LayerGraph, ...]:
         """The edge graphs. Raises FailedPrecondition."""
@@ -245,9 +248,18 @@ class Model:
             raise edge_queries.missing(self.info.name)
         return self._graphs
 
+    async def _result(self, steps: Iterator[T | None], deadline: float | None, caller: str) -> T:
+        """The result of a query with one result."""
+        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as results:
+            return await anext(results)
+
     async def _worked(self, steps: Iterator[T | None], deadline: float | None, caller: str) -> AsyncGenerator[T]:
         """The results of the steps of a query that are not None. Queries of other callers run in between."""
-        mine = self._admitted(caller)
+        most, mine = self._settings.max_edge_queries, self._queries.get(caller) or Queries()
+        running = sum(queries.count for queries in self._queries.values())
+        if running >= most or (caller and mine.count >= max(1, most // 2)):
+            raise QueueFull
+        self._queries[caller] = mine
         mine.count += 1
         loop = asyncio.get_running_loop()
         try:
@@ -265,24 +277,15 @@ class Model:
             if not mine.count:
                 self._queries.pop(caller, None)
 
-    def _admitted(self, caller: str) -> Queries:
-        """Raises QueueFull."""
-        most, mine = self._settings.max_edge_queries, self._queries.get(caller) or Queries()
-        if sum(queries.count for queries in self._queries.values()) >= most or (
-            caller and mine.count >= max(1, most // 2)
-        ):
-            raise QueueFull
-        return self._queries.setdefault(caller, mine)
-
     def leave(self) -> RetiredModel:
         """Stop accepting requests; on the event loop. In-flight requests end on the returned model."""
         self.executor.leave()
         self._observers, self.observed = {}, False  # requests in flight still end on it, without observers
-        if self.certificate_watch is not None:
-            self.certificate_watch.end()
+        if self._certificate_watch is not None:
+            self._certificate_watch.end()
         if self.live is not None:
             self.live.end()
-        self.live = self.certificate_watch = None
+        self.live = self._certificate_watch = None
         users = (weakref.ref(self), weakref.ref(self.executor))
         return RetiredModel(self.info.name, self.info.version, users, [self._session, *self._graphs])
 

@@ -1,9 +1,9 @@
 """Reconciler from a repository to serving models, at the start and while the server runs.
 
-It takes a snapshot of the repository (`repository.snapshot`), decides the actions (`repository.plan`), and carries them
-out. It reads, hashes, loads and verifies a version while the previous one serves, and then swaps it in atomically. The
-previous one ends its in-flight requests. A failure is logged once, and does not affect other models. It
-reports the bytes and seconds of each load to `models/events.py`.
+It takes a snapshot of the repository (`repository.snapshot`), decides the actions (`repository.actions`), and carries
+them out. It reads, hashes, loads and verifies a version while the previous one serves, and then swaps it in atomically.
+The previous one ends its in-flight requests. A failure is logged once, and does not affect other models. It reports the
+bytes and seconds of each load to `models/events.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -24,16 +24,15 @@ from kanserve.insight.store import StatisticsStore
 from kanserve.models.admission import Admission, LoadedContent, run_detached
 from kanserve.models.events import History, ModelEvents, Progress
 from kanserve.models.loader import ServingVersion
-from kanserve.models.model import Model, RetiredModel
+from kanserve.models.model import RetiredModel
 from kanserve.models.registry import Choice, Registry, State, unknown_model
 from kanserve.observability import logs
 from kanserve.observability.metrics import SYNCHRONIZED, Metrics
 from kanserve.repository import pbtxt, snapshot
+from kanserve.repository.actions import Action, Known, Step, left_out, plan
 from kanserve.repository.layout import Candidate, DefaultFile
 from kanserve.repository.pbtxt import VersionPolicy
-from kanserve.repository.plan import Action, Known, Step, left_out, plan
 from kanserve.repository.snapshot import Fingerprint, Key, Scanner, Snapshot, remove_stale_exports
-from kanserve.runtime.base import Backend
 from kanserve.system import resources
 
 REJECTED = "the version loaded before keeps serving, because the files in the repository were rejected: "
@@ -57,16 +56,18 @@ class Reconciler:
     def __init__(
         self,
         settings: Settings,
-        backend: Backend,
         threads: int,
         registry: Registry,
         metrics: Metrics,
         changed: Callable[[], Awaitable[None]],
         keeping: StatisticsStore | None = None,
     ) -> None:
+        from kanserve.runtime import ort  # here, before the ports open, because it takes long
+
+        self._runtime = ort.version()
         self._settings, self._registry, self._metrics, self._changed = settings, registry, metrics, changed
-        self._runtime, self._threads = backend.version(), threads
-        self._intake = Admission(settings, backend, threads, metrics, keeping)
+        self._threads = threads
+        self._intake = Admission(settings, threads, metrics, keeping)
         policy = pbtxt.parse(settings.version_policy)
         self._scanner = Scanner(
             settings.repository,
@@ -130,7 +131,19 @@ class Reconciler:
         FailedPrecondition, and Unavailable for an unreadable repository."""
         async with self._turn:
             with resources.quick_switches():
-                await self._load_now(name)
+                try:
+                    scan = await self._scan()
+                except ConfigError as error:
+                    raise Unavailable(
+                        f"failed to load '{name}', the repository cannot be read",
+                        code="repository-not-readable",
+                        hint="restore the repository, then send the request again",
+                    ) from error
+                if not any(key[0] == name for key in scan.candidates):
+                    raise _no_version(name)
+                if self._asked is not None:
+                    self._asked.add(name)
+                await self._carry_out(scan.only({name}), math.inf, asyncio.Event(), {name})
         failed = [
             f"version {version}: {self._registry.entry(name, str(version)).reason}"
             for (model, version), known in sorted(self._known.items())
@@ -144,22 +157,6 @@ class Reconciler:
             )
         if not self._registry.ready_versions(name):
             raise _no_version(name)
-
-    async def _load_now(self, name: str) -> None:
-        """Load the versions of a model from the current files. Raises NotFound, Unavailable."""
-        try:
-            scan = await self._scan()
-        except ConfigError as error:
-            raise Unavailable(
-                f"failed to load '{name}', the repository cannot be read",
-                code="repository-not-readable",
-                hint="restore the repository, then send the request again",
-            ) from error
-        if not any(key[0] == name for key in scan.candidates):
-            raise _no_version(name)
-        if self._asked is not None:
-            self._asked.add(name)
-        await self._carry_out(scan.only({name}), math.inf, asyncio.Event(), {name})
 
     async def unload_by_hand(self, name: str) -> None:
         """Unload a model after its in-flight requests. Raises NotFound."""
@@ -203,6 +200,7 @@ class Reconciler:
                 self._registry.add_unloaded(*key)
         return scan
 
+    # radon: the steps of a change in their order.
     async def _carry_out(
         self, scan: Snapshot, now: float, stop: asyncio.Event, names: Collection[str] | None = None
     ) -> None:
@@ -216,9 +214,19 @@ class Reconciler:
         await self._take_all(actions, scan, stop)
         if stop.is_set():
             return
-        if actions:
-            await self._make_room(scan, names)
-        self._report_files(before)
+        if actions:  # unload the versions that the loaded ones replace, and update the default versions
+            for action in await self._plan(scan, -math.inf, names):
+                if action.step is Step.LEAVE:
+                    self._leave(action.key)
+            for name in sorted({key[0] for key in self._known}):
+                self._events.chosen(name, self._registry.default(name), self._registry.ready_versions(name))
+        for name, previous in before.items():
+            default = self._registry.default(name)
+            if default is not None:
+                self.chosen(name, "file", previous)
+                if name in self._defaults and self._defaults[name].version != default:
+                    named = self._defaults[name].version
+                    log.error("default_version_not_ready", model=name, version=named, default=default)
         if self._begun and generation != self._registry.generation:
             self._metrics.number("kanserve_repository_change_timestamp_seconds").labels().set(time.time())
             await self._changed()
@@ -242,27 +250,22 @@ class Reconciler:
                 self._registry.choose(name, Choice(file.version, file.previous_version or known))
         return before
 
-    def _report_files(self, before: Mapping[str, int]) -> None:
-        """Record the default versions that the files of these models chose."""
-        for name, previous in before.items():
-            default = self._registry.default(name)
-            if default is not None:
-                self.chosen(name, "file", previous)
-                if name in self._defaults and self._defaults[name].version != default:
-                    named = self._defaults[name].version
-                    log.error("default_version_not_ready", model=name, version=named, default=default)
-
+    # radon: registration, then the actions of several models.
     async def _take_all(self, actions: Sequence[Action], scan: Snapshot, stop: asyncio.Event) -> None:
         """Take the actions of a few models at the same time, those of one model one after the other, until `stop`. The
         log shows the progress of the loads."""
         loads = [action.key for action in actions if action.step is Step.LOAD]
-        for key in loads:
-            self._announce(key)
+        for key in loads:  # register them, unless they serve already
+            if key not in self._known:
+                self._known[key] = Known()
+                self._metrics.expect(key[0], str(key[1]))
+            if self._registry.state(*key) in (None, State.UNAVAILABLE, State.UNLOADING):
+                self._registry.begin_load(*key)
         if loads and not self._begun:
             log.info("models_loading", versions=len(loads))
         models = iter([list(own) for _, own in itertools.groupby(actions, lambda action: action.key[0])])
 
-        async def work(progress: Progress) -> None:
+        async def work() -> None:
             for own in models:
                 for action in own:
                     if stop.is_set():
@@ -270,24 +273,20 @@ class Reconciler:
                     with progress.of(action.key) if action.step is Step.LOAD else contextlib.nullcontext():
                         await self._take(action.step, action.key, scan)
 
-        quick = resources.quick_switches() if loads else contextlib.nullcontext()
-        async with _logged_progress(Progress(len(loads))) as progress:
-            with quick:
-                await _together([work(progress) for _ in range(self._at_once(loads))])
-
-    def _at_once(self, loads: Sequence[Key]) -> int:
-        """The number of models that load at the same time. It is one if `max_models` may reject some, so that the first
-        ones serve."""
+        # One model at a time if `max_models` may reject some, so that the first ones serve.
         served = {key[0] for key, entry in self._known.items() if entry.serves}
-        return LOADS if len(served.union(key[0] for key in loads)) <= self._settings.max_models else 1
-
-    async def _make_room(self, scan: Snapshot, names: Collection[str] | None) -> None:
-        """Unload the versions that the loaded ones replace, and update the default versions."""
-        for action in await self._plan(scan, -math.inf, names):
-            if action.step is Step.LEAVE:
-                await self._take(action.step, action.key, scan)
-        for name in sorted({key[0] for key in self._known}):
-            self._events.chosen(name, self._registry.default(name), self._registry.ready_versions(name))
+        at_once = LOADS if len(served.union(key[0] for key in loads)) <= self._settings.max_models else 1
+        progress = Progress(len(loads))
+        reporting = asyncio.create_task(progress.log_every())
+        try:
+            with resources.quick_switches() if loads else contextlib.nullcontext():
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(at_once):
+                        group.create_task(work())
+        except ExceptionGroup as errors:  # the first error has ended all of them
+            raise errors.exceptions[0] from None
+        finally:
+            reporting.cancel()
 
     async def _plan(self, scan: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
         """Decide the actions, on a thread because there may be thousands of versions."""
@@ -304,7 +303,10 @@ class Reconciler:
 
     async def _take(self, step: Step, key: Key, scan: Snapshot) -> None:
         if step in (Step.MISS, Step.RETURN):
-            self._miss(key, gone=step is Step.MISS)
+            gone = step is Step.MISS
+            self._known[key] = replace(self._known[key], missing=gone)
+            self._registry.remark(*key, MISSING if gone else "")
+            self._events.missed(key, gone=gone)
         if step in (Step.LOAD, Step.RETURN):
             await self._load(key, scan.candidates[key], scan.prints[key])
         elif step is Step.LEAVE:
@@ -314,14 +316,7 @@ class Reconciler:
             self._registry.forget(*key)
             self._events.forgotten(key)
 
-    def _announce(self, key: Key) -> None:
-        """Register a version that will be loaded, unless it serves already."""
-        if key not in self._known:
-            self._known[key] = Known()
-            self._metrics.expect(key[0], str(key[1]))
-        if self._registry.state(*key) in (None, State.UNAVAILABLE, State.UNLOADING):
-            self._registry.begin_load(*key)
-
+    # radon: each end of a load.
     async def _load(self, key: Key, candidate: Candidate, fingerprint: Fingerprint) -> None:
         """Load one version, and record a failure."""
         if fingerprint.growing and self._begun and self._poll:
@@ -339,12 +334,18 @@ class Reconciler:
             failure = LoadError(LoadReason.RUNTIME, str(error), code=error.code, hint=error.hint)
             await self._failed(key, candidate, fingerprint, failure)
         else:
-            if taken is None:
-                self._same(key, fingerprint)
-                return
-            model, self._held[key] = taken
+            refused = self._known[key].refused
             self._known[key] = self._known[key].accepted(fingerprint)
-            self._switch(model, time.perf_counter() - started, fingerprint.size)
+            if taken is not None:  # requests use it from now on
+                model, self._held[key] = taken
+                before = self._registry.swap_in(model)
+                seconds = time.perf_counter() - started
+                self._events.loaded(model, seconds, fingerprint.size, "" if before is None else before.info.digest)
+                if before is not None:
+                    self._see_off(before.leave())
+            elif refused:  # the files are again those of the serving version
+                self._registry.remark(*key, "")
+                self._events.recovered(key)
 
     def _admit(self, name: str) -> None:
         """Raises LoadError if the server has `max_models` already."""
@@ -367,21 +368,6 @@ class Reconciler:
         model = self._registry.resolve(name, str(like[1]))
         return ServingVersion(model.info, model.serving.way, self._held[like].config)
 
-    def _switch(self, model: Model, seconds: float, size: int) -> None:
-        """Swap in a loaded version: requests use it from now on."""
-        before = self._registry.swap_in(model)
-        self._events.loaded(model, seconds, size, before.info.digest if before is not None else "")
-        if before is not None:
-            self._see_off(before.leave())
-
-    def _same(self, key: Key, fingerprint: Fingerprint) -> None:
-        """Record that the files were touched, or are again those of the serving version."""
-        refused = self._known[key].refused
-        self._known[key] = self._known[key].accepted(fingerprint)
-        if refused:
-            self._registry.remark(*key, "")
-            self._events.recovered(key)
-
     async def _failed(self, key: Key, candidate: Candidate, fingerprint: Fingerprint, error: LoadError) -> None:
         known = self._known[key]
         now = await asyncio.to_thread(self._scanner.fingerprint, candidate)
@@ -396,11 +382,6 @@ class Reconciler:
             self._metrics.expect(key[0], str(key[1]))
         self._events.rejected(key, error, changed=not known.same(fingerprint), serves=known.serves)
 
-    def _miss(self, key: Key, *, gone: bool) -> None:
-        self._known[key] = replace(self._known[key], missing=gone)
-        self._registry.remark(*key, MISSING if gone else "")
-        self._events.missed(key, gone=gone)
-
     def _leave(self, key: Key) -> None:
         del self._known[key]
         del self._held[key]
@@ -408,37 +389,18 @@ class Reconciler:
 
     def _see_off(self, left: RetiredModel) -> None:
         """Drain and free a model in the background, and forget a version that has no successor."""
-        task = asyncio.create_task(self._gone(left))
+
+        async def unload() -> None:
+            seconds = await drain_and_free(left)
+            if self._registry.state(left.name, left.version) is State.UNLOADING:
+                self._registry.forget(left.name, left.version)
+                self._events.forgotten((left.name, left.version), seconds)
+                if (left.name, left.version) in self._there:
+                    self._registry.add_unloaded(left.name, left.version)
+
+        task = asyncio.create_task(unload())
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
-
-    async def _gone(self, left: RetiredModel) -> None:
-        seconds = await drain_and_free(left)
-        if self._registry.state(left.name, left.version) is State.UNLOADING:
-            self._registry.forget(left.name, left.version)
-            self._events.forgotten((left.name, left.version), seconds)
-            if (left.name, left.version) in self._there:
-                self._registry.add_unloaded(left.name, left.version)
-
-
-@contextlib.asynccontextmanager
-async def _logged_progress(progress: Progress) -> AsyncIterator[Progress]:
-    """Context during which the progress is logged."""
-    telling = asyncio.create_task(progress.log_every())
-    try:
-        yield progress
-    finally:
-        telling.cancel()
-
-
-async def _together(works: Sequence[Coroutine[None, None, None]]) -> None:
-    """Do several works at the same time. The first error ends all of them, and is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:
@@ -477,10 +439,6 @@ async def drain_and_free(left: RetiredModel) -> float:
             logged = True
             log.warning("model_unload_delayed", model=left.name, version=left.version)
             resources.thaw()
-    await asyncio.to_thread(_free, left.parts)
+    await asyncio.to_thread(left.parts.clear)
+    await asyncio.to_thread(resources.trim)
     return time.monotonic() - begun
-
-
-def _free(parts: list[object]) -> None:
-    parts.clear()
-    resources.trim()

@@ -189,22 +189,21 @@ class Registry:
             self._not_ready = self.generation, self._missing()
         return self._not_ready[1]
 
+    # radon: one reason after the other.
     def _missing(self) -> str:
         if not self.completed:
             return "the server loads the versions of the repository"
         if not (self._by_hand or self.models()):
             return "no version serves" if self._entries else "the repository is empty"
-        needed = self._needed() if self._required != SERVING else []
+        if self._required == SERVING:
+            return ""
+        if self._required == ALL:  # a version that arrives after the start does not count
+            passing = (State.READY, State.UNLOADING)
+            failed = [entry for entry in self.entries() if entry.state not in passing and not entry.late]
+            needed = [f"{entry.name} version {entry.version}" for entry in failed]
+        else:
+            needed = [name for name in self._required.split(",") if not self.ready_versions(name)]
         return f"ready_requires is {self._required}, and {', '.join(needed[:10])} does not serve" if needed else ""
-
-    def _needed(self) -> list[str]:
-        """The models or versions of `ready_requires` that do not serve. A version that arrives after the start does not
-        count as one of all."""
-        if self._required != ALL:
-            return [name for name in self._required.split(",") if not self.ready_versions(name)]
-        passing = (State.READY, State.UNLOADING)
-        failed = [entry for entry in self.entries() if entry.state not in passing and not entry.late]
-        return [f"{entry.name} version {entry.version}" for entry in failed]
 
     def known(self, name: str) -> bool:
         """Whether the server found a model of that name, in any state."""
@@ -247,8 +246,8 @@ class Registry:
         """Ready versions that may be the default version without a choice, ascending: those that are not edits, and
         released edits."""
         versions = self._entries.get(name, {})
-        models = ((version, entry.model) for version, entry in versions.items())
-        return sorted(version for version, model in models if model is not None and _regular(model))
+        ready = {version: entry.model.info.manifest for version, entry in versions.items() if entry.model is not None}
+        return sorted(version for version, own in ready.items() if own is None or not own.edit or own.edit.released)
 
     def resolve(self, name: str, version: str) -> Model:
         """The model for a name and a version. Raises NotFound, BadRequest, Unavailable, FailedPrecondition."""
@@ -316,11 +315,6 @@ class Registry:
         self.generation += 1
         for notify in self._subscribers:
             notify()
-
-
-def _regular(model: Model) -> bool:
-    manifest = model.info.manifest
-    return manifest is None or not manifest.edit or manifest.edit.released
 
 
 def _not_ready(name: str) -> Unavailable:

@@ -87,22 +87,20 @@ class Shadow:
             self.requests_failed += 1
             self._count("failed_requests_total", 1)
         else:
-            self._take(difference, other)
+            beyond = int((~(difference <= self.tolerance)).sum())
+            self.requests += 1
+            self.rows += len(difference)
+            self.rows_out_of_tolerance += beyond
+            self.largest_difference = max(self.largest_difference, float(difference.max(initial=0.0)))
+            self._count("rows_total", len(difference))
+            self._count("mismatched_rows_total", beyond)
+            if self.rows_with_other_class is not None:
+                self.rows_with_other_class += other
+                self._count("other_class_rows_total", other)
+            ratio = self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels)
+            ratio.set(self.largest_difference)
         finally:
             self._hold(-1, -size)
-
-    def _take(self, difference: Floats, other: int) -> None:
-        beyond = int((~(difference <= self.tolerance)).sum())
-        self.requests += 1
-        self.rows += len(difference)
-        self.rows_out_of_tolerance += beyond
-        self.largest_difference = max(self.largest_difference, float(difference.max(initial=0.0)))
-        self._count("rows_total", len(difference))
-        self._count("mismatched_rows_total", beyond)
-        if self.rows_with_other_class is not None:
-            self.rows_with_other_class += other
-            self._count("other_class_rows_total", other)
-        self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(self.largest_difference)
 
     def _count(self, what: str, amount: int) -> None:
         self._metrics.number(f"kanserve_shadow_{what}").labels(*self._labels).inc(amount)
@@ -119,9 +117,12 @@ def differences(expected: Sequence[Array], actual: Sequence[Array]) -> Floats:
         if array.dtype.hasobject:
             difference = np.where((array == other).reshape(rows, -1), 0.0, np.inf)
         else:
-            difference = _numbers(
-                array.reshape(rows, -1).astype(np.float64), other.reshape(rows, -1).astype(np.float64)
-            )
+            own, theirs = (each.reshape(rows, -1).astype(np.float64) for each in (array, other))
+            finite = np.isfinite(own)
+            scale = np.maximum(1.0, np.abs(np.where(finite, own, 0.0)).max(axis=1, initial=0.0, keepdims=True))
+            with np.errstate(invalid="ignore"):
+                difference = np.where(finite & np.isfinite(theirs), np.abs(theirs - own) / scale, np.inf)
+            difference = np.where((own == theirs) | (np.isnan(own) & np.isnan(theirs)), 0.0, difference)
         worst = np.maximum(worst, difference.max(axis=1, initial=0.0))
     return worst
 
@@ -136,12 +137,3 @@ def other_classes(expected: Array, actual: Array) -> int:
 def _classes(outputs: Array) -> NDArray[np.int64]:
     values = outputs.astype(np.float64)
     return np.where(np.isnan(values).any(axis=-1), -1, values.argmax(axis=-1))
-
-
-def _numbers(array: Floats, other: Floats) -> Floats:
-    same = (array == other) | (np.isnan(array) & np.isnan(other))
-    finite = np.isfinite(array)
-    scale = np.maximum(1.0, np.abs(np.where(finite, array, 0.0)).max(axis=1, initial=0.0, keepdims=True))
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(other - array) / scale
-    return np.where(same, 0.0, np.where(finite & np.isfinite(other), difference, np.inf))

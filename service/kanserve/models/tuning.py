@@ -8,22 +8,33 @@ granted thread, each with one thread.
 If executions are long, and one on all threads is as fast as several, each uses all threads: a single client waits less
 ([1024, 1024, 1024], 8 rows: 4.1 ms, not 7.1 ms). With many clients, no execution waits for another's threads. At five
 times the capacity, throughput is 90% of the peak, and 70% with one execution at a time.
+
+A measurement takes 10 ms per model, and more next to live traffic. So a server measures the first of many models of
+one form, and checks with a few runs that the plan holds for each other one. Then a model with a slow graph and a
+manifest of the same form neither gets the plan of another model nor passes on its plan.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.shared.manifest import BasisInfo, LayerInfo, Manifest
+from kanexport.shared.manifest import Manifest
 from kanserve.errors import KanserveError
+from kanserve.execution.config import ExecutionPlan
+from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.runtime.base import Session
 from kanserve.types import DTYPES, NUMPY_DTYPES, Array, ModelInfo
 
+MICRO_BATCH_BYTES = 2**21  # of the widest intermediate tensor of one chunk
+PLAIN_ONNX_ROWS = 1024  # of a request to a model without a manifest; its config.pbtxt can set another number
 PROBES = 5
 ROWS = 64  # of a run that is measured
 LONG = 2e-3  # seconds of such a run; shorter ones are not worth several threads
@@ -56,16 +67,16 @@ def session_on_all_threads(
     return other if _rate(other, info, feeds, at_once=1) >= AS_FAST * separate else None
 
 
-def tried_rows(manifest: Manifest | None, plain_onnx_max_batch_size: int, micro_batch_bytes: int) -> int:
+def tried_rows(manifest: Manifest | None) -> int:
     """Rows of the largest run during a load, except for runs that take no time."""
     if manifest is None:
-        return min(ROWS, plain_onnx_max_batch_size)
-    most = piece_rows(manifest, micro_batch_bytes)
+        return ROWS
+    most = piece_rows(manifest)
     return min(manifest.max_batch_size, most if most <= WIDE else ROWS)
 
 
-def piece_rows(manifest: Manifest | None, micro_batch_bytes: int) -> int:
-    """Rows whose basis values fill `micro_batch_bytes`; 0 if the rows of a batch may depend on each other.
+def piece_rows(manifest: Manifest | None) -> int:
+    """Rows whose basis values fill `MICRO_BATCH_BYTES`; 0 if the rows of a batch may depend on each other.
 
     The widest intermediate tensor of a chunk should stay in a core's cache. Measured on [784, 64, 10], G = 5, 1024
     rows: 19.4 ms in chunks of 64 rows, 61 ms in one chunk.
@@ -73,15 +84,18 @@ def piece_rows(manifest: Manifest | None, micro_batch_bytes: int) -> int:
     if manifest is None:
         return 0
     item = max(DTYPES[tensor.datatype].itemsize for tensor in manifest.inputs)
-    widest = max((_width(layer, basis) for layer in manifest.layers for basis in layer.bases), default=1)
-    # Positions count as rows of a matrix product.
-    positions = max((math.prod(layer.positions) for layer in manifest.layers), default=1)
-    return max(1, LEAST // positions, micro_batch_bytes // (item * widest))
+    widest, positions = 1, 1
+    for layer in manifest.layers:
+        positions = max(positions, math.prod(layer.positions))  # they count as rows of a matrix product
+        for basis in layer.bases:
+            functions = basis.functions * layer.sources * (layer.destinations if basis.per_edge else 1)
+            widest = max(widest, functions * math.prod(layer.positions))
+    return max(1, LEAST // positions, MICRO_BATCH_BYTES // (item * widest))
 
 
 def fitting_rows(info: ModelInfo, session: Session, most: int) -> int:
     """Rows of a chunk on this machine: `most`, or 50% or 25% of it if rows take less time then. That happens if a
-    core's cache is smaller than `micro_batch_bytes` assumes."""
+    core's cache is smaller than `MICRO_BATCH_BYTES` assumes."""
     sizes = [rows for rows in (most, most // 2, most // 4) if rows >= TRIED_LEAST]
     if len(sizes) < 2 or not most <= min(WIDE, info.max_batch_size):
         return most
@@ -105,12 +119,6 @@ def times_as_fast(info: ModelInfo, session: Session, other: Session, rows: int) 
         for at, candidate in enumerate((session, other)):
             best[at] = min(best[at], _best_seconds(candidate, info, feeds))
     return best[0] / best[1] if max(best) < math.inf else 0.0
-
-
-def _width(layer: LayerInfo, basis: BasisInfo) -> int:
-    """Numbers that a basis computes from one row."""
-    per_function = layer.sources * (layer.destinations if basis.per_edge else 1) * math.prod(layer.positions)
-    return per_function * basis.functions
 
 
 def many_from(info: ModelInfo, few: Session, many: Session, most: int) -> int:
@@ -202,3 +210,53 @@ def _rate(session: Session, info: ModelInfo, feeds: Mapping[str, Array], *, at_o
     with ThreadPoolExecutor(at_once) as pool:
         total = sum(pool.map(work, range(at_once)))
     return total / (time.perf_counter() - started)
+
+
+MOST_PLANS = 256  # forms whose plans are kept
+
+
+def form(manifest: Manifest) -> object:
+    """The properties of a manifest that determine how long an execution takes; hashable."""
+    layers = tuple(
+        (x.sources, x.destinations, x.positions, tuple((y.kind, y.functions) for y in x.bases)) for x in manifest.layers
+    )
+    variants = tuple((variant.file, variant.rows) for variant in manifest.variants)
+    return manifest.inputs, manifest.outputs, manifest.max_batch_size, manifest.opset, layers, variants
+
+
+def plan_key(manifest: Manifest, config: OperatorConfig, library: str) -> object:
+    """The form, and the settings on which a plan depends. `library`: path of the custom operator; "" without one."""
+    return form(manifest), config.max_batch_size, config.threads, config.instances, library
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPlan:
+    """Measured execution plan.
+
+    plan     the plan
+    seconds  time of one run with it, as `tuning.run_seconds` measures it
+    """
+
+    plan: ExecutionPlan
+    seconds: float
+
+
+class KnownPlans:
+    """Measured plans by form, the latest `MOST_PLANS` of them. Several threads may use it."""
+
+    def __init__(self) -> None:
+        self._plans: OrderedDict[object, MeasuredPlan] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: object) -> MeasuredPlan | None:
+        """The plan of a form; None if there is none."""
+        with self._lock:
+            return self._plans.get(key)
+
+    def keep(self, key: object, measured: MeasuredPlan) -> None:
+        """Keep a plan for models of this form, in place of an earlier one."""
+        with self._lock:
+            self._plans[key] = measured
+            self._plans.move_to_end(key)
+            while len(self._plans) > MOST_PLANS:
+                self._plans.popitem(last=False)

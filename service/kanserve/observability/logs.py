@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import Any, Protocol, TextIO, cast
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from kanserve.observability import log_events
 from kanserve.observability.statistics import TRACE
@@ -108,15 +108,6 @@ def drain() -> None:
         sink.drain(LAST_WORDS)
 
 
-def _keep_free() -> None:
-    """Open closed standard descriptors. Otherwise the next connection would get their number, and log lines."""
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
-
-
 def _raw(line: str) -> None:
     """Write a line that a library wrote by itself, unless a screen takes it."""
     if any(screen(line) for screen in tuple(_screens)):
@@ -161,7 +152,11 @@ def release() -> None:
 def configure(format: str = "auto", level: str = "info") -> None:
     """Set up logging of this process, or change it. `format`: auto, json or console; auto: console on a terminal."""
     if not _sinks:
-        _keep_free()
+        for descriptor in range(3):  # otherwise the next connection would get the number of a closed one, and log lines
+            try:
+                os.fstat(descriptor)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)  # the lowest that is free
         _sinks.append(Sink(CLOSED if sys.stderr is None else unblock(_raw, sys.stderr.fileno())))
         atexit.register(drain)
     shared: list[Processor] = [
@@ -215,7 +210,7 @@ def write_many(component: str, event: str, lines: Sequence[tuple[str, str]]) -> 
 def _from(least: int) -> Processor:
     """Drop less severe lines. A structlog logger that filters by itself could not change its level."""
 
-    def keep(_: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    def keep(_: Any, method: str, event: EventDict) -> EventDict:
         if LEVELS.get(method, logging.CRITICAL) < least:
             raise structlog.DropEvent
         return event
@@ -223,7 +218,7 @@ def _from(least: int) -> Processor:
     return keep
 
 
-def _bound(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _bound(_: Any, __: str, event: EventDict) -> EventDict:
     """Cut each fact to LONGEST characters. The begin and the end of a very long traceback are enough."""
     for name, fact in event.items():
         if isinstance(fact, str) and len(fact) > LONGEST:
@@ -232,7 +227,7 @@ def _bound(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typi
     return event
 
 
-def _describe(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _describe(_: Any, __: str, event: EventDict) -> EventDict:
     """Add the message of the event; a library's line gets an id, and its text is the message."""
     if "_record" in event:
         event["message"], event["event"] = event["event"], log_events.LIBRARY
@@ -241,14 +236,14 @@ def _describe(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.t
     return event
 
 
-def _lead(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _lead(_: Any, __: str, event: EventDict) -> EventDict:
     """Put the event in the place of a message that is missing, because the console shows the message first."""
     if "message" not in event:
         event["message"] = event.pop("event")
     return event
 
 
-def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _name_request(_: Any, __: str, event: EventDict) -> EventDict:
     call = CALL.get()
     if call is not None:
         event.setdefault("request_id", call.request_id)
@@ -273,13 +268,8 @@ class Sink:
         self._lines: deque[bytes] = deque()
         self._waiting = 0  # bytes, those being written included
         self._changed = threading.Condition()
-        self._dropped = 0
+        self.dropped = 0  # lines
         threading.Thread(target=self._write, name="log", daemon=True).start()
-
-    @property
-    def dropped(self) -> int:
-        """Number of dropped lines."""
-        return self._dropped
 
     def write(self, text: str) -> int:
         """Take a line, or drop it if more than `most_bytes` wait."""
@@ -292,7 +282,7 @@ class Sink:
             for line in lines:
                 data = line.encode("utf-8", "backslashreplace")
                 if self._waiting + len(data) > self._most:
-                    self._dropped += 1
+                    self.dropped += 1
                 else:
                     self._waiting += len(data)
                     self._lines.append(data)
@@ -321,29 +311,25 @@ class Sink:
                 count = len(self._lines)
                 data = b"".join(self._lines)
                 self._lines.clear()
-            lost = 0 if self._put(data) else count
+            lost = 0
+            try:
+                self._put(memoryview(data))
+            except OSError:
+                lost = count
             with self._changed:
                 self._waiting -= len(data)
-                self._dropped += lost
+                self.dropped += lost
                 self._changed.notify_all()
 
-    def _put(self, data: bytes) -> bool:
-        view = memoryview(data)
-        try:
-            while view:
-                try:
-                    view = view[os.write(self._descriptor, view) :]
-                except BlockingIOError:
-                    self._free()
-        except OSError:
-            return False
-        return True
-
-    def _free(self) -> None:
-        """Wait until a reader takes data. Only this thread may wait."""
-        waiting = select.poll()
-        waiting.register(self._descriptor, select.POLLOUT)
-        waiting.poll()
+    def _put(self, data: memoryview) -> None:
+        """Write data. Only this thread may wait for a reader. Raises OSError."""
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                reader = select.poll()
+                reader.register(self._descriptor, select.POLLOUT)
+                reader.poll()
 
 
 # Warnings of numpy about NaN, infinities and other values that a client may send.
@@ -357,18 +343,33 @@ def adopt(
     """Give lines of libraries the form of `steps`, into `stream`; call it again if the form changes. stderr of a
     terminal stays."""
     handler = logging.StreamHandler(stream)
+    final = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, steps[-1]]
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_name_component, *steps[:-1]],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, steps[-1]],
-        )
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[_name_component, *steps[:-1]], processors=final)
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.INFO))  # no debug lines of libraries
-    warnings.showwarning = _warned(logger)
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        logger.warning("python_warning", kind=category.__name__, text=str(message), where=f"{filename}:{lineno}")
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, Exception):
+            _tell(logger, error)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    warnings.showwarning = show
     warnings.filterwarnings("ignore", NUMBERS, RuntimeWarning)
-    sys.excepthook = _untaken(logger)
+    sys.excepthook = hook
     threading.excepthook = lambda args: _tell(logger, args.exc_value, thread=getattr(args.thread, "name", ""))
     sys.unraisablehook = lambda args: _tell(logger, args.exc_value, reason=args.err_msg or "")
     if sys.stderr is not None and not _kept and not terminal:
@@ -412,40 +413,15 @@ class Lines(io.TextIOBase):
         return self._descriptor
 
 
-def _name_component(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _name_component(_: Any, __: str, event: EventDict) -> EventDict:
     record = event.get("_record")
     if isinstance(record, logging.LogRecord):
         event["component"] = record.name
     return event
 
 
-def _warned(logger: FilteringBoundLogger) -> Any:
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        logger.warning("python_warning", kind=category.__name__, text=str(message), where=f"{filename}:{lineno}")
-
-    return show
-
-
-def _untaken(logger: FilteringBoundLogger) -> Any:
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, Exception):
-            _tell(logger, error)
-        else:
-            sys.__excepthook__(kind, error, trace)
-
-    return hook
-
-
-def _tell(logger: FilteringBoundLogger, error: BaseException | None, **facts: str) -> None:
-    log = logger.bind(**{name: fact for name, fact in facts.items() if fact})
-    log.error("unhandled_exception", exc_info=error)
+def _tell(log: FilteringBoundLogger, error: BaseException | None, **facts: str) -> None:
+    log.error("unhandled_exception", exc_info=error, **{name: fact for name, fact in facts.items() if fact})
 
 
 STDERR = 2
@@ -500,6 +476,7 @@ class Diversion:
 
 
 def _pass_on(reader: int, take: Callable[[str], object]) -> None:
+    """Pass each line of a pipe to `take`."""
     begun = b""
     while data := os.read(reader, CHUNK):
         *whole, begun = (begun + data).split(b"\n")

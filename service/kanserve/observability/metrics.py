@@ -21,7 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYP
 from kanserve.errors import LoadReason
 from kanserve.observability import logs, series
 from kanserve.observability.series import Family, Number, Spread
-from kanserve.observability.statistics import Duration, FailureReason, Statistics, Timing
+from kanserve.observability.statistics import FailureReason, Statistics, Timing
 
 __all__ = ["CONTENT_TYPE", "DEFINITIONS", "UNKNOWN", "Metrics", "ModelMetrics"]
 
@@ -49,12 +49,6 @@ RPC = ("grpc_type", "grpc_service", "grpc_method")
 ROUTE = ("method", "handler")
 
 
-class Kind(enum.Enum):
-    """Type of a metric."""
-
-    COUNTER, GAUGE, HISTOGRAM = range(3)
-
-
 class Merge(enum.Enum):
     """Rule that merges the values of several workers into one."""
 
@@ -65,68 +59,63 @@ class Merge(enum.Enum):
 class Definition:
     """Definition of one metric.
 
-    kind     type
     name     name in the exposition format
     help     help text
     labels   names of the labels
-    buckets  upper bounds, only for histograms
+    buckets  upper bounds
     merge    rule for several workers
     """
 
-    kind: Kind
     name: str
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     merge: Merge = Merge.SUM
 
-
-def _counter(name: str, help: str, labels: tuple[str, ...] = ()) -> Definition:
-    return Definition(Kind.COUNTER, name, help, labels)
+    @property
+    def kind(self) -> str:
+        """The type in the exposition format."""
+        return "histogram" if self.buckets else "counter" if self.name.endswith("_total") else "gauge"
 
 
 def _gauge(name: str, help: str, labels: tuple[str, ...] = (), merge: Merge = Merge.MAX) -> Definition:
-    return Definition(Kind.GAUGE, name, help, labels, merge=merge)
-
-
-def _histogram(name: str, help: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Definition:
-    return Definition(Kind.HISTOGRAM, name, help, labels, buckets)
+    return Definition(name, help, labels, merge=merge)
 
 
 DEFINITIONS = (
-    _counter("grpc_server_started_total", "gRPC calls started.", RPC),
-    _counter("grpc_server_handled_total", "gRPC calls completed, by status code.", (*RPC, "grpc_code")),
-    _histogram("grpc_server_handling_seconds", "Duration of gRPC calls.", RPC, CALL_SECONDS),
-    _counter(STREAM_REQUESTS, "Requests of ModelStreamInfer streams completed, by status code.", ("grpc_code",)),
-    _counter(
+    Definition("grpc_server_started_total", "gRPC calls started.", RPC),
+    Definition("grpc_server_handled_total", "gRPC calls completed, by status code.", (*RPC, "grpc_code")),
+    Definition("grpc_server_handling_seconds", "Duration of gRPC calls.", RPC, CALL_SECONDS),
+    Definition(STREAM_REQUESTS, "Requests of ModelStreamInfer streams completed, by status code.", ("grpc_code",)),
+    Definition(
         LIMITED,
         "Calls and requests of streams rejected by a limit on all requests together, by gRPC method or HTTP route.",
         ("method",),
     ),
-    _counter("http_requests_total", "HTTP requests completed, by status.", (*ROUTE, "status")),
-    _histogram("http_request_duration_seconds", "Duration of HTTP requests.", ROUTE, CALL_SECONDS),
+    Definition("http_requests_total", "HTTP requests completed, by status.", (*ROUTE, "status")),
+    Definition("http_request_duration_seconds", "Duration of HTTP requests.", ROUTE, CALL_SECONDS),
     _gauge("kanserve_inflight_requests", "gRPC and HTTP requests in flight.", merge=Merge.SUM),
-    _histogram(
+    Definition(
         "kanserve_request_duration_seconds",
         "Duration of inference requests, from parsing to the response.",
         MODEL,
         SECONDS,
     ),
-    _histogram("kanserve_queue_duration_seconds", "Time that inference requests wait in the queue.", MODEL, SECONDS),
-    _histogram(
+    Definition("kanserve_queue_duration_seconds", "Time that inference requests wait in the queue.", MODEL, SECONDS),
+    Definition(
         "kanserve_inference_duration_seconds",
         "Duration of model executions, without the time in the queue.",
         MODEL,
         SECONDS,
     ),
-    _histogram("kanserve_batch_rows", "Rows per model execution.", MODEL, ROWS),
+    Definition("kanserve_batch_rows", "Rows per model execution.", MODEL, ROWS),
     _gauge("kanserve_model_loaded", "1 if the version is ready, otherwise 0.", MODEL, Merge.MIN),
     _gauge("kanserve_model_load_duration_seconds", "Duration of the last load of the version.", MODEL),
     _gauge(
         "kanserve_model_info", "Constant 1; the label digest is the SHA-256 of the loaded graph.", (*MODEL, "digest")
     ),
-    _counter("kanserve_model_load_failures_total", "Failed loads of versions, by reason.", ("reason",)),
-    _counter("kanserve_model_loads_total", "Successful loads of the version.", MODEL),
+    Definition("kanserve_model_load_failures_total", "Failed loads of versions, by reason.", ("reason",)),
+    Definition("kanserve_model_loads_total", "Successful loads of the version.", MODEL),
     _gauge(
         "kanserve_model_default", "1 if the version is the default version of its model, otherwise 0.", MODEL, Merge.MIN
     ),
@@ -138,30 +127,32 @@ DEFINITIONS = (
     _gauge(
         "kanserve_model_rejected", "1 if the files of the version in the repository fail to load, otherwise 0.", MODEL
     ),
-    _counter("kanserve_shadow_rows_total", "Mirrored rows that the shadow version computed.", MODEL),
-    _counter(
+    Definition("kanserve_shadow_rows_total", "Mirrored rows that the shadow version computed.", MODEL),
+    Definition(
         "kanserve_shadow_mismatched_rows_total",
         "Mirrored rows that the shadow version computed out of tolerance.",
         MODEL,
     ),
-    _counter(
+    Definition(
         "kanserve_shadow_other_class_rows_total",
         "Mirrored rows for which another output of the shadow version is the largest (another class).",
         MODEL,
     ),
-    _counter(
+    Definition(
         "kanserve_shadow_dropped_requests_total",
         "Mirrored requests that were dropped before the shadow version computed them.",
         MODEL,
     ),
-    _counter("kanserve_shadow_failed_requests_total", "Mirrored requests that failed in the shadow version.", MODEL),
+    Definition("kanserve_shadow_failed_requests_total", "Mirrored requests that failed in the shadow version.", MODEL),
     _gauge(
         "kanserve_shadow_max_difference_ratio",
         "Largest difference between the shadow version and the default version in one row, relative to the row's size.",
         MODEL,
     ),
-    _counter("kanserve_statistics_sampled_rows_total", "Rows of live traffic that were sampled for statistics.", MODEL),
-    _counter(CLASS_ROWS, "Rows that were sampled for statistics, by predicted class.", (*MODEL, "class")),
+    Definition(
+        "kanserve_statistics_sampled_rows_total", "Rows of live traffic that were sampled for statistics.", MODEL
+    ),
+    Definition(CLASS_ROWS, "Rows that were sampled for statistics, by predicted class.", (*MODEL, "class")),
     _gauge(
         "kanserve_drift_psi_ratio",
         "Largest population stability index (PSI) of the layer's nodes, divided by the no-drift threshold.",
@@ -177,8 +168,8 @@ DEFINITIONS = (
         "Share of the layer's values in the baseline that are out of range, 0 to 1.",
         LAYER,
     ),
-    _counter("kanserve_out_of_range_rows_total", "Rows flagged or rejected because an input is out of range.", MODEL),
-    _counter(
+    Definition("kanserve_out_of_range_rows_total", "Rows flagged or rejected because an input is out of range.", MODEL),
+    Definition(
         CERTIFICATE_VIOLATIONS,
         "Checked rows in the certified box with an output outside of the certified range.",
         MODEL,
@@ -196,9 +187,9 @@ DEFINITIONS = (
         "Constant 1; labels give the version, the commit, the runtime and the device of the server.",
         ("version", "commit", "runtime", "device"),
     ),
-    _counter("kanserve_edge_queries_total", "Edge queries completed, by status code.", (*MODEL, "grpc_code")),
-    _histogram("kanserve_edge_query_duration_seconds", "Duration of edge queries.", MODEL, SECONDS),
-    _counter("kanserve_edge_values_total", "Edge values sent to clients.", MODEL),
+    Definition("kanserve_edge_queries_total", "Edge queries completed, by status code.", (*MODEL, "grpc_code")),
+    Definition("kanserve_edge_query_duration_seconds", "Duration of edge queries.", MODEL, SECONDS),
+    Definition("kanserve_edge_values_total", "Edge values sent to clients.", MODEL),
     _gauge("kanserve_settings_reload_failed", "1 if the last reload of the settings failed, otherwise 0."),
     _gauge("kanserve_settings_pending_restart", "Number of changed settings that take effect after a restart."),
     _gauge(
@@ -206,7 +197,7 @@ DEFINITIONS = (
         "Unix time at which the server certificate expires; 0 without TLS.",
         merge=Merge.MIN,
     ),
-    _counter("kanserve_credential_reloads_total", "Successful reloads of changed credential files.", ("credential",)),
+    Definition("kanserve_credential_reloads_total", "Successful reloads of changed credential files.", ("credential",)),
     _gauge(
         "kanserve_credential_reload_failed",
         "1 if the last reload of credential files failed, otherwise 0.",
@@ -216,16 +207,8 @@ DEFINITIONS = (
         "kanserve_event_loop_lag_seconds", "Time since the last heartbeat of the event loop; 0 while the loop responds."
     ),
     _gauge("kanserve_longest_run_seconds", "Age of the oldest model execution in progress; 0 without one."),
-    _counter(LINES_DROPPED, "Log lines dropped because the reader of stderr was slow or gone, or its disk was full."),
+    Definition(LINES_DROPPED, "Log lines dropped because the reader of stderr was slow or gone, or its disk was full."),
 )
-
-
-def _microseconds(phase: str) -> Callable[[Statistics], float]:
-    def read(statistics: Statistics) -> float:
-        duration: Duration = getattr(statistics, phase)
-        return duration.ns // 1000
-
-    return read
 
 
 # name, help, what to read. All counters; the two gauges follow.
@@ -239,12 +222,13 @@ TRITON_COUNTERS: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
         lambda s: (s.success.ns + s.fail.ns) // 1000,
     ),
     *(
-        (
-            f"nv_inference_{phase}_duration_us",
-            f"Cumulative {phase.replace('_', ' ')} duration, microseconds",
-            _microseconds(phase),
+        (f"nv_inference_{phase}_duration_us", f"Cumulative {phase.replace('_', ' ')} duration, microseconds", read)
+        for phase, read in (
+            ("queue", lambda s: s.queue.ns // 1000),
+            ("compute_input", lambda s: s.compute_input.ns // 1000),
+            ("compute_infer", lambda s: s.compute_infer.ns // 1000),
+            ("compute_output", lambda s: s.compute_output.ns // 1000),
         )
-        for phase in ("queue", "compute_input", "compute_infer", "compute_output")
     ),
 )
 TRITON_GAUGES: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
@@ -308,12 +292,11 @@ class Metrics:
         self._numbers: dict[str, Family[Number]] = {}
         self._spreads: dict[str, Family[Spread]] = {}
         for item in DEFINITIONS:
-            if item.kind is Kind.HISTOGRAM:
+            if item.buckets:
                 self._spreads[item.name] = series.histogram(item.name, item.help, item.labels, item.buckets)
                 registry.register(self._spreads[item.name])
                 continue
-            make = series.counter if item.kind is Kind.COUNTER else series.gauge
-            self._numbers[item.name] = make(item.name, item.help, item.labels)
+            self._numbers[item.name] = series.number(item.name, item.help, item.labels)
             registry.register(self._numbers[item.name])
         self.number("kanserve_repository_readable").labels().set(1)
         self.number(STREAM_REQUESTS).labels("OK")
@@ -386,7 +369,7 @@ class Metrics:
         self._models.pop((name, version), None)
         for item in DEFINITIONS:
             if item.labels[:2] == MODEL:
-                (self._spreads if item.kind is Kind.HISTOGRAM else self._numbers)[item.name].remove(name, version)
+                (self._spreads if item.buckets else self._numbers)[item.name].remove(name, version)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -396,6 +379,7 @@ class Metrics:
         return generate_latest(self._registry) + "".join((*self._triton(), *self._machine.lines())).encode()
 
     def _triton(self) -> Iterator[str]:
+        """The metrics with Triton's names."""
         models = [(f'model="{n}",version="{v}"', m.statistics) for (n, v), m in list(self._models.items())]
         for kind, table in (("counter", TRITON_COUNTERS), ("gauge", TRITON_GAUGES)):
             for name, text, read in table:
@@ -425,27 +409,20 @@ class Machine:
         self._proc, self._lock = proc, threading.Lock()
         self._last = (0, 0)
 
+    # radon: two files, then three metrics.
     def lines(self) -> Iterator[str]:
         """The metrics in Prometheus' text format; none without /proc."""
         try:
-            values = [self._busy(), *self._memory()]
+            first = (self._proc / "stat").read_text().partition("\n")[0]
+            times = [int(word) for word in first.split()[1 : 1 + OWN]]
+            rows = (line.partition(":") for line in (self._proc / "meminfo").read_text().splitlines())
+            kilobytes = {name: int(words.split()[0]) for name, _, words in rows if name in ("MemTotal", "MemAvailable")}
+            memory, free = kilobytes["MemTotal"] * 1024, kilobytes["MemAvailable"] * 1024
         except (OSError, ValueError, KeyError):
             return
-        for (name, text), value in zip(HELP.items(), values, strict=True):
-            yield f"# HELP {name} {text}\n# TYPE {name} gauge\n{name} {value}\n"
-
-    def _busy(self) -> float:
-        """Share of the time since the previous scrape in which processors were busy."""
-        first = (self._proc / "stat").read_text().partition("\n")[0]
-        times = [int(word) for word in first.split()[1 : 1 + OWN]]
         with self._lock:
             idle, total = sum(times[IDLE]) - self._last[0], sum(times) - self._last[1]
             self._last = (sum(times[IDLE]), sum(times))
-        return 0.0 if total <= 0 else round(min(1.0, max(0.0, 1 - idle / total)), 4)
-
-    def _memory(self) -> tuple[int, int]:
-        """Total bytes and used bytes."""
-        rows = (line.partition(":") for line in (self._proc / "meminfo").read_text().splitlines())
-        kilobytes = {name: int(words.split()[0]) for name, _, words in rows if name in ("MemTotal", "MemAvailable")}
-        total = kilobytes["MemTotal"] * 1024
-        return total, total - kilobytes["MemAvailable"] * 1024
+        busy = 0.0 if total <= 0 else round(min(1.0, max(0.0, 1 - idle / total)), 4)
+        for (name, text), value in zip(HELP.items(), (busy, memory, memory - free), strict=True):
+            yield f"# HELP {name} {text}\n# TYPE {name} gauge\n{name} {value}\n"

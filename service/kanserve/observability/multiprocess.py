@@ -48,7 +48,7 @@ class RemoteMetrics:
         self._address, self._own = address, own
 
     def text(self) -> bytes:
-        """As in MetricsPage."""
+        """Everything in Prometheus' text format."""
         with contextlib.suppress(OSError):
             return fetched(self._address)
         return self._own.text()
@@ -59,12 +59,12 @@ def fetched(address: str) -> bytes:
     with contextlib.closing(http.client.HTTPConnection(address, timeout=SECONDS)) as connection:
         try:
             connection.request("GET", "/metrics")
-            answer = connection.getresponse()
-            page = answer.read()
+            response = connection.getresponse()
+            page = response.read()
         except http.client.HTTPException as error:
             raise OSError("no HTTP response") from error
-    if answer.status != HTTPStatus.OK:
-        raise OSError(f"{answer.status} {answer.reason}")
+    if response.status != HTTPStatus.OK:
+        raise OSError(f"{response.status} {response.reason}")
     return page
 
 
@@ -77,21 +77,19 @@ class _Family:
     values: dict[str, float] = field(default_factory=dict)
 
 
+# radon: families, samples, then the text.
 def merge(pages: Iterable[str], *, growing: bool = False) -> str:
     """Merge several pages into one. `growing`: only counters and histograms."""
     families: dict[str, _Family] = {}
     for page in pages:
         for name, family in _read(page).items():
             whole = families.setdefault(name, _Family(family.kind, family.lines))
-            add = _rule(name)
+            add = max if name.startswith(MACHINE) else RULES.get(name, sum)
             for sample, value in family.values.items():
                 whole.values[sample] = add((whole.values[sample], value)) if sample in whole.values else value
     selected = (family for family in families.values() if not growing or family.kind in GROWING)
-    return "".join(_written(family) for family in selected)
-
-
-def _rule(name: str) -> Callable[[Iterable[float]], float]:
-    return max if name.startswith(MACHINE) else RULES.get(name, sum)
+    lines = (line for x in selected for line in (*x.lines, *(f"{key} {value!r}" for key, value in x.values.items())))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _read(page: str) -> dict[str, _Family]:
@@ -109,10 +107,6 @@ def _read(page: str) -> dict[str, _Family]:
             sample, _, value = line.rpartition(" ")
             family.values[sample] = float(value)
     return families
-
-
-def _written(family: _Family) -> str:
-    return "".join(f"{line}\n" for line in (*family.lines, *(f"{k} {v!r}" for k, v in family.values.items())))
 
 
 class MultiprocessMetrics:
@@ -137,16 +131,14 @@ class MultiprocessMetrics:
             self._past = merge([self._past, self._last.pop(number, "")], growing=True)
             self._ended += 1
 
-    def _take(self, number: int, address: str, page: str) -> None:
-        with self._lock:
-            if self._addresses.get(number) == address:  # it may have ended meanwhile
-                self._last[number] = page
-
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         for number, address in list(self._addresses.items()):
             with contextlib.suppress(OSError):
-                self._take(number, address, fetched(address).decode())
+                page = fetched(address).decode()
+                with self._lock:
+                    if self._addresses.get(number) == address:  # it may have ended meanwhile
+                        self._last[number] = page
         with self._lock:
             lost = f"# TYPE {LINES_DROPPED} counter\n{LINES_DROPPED} {logs.dropped()}\n"  # of this process' own lines
             pages = [self._past, lost, *(self._last[number] for number in self._addresses if number in self._last)]

@@ -100,19 +100,10 @@ class Family(Generic[S]):
         yield self._show(list(self._series.items()))
 
 
-def counter(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
-    """A counter; its name ends in _total."""
-    return _numbers(CounterMetricFamily, name, text, labels)
+def number(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
+    """A counter or a gauge; the name of a counter ends in _total."""
+    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
 
-
-def gauge(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
-    """A gauge."""
-    return _numbers(GaugeMetricFamily, name, text, labels)
-
-
-def _numbers(
-    kind: type[CounterMetricFamily] | type[GaugeMetricFamily], name: str, text: str, labels: tuple[str, ...]
-) -> Family[Number]:
     def show(series: list[tuple[tuple[str, ...], Number]]) -> Metric:
         shown = kind(name, text, labels=labels)
         for values, number in series:

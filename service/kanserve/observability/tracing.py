@@ -1,7 +1,7 @@
 """OpenTelemetry tracing: a span per call, with child spans for its queue time and its execution, exported by OTLP.
 
 `build(version)` makes the tracer if the setting `traces` is on; only then are the libraries imported.
-`tracing.unary(name, answer)` returns the traced method.
+`tracing.unary(name, method)` returns the traced method.
 
 Standard variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, ...) configure the exporter,
 the sampler and the service name. If the queue is full or the collector is unreachable, spans are lost, but no calls.
@@ -10,14 +10,15 @@ the sampler and the service name. If the queue is full or the collector is unrea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -92,7 +93,12 @@ class Tracing:
 
     def __init__(self, exporter: SpanExporter, version: str, outcome: Outcome) -> None:
         self._ids = DrawnIds()
-        self._provider = TracerProvider(resource=_resource(version), shutdown_on_exit=False, id_generator=self._ids)
+        # The resource of all spans. The standard variables take precedence.
+        ours = {"service.version": version}
+        attributes = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in attributes:
+            ours["service.name"] = "kanserve"
+        self._provider = TracerProvider(resource=Resource.create(ours), shutdown_on_exit=False, id_generator=self._ids)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("kanserve", version)
         self._propagator = TraceContextTextMapPropagator()
@@ -113,41 +119,48 @@ class Tracing:
         self._ids.next.append(trace_id)
         return True
 
-    def unary(self, name: str, answer: Callable[[Any, Any], Awaitable[A]]) -> Callable[[Any, Any], Awaitable[A]]:
+    def unary(self, name: str, method: Callable[[Any, Any], Awaitable[A]]) -> Callable[[Any, Any], Awaitable[A]]:
         """A method of one message each way, which takes the message and its Arrival."""
 
         async def traced(data: Any, arrival: Any) -> A:
             with self._span(name, arrival.metadata):
-                return await answer(data, arrival)
+                return await method(data, arrival)
 
         return traced
 
     def stream(
-        self, name: str, answers: Callable[[Any, Any], AsyncIterator[A]]
+        self, name: str, method: Callable[[Any, Any], AsyncIterator[A]]
     ) -> Callable[[Any, Any], AsyncIterator[A]]:
         """A method that responds with a stream."""
 
         async def traced(messages: Any, arrival: Any) -> AsyncIterator[A]:
             with self._span(name, arrival.metadata):
-                async for answer in answers(messages, arrival):
-                    yield answer
+                async for response in method(messages, arrival):
+                    yield response
 
         return traced
 
-    def _span(self, name: str, metadata: Metadata) -> _Call:
+    @contextlib.contextmanager
+    def _span(self, name: str, metadata: Metadata) -> Iterator[None]:
+        """Context of a call's span."""
         carrier = {key: value for key, value in metadata if isinstance(value, str)}
         service, _, method = name.rpartition("/")
         facts = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
         if " " in name:
             verb, _, route = name.partition(" ")
             facts = {"http.request.method": verb, "http.route": route}
-        parent = self._propagator.extract(carrier)
-        return _Call(self, self._tracer.start_span(name, parent, SpanKind.SERVER, facts))
+        span = self._tracer.start_span(name, self._propagator.extract(carrier), SpanKind.SERVER, facts)
+        trace = Trace(format_trace_id(span.get_span_context().trace_id))
+        TRACE.set(trace)
+        try:
+            yield
+        finally:
+            if span.is_recording():
+                self._end(span, trace, sys.exc_info()[1])
 
-    def ended(self, span: Span, trace: Trace, error: BaseException | None) -> None:
-        """End a span. Its attributes are names and numbers only, because the text of an error may quote a request."""
-        if not span.is_recording():
-            return
+    def _end(self, span: Span, trace: Trace, error: BaseException | None) -> None:
+        """End a span, with child spans for the queue time and the execution. Its attributes are names and numbers only,
+        because the text of an error may quote a request."""
         code = "OK" if error is None else self._outcome(error)
         span.set_attribute("kanserve.code", code)
         if code in FAULTS:
@@ -157,42 +170,20 @@ class Tracing:
             span.set_attribute("kanserve.request_id", call.request_id)
             for name, value in call.facts.items():
                 span.set_attribute(f"kanserve.{name}", value if isinstance(value, int) else str(value))
+        context = set_span_in_context(span)
         for run in trace.runs:
-            self._ran(span, run)
+            ended = run.ended - run.timing.compute_output
+            begun = ended - run.timing.compute_infer
+            facts = {"kanserve.rows": run.rows}
+            for name, since, until in (("queue", begun - run.timing.queue, begun), ("run", begun, ended)):
+                self._tracer.start_span(name, context, attributes=facts, start_time=since).end(until)
         span.end()
-
-    def _ran(self, parent: Span, run: Run) -> None:
-        """Add the spans of the queue time and of the execution."""
-        context, timing = set_span_in_context(parent), run.timing
-        ended = run.ended - timing.compute_output
-        begun = ended - timing.compute_infer
-        facts = {"kanserve.rows": run.rows}
-        for name, since, until in (("queue", begun - timing.queue, begun), ("run", begun, ended)):
-            self._tracer.start_span(name, context, attributes=facts, start_time=since).end(until)
 
     async def close(self) -> None:
         """Send the waiting spans, for LAST seconds at most."""
         closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, LAST)
-
-
-class _Call:
-    """Context of a call's span."""
-
-    __slots__ = ("_span", "_trace", "_tracing")
-
-    def __init__(self, tracing: Tracing, span: Span) -> None:
-        self._tracing, self._span = tracing, span
-        self._trace = Trace(format_trace_id(span.get_span_context().trace_id))
-
-    def __enter__(self) -> None:
-        TRACE.set(self._trace)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tracing.ended(self._span, self._trace, error)
 
 
 def build(version: str, outcome: Outcome) -> Tracing:
@@ -233,13 +224,3 @@ def _encrypted() -> bool:
     """Whether spans go to another machine over TLS: then a proxy of the environment (http_proxy) may forward them."""
     parts = urlsplit(next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), ""))
     return parts.scheme == "https" and parts.hostname not in LOOPBACK
-
-
-def _resource(version: str) -> Resource:
-    """The resource of all spans. The standard variables take precedence."""
-    ours = {"service.version": version}
-    if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in os.environ.get(
-        "OTEL_RESOURCE_ATTRIBUTES", ""
-    ):
-        ours["service.name"] = "kanserve"
-    return Resource.create(ours)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,11 @@ def edge_scene(
     as a thin grey line."""
     scene = Scene(EDGE_WIDTH, EDGE_HEIGHT, title)
     drawn = [(curve, colour, 2.0)] if earlier is None else [(earlier, GREY, 1.0), (curve, colour, 2.0)]
-    low, high = _room(np.concatenate([item.phi.astype(np.float64) for item, _, _ in drawn]))
+    phi = np.concatenate([item.phi.astype(np.float64) for item, _, _ in drawn])
+    shown = phi[np.isfinite(phi)]
+    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 0.0)
+    more = max((high - low) * 0.05, 1e-6 * max(abs(low), abs(high))) or 0.5
+    low, high = (low - more, high + more)
     start, end = float(curve.x[0]), float(curve.x[-1])
     right, bottom = EDGE_WIDTH - EDGE_RIGHT, EDGE_HEIGHT - EDGE_BOTTOM
 
@@ -136,14 +140,6 @@ def edge_scene(
         for part in pieces(item.phi):
             scene.add(Line(tuple((across(float(item.x[at])), down(float(item.phi[at]))) for at in part), own, width))
     return scene
-
-
-def _room(phi: NDArray[np.float64]) -> tuple[float, float]:
-    """Range of the values with a margin. The margin of a flat curve is above 0."""
-    shown = phi[np.isfinite(phi)]
-    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 0.0)
-    more = max((high - low) * 0.05, 1e-6 * max(abs(low), abs(high))) or 0.5
-    return low - more, high + more
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -228,27 +224,19 @@ def throughput_scene(title: str, caption: str, every: Sequence[Rates]) -> Scene:
     plot = LogPlot(rows, [rate for series in every for point in series.points for rate in point[1:]], LEGEND)
     scene = plot.scene(title, caption, ("rows per execution", "rows per second"), rows)
     for at, series in enumerate(every):
-        _curve(scene, plot, at, series)
+        colour, letter = COLOURS[at % len(COLOURS)], LETTERS[at % len(LETTERS)]
+        plot.legend(scene, at, colour, f"{letter} {series.name}")
+        places = [(plot.across(count), *map(plot.down, three)) for count, *three in series.points]
+        scene.add(Line(tuple((x, middle) for x, _, middle, _ in places), colour, 2.0))
+        for x, lower, middle, upper in places:
+            scene.add(Line(((x, lower), (x, upper)), colour, 1.0), Dot(x, middle, 3.0, colour))
+            scene.add(Words(x, middle - 6, letter, 9, "middle", colour))
     return scene
-
-
-def _curve(scene: Scene, plot: LogPlot, at: int, series: Rates) -> None:
-    """Draw the curve of one system, and its line in the legend."""
-    colour, letter = COLOURS[at % len(COLOURS)], LETTERS[at % len(LETTERS)]
-    plot.legend(scene, at, colour, f"{letter} {series.name}")
-    places = [(plot.across(count), *map(plot.down, three)) for count, *three in series.points]
-    scene.add(Line(tuple((x, middle) for x, _, middle, _ in places), colour, 2.0))
-    for x, lower, middle, upper in places:
-        scene.add(Line(((x, lower), (x, upper)), colour, 1.0), Dot(x, middle, 3.0, colour))
-        scene.add(Words(x, middle - 6, letter, 9, "middle", colour))
 
 
 def decades(low: float, high: float) -> list[float]:
     """One, two and five times the powers of ten between the two. A wide range has only the powers."""
     steps = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
-    return list(_within(low, high, steps))
-
-
-def _within(low: float, high: float, steps: Sequence[int]) -> Iterator[float]:
-    for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
-        yield from (step * 10.0**power for step in steps if low <= step * 10.0**power <= high)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    numbers = [step * 10.0**power for power in powers for step in steps]
+    return [number for number in numbers if low <= number <= high]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from kanserve.plotting.characters import BLANK, DOTS
 from kanserve.plotting.scenes import WHITE, Box, Dot, Field, Item, Line, Scene, Words
 
 FONT = "ui-sans-serif, system-ui, 'DejaVu Sans', Helvetica, Arial, sans-serif"
@@ -97,33 +98,29 @@ def data(scene: Scene) -> bytes:
     image = Image.new("RGB", (round(scene.width * times), round(scene.height * times)), WHITE)
     draw = ImageDraw.Draw(image)
     for item in scene.items:
-        _draw(image, draw, item, times)
+        match item:
+            case Line():
+                points = [(x * times, y * times) for x, y in item.points]
+                draw.line(points, _mixed(item.colour, item.opacity), max(1, round(item.width * times)), joint="curve")
+            case Box():
+                place = [item.x * times, item.y * times, (item.x + item.width) * times, (item.y + item.height) * times]
+                fill, stroke = (_mixed(colour, item.opacity) if colour else None for colour in (item.fill, item.stroke))
+                draw.rectangle(place, fill, stroke, times)
+            case Dot():
+                x, y, radius = item.x * times, item.y * times, item.radius * times
+                draw.ellipse([x - radius, y - radius, x + radius, y + radius], item.colour)
+            case Words():
+                font = _font(round(item.size * times))
+                start = (item.x * times, item.y * times)
+                draw.text(start, item.text.translate(PLAIN), item.colour, font, ANCHORS[item.anchor])
+            case Field():
+                size = (max(1, round(item.width * times)), max(1, round(item.height * times)))
+                part = Image.fromarray(item.colours).resize(size, Image.Resampling.NEAREST)
+                image.paste(part, (round(item.x * times), round(item.y * times)))
     smaller = image.resize((round(scene.width * SCALE), round(scene.height * SCALE)), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     smaller.save(out, "PNG", optimize=True)
     return out.getvalue()
-
-
-def _draw(image: Any, draw: Any, item: Item, times: int) -> None:
-    match item:
-        case Line():
-            points = [(x * times, y * times) for x, y in item.points]
-            draw.line(points, _mixed(item.colour, item.opacity), max(1, round(item.width * times)), joint="curve")
-        case Box():
-            place = [item.x * times, item.y * times, (item.x + item.width) * times, (item.y + item.height) * times]
-            fill, stroke = (_mixed(colour, item.opacity) if colour else None for colour in (item.fill, item.stroke))
-            draw.rectangle(place, fill, stroke, times)
-        case Dot():
-            x, y, radius = item.x * times, item.y * times, item.radius * times
-            draw.ellipse([x - radius, y - radius, x + radius, y + radius], item.colour)
-        case Words():
-            font = _font(round(item.size * times))
-            start = (item.x * times, item.y * times)
-            draw.text(start, item.text.translate(PLAIN), item.colour, font, ANCHORS[item.anchor])
-        case Field():
-            size = (max(1, round(item.width * times)), max(1, round(item.height * times)))
-            part = Image.fromarray(item.colours).resize(size, Image.Resampling.NEAREST)
-            image.paste(part, (round(item.x * times), round(item.y * times)))
 
 
 @functools.cache
@@ -137,8 +134,6 @@ def _mixed(colour: str, opacity: float) -> tuple[int, ...]:
     return tuple(round(part * opacity + 255 * (1 - opacity)) for part in ImageColor.getrgb(colour)[:3])
 
 
-DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a character, [row, column]
-BLANK = 0x2800
 Dots = NDArray[np.bool_]
 Places = NDArray[np.float64]
 FAINT = 0.15  # items with less opacity are not drawn
@@ -153,13 +148,20 @@ def lines(scene: Scene, width: int) -> list[str]:
         if isinstance(item, Field):
             _shaded(dots, item, across)
         else:
-            _through(dots, [(x * across, y * across) for x, y in _outline(item)])
+            for (x0, y0), (x1, y1) in itertools.pairwise((x * across, y * across) for x, y in _outline(item)):
+                count = int(max(abs(x1 - x0), abs(y1 - y0))) + 1
+                _set(dots, np.linspace(x0, x1, count + 1), np.linspace(y0, y1, count + 1))
     cells = dots.reshape(height, 4, width, 2)
     codes = (cells * DOTS[None, :, None, :]).sum(axis=(1, 3)).tolist()
     rows = [[chr(BLANK + code) if code else " " for code in row] for row in codes]
     for item in scene.items:
         if isinstance(item, Words):
-            _write(rows, item, across)
+            before = {"start": 0, "middle": len(item.text) // 2, "end": len(item.text)}[item.anchor]
+            at = round(item.x * across / 2) - before
+            row = min(max(round(item.y * across / 4 - 0.5), 0), len(rows) - 1)
+            for offset, character in enumerate(item.text):
+                if 0 <= at + offset < len(rows[row]):
+                    rows[row][at + offset] = character
     return ["".join(row).rstrip() for row in rows]
 
 
@@ -174,12 +176,6 @@ def _outline(item: Item) -> Sequence[tuple[float, float]]:
         case Dot():
             return (item.x - item.radius, item.y), (item.x + item.radius, item.y)
     return ()
-
-
-def _through(dots: Dots, points: Sequence[tuple[float, float]]) -> None:
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        count = int(max(abs(x1 - x0), abs(y1 - y0))) + 1
-        _set(dots, np.linspace(x0, x1, count + 1), np.linspace(y0, y1, count + 1))
 
 
 def _set(dots: Dots, x: Places, y: Places) -> None:
@@ -198,11 +194,3 @@ def _shaded(dots: Dots, item: Field, across: float) -> None:
     pattern = (np.arange(height)[:, None] * 2 + np.arange(width)[None] * 3) % 4 / 4 + 0.125
     y, x = np.nonzero(dark > pattern)
     _set(dots, (x + left).astype(np.float64), (y + top).astype(np.float64))
-
-
-def _write(rows: list[list[str]], item: Words, across: float) -> None:
-    at = round(item.x * across / 2) - {"start": 0, "middle": len(item.text) // 2, "end": len(item.text)}[item.anchor]
-    row = min(max(round(item.y * across / 4 - 0.5), 0), len(rows) - 1)
-    for offset, character in enumerate(item.text):
-        if 0 <= at + offset < len(rows[row]):
-            rows[row][at + offset] = character

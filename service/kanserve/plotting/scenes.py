@@ -213,7 +213,6 @@ def _layer(canvas: Scene, layer: Layer, below: Sequence[float], above: Sequence[
     boxes = places(sources * destinations, canvas.width)
     size = min(MOST, max(LEAST, 0.8 * (canvas.width - 2 * MARGIN) / (sources * destinations)))
     top, ends = floor - BETWEEN, _ends(layer.groups, above)
-    factors = _factors(layer.groups)
     order = np.argsort(opacity, axis=None, kind="stable")  # the most important edge is on top
     for edge in order.tolist():
         source, destination = divmod(edge, destinations)
@@ -221,7 +220,8 @@ def _layer(canvas: Scene, layer: Layer, below: Sequence[float], above: Sequence[
         if not colour or shown < FAINT:
             continue
         start = below[layer.columns[source]], floor
-        end = ends[destination], top + (BESIDE if destination in factors else 0)
+        across, _, is_factor = ends[destination]
+        end = across, top + (BESIDE if is_factor else 0)
         if not curved:
             canvas.add(Line((start, end), colour, 0.8, shown))
             continue
@@ -230,35 +230,23 @@ def _layer(canvas: Scene, layer: Layer, below: Sequence[float], above: Sequence[
             Line((start, (x, y + size / 2)), colour, 1.2, shown), Line(((x, y - size / 2), end), colour, 1.2, shown)
         )
         canvas.add(Box(x - size / 2, y - size / 2, size, size, WHITE, colour, max(shown, 0.15)))
-        curve = layer.curves.get((source, destination))
-        if curve is not None:
+        if (curve := layer.curves.get((source, destination))) is not None:
             _curve(canvas, curve, x, y, size, colour, max(shown, 0.15))
-    _products(canvas, layer.groups, ends, above, top)
+    factors = [(across, node) for across, node, is_factor in ends if is_factor]
+    canvas.add(*(Words(node + 12, top + 4, TIMES, 12, "start") for node in dict.fromkeys(node for _, node in factors)))
+    for across, node in factors:
+        end = across, top + BESIDE
+        canvas.add(Line((end, (node, top)), BLACK, 1.2), Dot(*end, 2.0))
 
 
-def _factors(groups: Sequence[int]) -> set[int]:
-    """The destinations that are multiplied with others."""
-    ends = np.cumsum(groups).tolist()
-    return {at for end, size in zip(ends, groups, strict=True) if size > 1 for at in range(end - size, end)}
-
-
-def _ends(groups: Sequence[int], above: Sequence[float]) -> list[float]:
-    """End points of the edges of each destination: its node, or a point next to the other factors of a product."""
+def _ends(groups: Sequence[int], above: Sequence[float]) -> list[tuple[float, float, bool]]:
+    """For each destination: where its edges end, its node, and whether it is a factor of a product. The ends of factors
+    are next to each other."""
     return [
-        x + (BESIDE * (at - (size - 1) / 2) if size > 1 else 0.0)
+        (x + (BESIDE * (at - (size - 1) / 2) if size > 1 else 0.0), x, size > 1)
         for x, size in zip(above, groups, strict=True)
         for at in range(size)
     ]
-
-
-def _products(canvas: Scene, groups: Sequence[int], ends: Sequence[float], above: Sequence[float], top: float) -> None:
-    for x, size in zip(above, groups, strict=True):
-        if size > 1:
-            canvas.add(Words(x + 12, top + 4, TIMES, 12, "start"))
-    nodes = [x for x, size in zip(above, groups, strict=True) for _ in range(size)]
-    for factor in sorted(_factors(groups)):
-        end = ends[factor], top + BESIDE
-        canvas.add(Line((end, (nodes[factor], top)), BLACK, 1.2), Dot(*end, 2.0))
 
 
 def _curve(canvas: Scene, curve: Curve, x: float, y: float, size: float, colour: str, opacity: float) -> None:

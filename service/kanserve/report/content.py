@@ -6,8 +6,8 @@ The command gets these over gRPC, and the server from its use cases. `selection`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,9 @@ from kanexport.shared.formula_printer import FormulaError
 from kanexport.shared.manifest import HYBRID, LayerInfo, arrows
 from kanserve.plotting import figures, render, scenes
 from kanserve.plotting.scenes import BLACK, Curve, Layer, Network, Scene
-from kanserve.report import text_tables
+from kanserve.report import descriptions
 from kanserve.report.page import Bars, Facts, Grid, Part, Pictures, Report
-from kanserve.report.selection import Curves, Edge, Plan, on_network_request
+from kanserve.report.selection import Curves, Plan, on_network_request
 from kanserve.types import Description, LayerCurves, Scores
 
 LINES = 6000  # edges; a larger network is drawn as matrices of colors
@@ -46,17 +46,19 @@ def drawn(described: Description, scores: Scores, curves: Sequence[LayerCurves])
     return scenes.scene(figure) if figure.edges <= LINES else figures.matrix_scene(figure)
 
 
-def one_edge(described: Description, curves: LayerCurves) -> Scene:
-    """Plot of the only edge of these curves."""
-    source, destination = curves.sources[0], curves.destinations[0]
+def one_edge(described: Description, curves: LayerCurves, at: tuple[int, int] = (0, 0)) -> Scene:
+    """Plot of one edge of these curves. `at`: the positions of its source and its destination."""
+    row, column = at
+    source, destination = curves.sources[row], curves.destinations[column]
     layer = described.layers[curves.layer]
     knots = knot_positions(layer, source)
     names = ends(described, curves.layer, source, destination)
     return figures.edge_scene(
-        f"{described.name} version {described.version}, layer {curves.layer}: {names[0]} to {names[1]}",
-        f"range: {curves.domains[0]}" + ("; knots in blue" if knots else ""),
+        f"{described.name} version {described.version}, edge {curves.layer}:{source}:{destination} "
+        f"({names[0]} → {names[1]})",
+        f"range: {curves.domains[row]}" + ("; knots in blue" if knots else ""),
         names,
-        Curve(curves.x[0], curves.phi[0, 0]),
+        Curve(curves.x[row], curves.phi[row, column]),
         knots,
         colour(layer, source, destination),
     )
@@ -65,47 +67,6 @@ def one_edge(described: Description, curves: LayerCurves) -> Scene:
 def report(plan: Plan, curves: Curves) -> Report:
     """The report. `curves`: the responses to `plan.requests`."""
     described = plan.described
-    parts: list[Part] = [
-        _card(described),
-        *_formula(described),
-        _source(described),
-        *_proof(described),
-        *_certificate(described),
-        *(_pictures(plan, plan.scores, curves) if plan.scores is not None else ()),
-        Facts("Layers", [(str(at), _layer(layer)) for at, layer in enumerate(described.layers)]),
-    ]
-    lead = described.names.description or f"{described.family}, {arrows(described.shapes)}"
-    footer = f"kanserve model card; digest of the graph {described.digest}"
-    return Report(f"{described.name}, version {described.version}", lead, parts, footer)
-
-
-def _pictures(plan: Plan, scores: Scores, curves: Curves) -> Iterator[Part]:
-    request = on_network_request(plan.described)
-    on_network = curves[request] if request is not None else ()
-    yield Pictures("Network", _over(scores), [drawn(plan.described, scores, on_network)])
-    yield _inputs(plan.described, scores)
-    yield from _edges(plan, curves)
-
-
-def _layer(layer: LayerInfo) -> str:
-    """Description of a layer in words."""
-    parts = [
-        f"{layer.sources} to {layer.destinations} nodes" + (f" ({layer.name})" if layer.name else ""),
-        f"before: {text_tables.steps(layer.pre_steps)}" if layer.pre_steps else "",
-        ", ".join(text_tables.functions(layer)),
-        f"then {text_tables.sums(layer)}" if text_tables.sums(layer) else "",
-    ]
-    return "; ".join(filter(None, parts))
-
-
-def _over(scores: Scores) -> str:
-    return (
-        f"Opacity shows importance over {scores.row_count} rows: {text_tables.OVER.get(scores.source, '')}. "
-        "Numeric edges are black, symbolic edges are red, edges with both parts are purple."
-    )
-
-
-def _card(described: Description) -> Facts:
     lines = [
         ("Library", described.family),
         ("Shape", arrows(described.shapes)),
@@ -113,11 +74,70 @@ def _card(described: Description) -> Facts:
         ("Edge class", described.edge_class),
         ("Inputs", ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in described.inputs)),
         ("Outputs", ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in described.outputs)),
-        *((what.capitalize(), text) for what, text in text_tables.scaler_lines(described.scalers, described.names)),
-        *((what.capitalize(), text) for what, text in text_tables.edit_lines(described.edit)),
+        *((what.capitalize(), text) for what, text in descriptions.scaler_lines(described.scalers, described.names)),
+        *((what.capitalize(), text) for what, text in descriptions.edit_lines(described.edit)),
         *(("Note", note) for note in described.notes),
     ]
-    return Facts("Description", lines)
+    parts: list[Part] = [
+        Facts("Description", lines),
+        *_formula(described),
+        Facts(
+            "Source and limits",
+            [
+                *(("File", f"{item.name}, sha256 {item.sha256}") for item in described.files),
+                *(("Option given", f"{name} = {value}") for name, value in sorted(described.options_given.items())),
+                *(("Option assumed", f"{name} = {value}") for name, value in sorted(described.options_assumed.items())),
+                *([("Exporter", described.exporter)] if described.exporter else []),
+                ("Out-of-range policy", described.out_of_range_policy),
+                ("Limits", f"{described.max_batch_size} rows per request, {described.max_rows} rows per edge query"),
+            ],
+        ),
+        *_proof(described),
+        *_certificate(described),
+    ]
+    if plan.scores is not None:
+        parts += _importance(plan, plan.scores, curves)
+    parts.append(Facts("Layers", [(str(at), _layer(layer)) for at, layer in enumerate(described.layers)]))
+    lead = described.names.description or f"{described.family}, {arrows(described.shapes)}"
+    footer = f"kanserve model card; digest of the graph {described.digest}"
+    return Report(f"{described.name}, version {described.version}", lead, parts, footer)
+
+
+def _importance(plan: Plan, scores: Scores, curves: Curves) -> list[Part]:
+    """The network, the importance of its inputs, and the edges of the plan that have a curve."""
+    described = plan.described
+    over = descriptions.OVER.get(scores.source, "")
+    remark = (
+        f"Opacity shows importance over {scores.row_count} rows: {over}. "
+        "Numeric edges are black, symbolic edges are red, edges with both parts are purple."
+    )
+    request = on_network_request(described)
+    picture = drawn(described, scores, curves[request] if request is not None else ())
+    parts: list[Part] = [Pictures("Network", remark, [picture])]
+    named = [(described.names.feature(at), float(score)) for at, score in enumerate(scores.features)]
+    bars = sorted(((name, score) for name, score in named if math.isfinite(score)), key=lambda line: -line[1])
+    remark = f"pykan attribution scores (feature_score); {min(INPUTS, len(bars))} of {len(named)} inputs"
+    parts.append(Bars("Input importance", remark, bars[:INPUTS]))
+    layers = {layer.layer: layer for request in plan.edge_requests for layer in curves[request]}
+    pictures = []
+    for at, source, destination in plan.edges:
+        if (layer := layers.get(at)) is not None:
+            place = layer.sources.index(source), layer.destinations.index(destination)
+            pictures.append(one_edge(described, layer, place))
+    if pictures:
+        parts.append(Pictures("Most important edges", f"{len(pictures)} edges, over their grids.", pictures))
+    return parts
+
+
+def _layer(layer: LayerInfo) -> str:
+    """Description of a layer in words."""
+    parts = [
+        f"{layer.sources} to {layer.destinations} nodes" + (f" ({layer.name})" if layer.name else ""),
+        f"before: {descriptions.steps(layer.pre_steps)}" if layer.pre_steps else "",
+        ", ".join(descriptions.functions(layer)),
+        f"then {descriptions.sums(layer)}" if descriptions.sums(layer) else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def _formula(described: Description) -> Sequence[Facts]:
@@ -132,18 +152,6 @@ def _formula(described: Description) -> Sequence[Facts]:
         return ()
     lines = [(line.name, line.expression) for line in result]
     return () if any(len(text) > LONGEST for _, text in lines) else (Facts("Formula", lines),)
-
-
-def _source(described: Description) -> Facts:
-    lines = [
-        *(("File", f"{item.name}, sha256 {item.sha256}") for item in described.files),
-        *(("Option given", f"{name} = {value}") for name, value in sorted(described.options_given.items())),
-        *(("Option assumed", f"{name} = {value}") for name, value in sorted(described.options_assumed.items())),
-        *([("Exporter", described.exporter)] if described.exporter else []),
-        ("Out-of-range policy", described.out_of_range_policy),
-        ("Limits", f"{described.max_batch_size} rows per request, {described.max_rows} rows per edge query"),
-    ]
-    return Facts("Source and limits", lines)
 
 
 def _proof(described: Description) -> Sequence[Part]:
@@ -185,69 +193,26 @@ def _certificate(described: Description) -> Sequence[Part]:
         f"{stored.text[0].upper()}{stored.text[1:]}. No row in the box has an output outside of its certified range, "
         "under the assumptions below."
     )
-    return (
-        Grid("Certified ranges", remark, ("output", *RANGES[:4], "float32 slack"), ranges),
-        *_effects(described),
-        Facts("Certificate", [("Assumes", text) for text in stored.assumptions]),
-    )
-
-
-def _effects(described: Description) -> Sequence[Part]:
-    """Direction and Lipschitz bound of each pair of an input and an output; empty if they are too many to read."""
-    stored, names = described.certificate, described.names
-    pairs = [(i, o) for i, bounds in enumerate(stored.lipschitz) for o in range(len(bounds))]
-    if not 0 < len(pairs) <= PAIRS:
-        return ()
-    lines = [
-        (
-            names.feature(i),
-            f"{stored.low[i]:.4g}",
-            f"{stored.high[i]:.4g}",
-            names.output(o),
-            f"{stored.lipschitz[i][o]:.4g}",
-            direction_text(stored, i, o),
-        )
-        for i, o in pairs
-    ]
-    head = ("input", "low", "high", "output", "Lipschitz bound", "direction")
-    remark = "Over the certified box. The bound is the largest change of the output per unit of the input."
-    return (Grid("Certified effects", remark, head, lines),)
-
-
-def _inputs(described: Description, scores: Scores) -> Bars:
-    named = [(described.names.feature(at), float(score)) for at, score in enumerate(scores.features)]
-    result = sorted(((name, score) for name, score in named if math.isfinite(score)), key=lambda line: -line[1])
-    remark = f"pykan attribution scores (feature_score); {min(INPUTS, len(result))} of {len(named)} inputs"
-    return Bars("Input importance", remark, result[:INPUTS])
-
-
-def _edges(plan: Plan, curves: Curves) -> Sequence[Pictures]:
-    by_edge = dict(_by_edge(plan, curves))
-    drawn = [one_edge(plan.described, by_edge[edge]) for edge in plan.edges if edge in by_edge]
-    if not drawn:
-        return ()
-    return (Pictures("Most important edges", f"{len(drawn)} edges, over their grids.", drawn),)
-
-
-def _by_edge(plan: Plan, curves: Curves) -> Iterator[tuple[Edge, LayerCurves]]:
-    """The curve of each edge of the plan that has one."""
-    for many in (layer for request in plan.edge_requests for layer in curves[request]):
-        for edge in plan.edges:
-            layer, source, destination = edge
-            if layer != many.layer:
-                continue
-            row, column = many.sources.index(source), many.destinations.index(destination)
-            yield (
-                edge,
-                replace(
-                    many,
-                    sources=(source,),
-                    destinations=(destination,),
-                    x=many.x[row : row + 1],
-                    phi=many.phi[row : row + 1, column : column + 1],
-                    domains=(many.domains[row],),
-                ),
+    parts: list[Part] = [Grid("Certified ranges", remark, ("output", *RANGES[:4], "float32 slack"), ranges)]
+    # Direction and Lipschitz bound of each pair of an input and an output, unless they are too many to read.
+    pairs = [(i, o) for i, row in enumerate(stored.lipschitz) for o in range(len(row))]
+    if 0 < len(pairs) <= PAIRS:
+        lines = [
+            (
+                names.feature(i),
+                f"{stored.low[i]:.4g}",
+                f"{stored.high[i]:.4g}",
+                names.output(o),
+                f"{stored.lipschitz[i][o]:.4g}",
+                direction_text(stored, i, o),
             )
+            for i, o in pairs
+        ]
+        head = ("input", "low", "high", "output", "Lipschitz bound", "direction")
+        remark = "Over the certified box. The bound is the largest change of the output per unit of the input."
+        parts.append(Grid("Certified effects", remark, head, lines))
+    parts.append(Facts("Certificate", [("Assumes", text) for text in stored.assumptions]))
+    return parts
 
 
 # Short, because the caption of a picture has one line.
@@ -263,10 +228,17 @@ Flags = NDArray[np.bool_]
 def network_figure(described: Description, scores: Scores, curves: Sequence[LayerCurves]) -> Network:
     """A network with its scores, and the curves of the layers that have curves."""
     by_layer = {layer.layer: layer for layer in curves}
-    layers = tuple(
-        _layer_figure(layer, score.edges, by_layer.get(at))
-        for at, (layer, score) in enumerate(zip(described.layers, scores.layers, strict=True))
-    )
+    layers = []
+    for at, (layer, score) in enumerate(zip(described.layers, scores.layers, strict=True)):
+        block = by_layer.get(at)
+        symbolic, numeric = kinds(layer)
+        pictures = {}
+        if block is not None:
+            for row, source in enumerate(block.sources):
+                for column, destination in enumerate(block.destinations):
+                    pictures[source, destination] = Curve(block.x[row], block.phi[row, column])
+        groups = next((step.indices for step in layer.post_steps if step.kind == "product"), (1,) * layer.destinations)
+        layers.append(Layer(score.edges, symbolic, numeric, columns(layer), groups, pictures))
     nodes = len(scores.layers[0].nodes)
     return Network(
         title=f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}",
@@ -274,19 +246,8 @@ def network_figure(described: Description, scores: Scores, curves: Sequence[Laye
         "black: numeric, red: symbolic, purple: both",
         inputs=tuple(described.names.feature(at) for at in range(nodes)),
         outputs=tuple(described.names.output(at) for at in range(len(layers[-1].groups))),
-        layers=layers,
+        layers=tuple(layers),
     )
-
-
-def _layer_figure(layer: LayerInfo, scores: NDArray[np.float32], curves: LayerCurves | None) -> Layer:
-    symbolic, numeric = kinds(layer)
-    result = {}
-    if curves is not None:
-        for row, source in enumerate(curves.sources):
-            for column, destination in enumerate(curves.destinations):
-                result[source, destination] = Curve(curves.x[row], curves.phi[row, column])
-    groups = next((step.indices for step in layer.post_steps if step.kind == "product"), (1,) * layer.destinations)
-    return Layer(scores, symbolic, numeric, columns(layer), groups, result)
 
 
 def ends(described: Description, layer: int, source: int, destination: int) -> tuple[str, str]:
@@ -336,21 +297,10 @@ def columns(layer: LayerInfo) -> tuple[int, ...]:
 
 def plain(report: Report) -> dict[str, Any]:
     """The report as dicts, lists, strings and numbers."""
-    return {
-        "title": report.title,
-        "lead": report.lead,
-        "parts": [_part(part) for part in report.parts],
-        "footer": report.footer,
-    }
-
-
-def _part(part: Part) -> dict[str, Any]:
-    result: dict[str, Any] = {"kind": type(part).__name__.lower(), "heading": part.heading}
-    if isinstance(part, Facts):
-        return result | {"lines": [list(line) for line in part.lines]}
-    result["remark"] = part.remark
-    if isinstance(part, Grid):
-        return result | {"head": list(part.head), "lines": [list(line) for line in part.lines]}
-    if isinstance(part, Bars):
-        return result | {"lines": [[name, number] for name, number in part.lines]}
-    return result | {"pictures": [{"title": scene.title, "svg": render.text(scene)} for scene in part.scenes]}
+    parts: list[dict[str, Any]] = []
+    for part in report.parts:
+        values = {item.name: getattr(part, item.name) for item in fields(part)}
+        if isinstance(part, Pictures):
+            values["pictures"] = [{"title": scene.title, "svg": render.text(scene)} for scene in values.pop("scenes")]
+        parts.append({"kind": type(part).__name__.lower(), **values})
+    return {"title": report.title, "lead": report.lead, "parts": parts, "footer": report.footer}

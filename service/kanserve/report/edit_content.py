@@ -9,7 +9,7 @@ import numpy as np
 
 from kanexport.shared.naming import Names
 from kanserve.plotting import figures
-from kanserve.plotting.scenes import BLUE, Curve, Scene
+from kanserve.plotting.scenes import BLUE, Curve
 from kanserve.report.page import Facts, Grid, Part, Pictures, Report
 
 Document = Mapping[str, Any]
@@ -32,7 +32,15 @@ def report(document: Document, names: Names) -> Report:
     parts: list[Part] = [*_symbolified(document)]
     if edit is not None and difference is not None:
         parts += [*_outputs(difference, names), *_certificates(difference), *_curves(difference)]
-        parts += [_lineage(document, edit), _verification(document)]
+        lineage = [
+            ("Model", document["name"]),
+            ("Version", f"{document['version']}, of version {edit['parent_version']}"),
+            ("Manifest of the parent", f"sha256 {edit['parent_sha256']}"),
+            ("Author", edit["author"] or DASH),
+            ("Folder", document["directory"] or "nothing was written (--dry-run)"),
+        ]
+        verification = [("Export", document["verified"]), *(("Note", text) for text in document["notes"])]
+        parts += [Facts("Lineage", lineage), Facts("Verification", verification)]
     title = f"{document['name']}, version {document['version']}" if edit else "Formula of a network"
     lead = f"Edit of version {edit['parent_version']}" if edit else "No version was written"
     return Report(title, lead, parts, "kanserve difference report")
@@ -72,15 +80,11 @@ def _outputs(difference: Document, names: Names) -> Iterator[Part]:
     if worst := difference["worst_row"]:
         pairs = zip(worst["before"], worst["after"], strict=True)
         ends = [(names.output(at), f"{old:.4g}", f"{new:.4g}") for at, (old, new) in enumerate(pairs)]
-        yield Grid("Row that changes most", _row(worst, names), ("output", "before", "after"), ends)
-
-
-def _row(worst: Document, names: Names) -> str:
-    """Number and inputs of the row that changes most."""
-    inputs = worst["inputs"]
-    values = ", ".join(f"{names.feature(at)} = {value:.4g}" for at, value in enumerate(inputs[:INPUTS]))
-    more = f", and {len(inputs) - INPUTS} more inputs" if len(inputs) > INPUTS else ""
-    return f"Row {worst['row']}: {values}{more}."
+        inputs = worst["inputs"]
+        values = ", ".join(f"{names.feature(at)} = {value:.4g}" for at, value in enumerate(inputs[:INPUTS]))
+        more = f", and {len(inputs) - INPUTS} more inputs" if len(inputs) > INPUTS else ""
+        remark = f"Row {worst['row']}: {values}{more}."
+        yield Grid("Row that changes most", remark, ("output", "before", "after"), ends)
 
 
 def _certificates(difference: Document) -> Iterator[Part]:
@@ -117,40 +121,23 @@ def _curves(difference: Document) -> Iterator[Part]:
     yield Grid("Edited edges", "An edge is layer:source:destination, which count from 0.", EDGES, lines)
     if curves:
         more = f" The first {CURVES} of {len(curves)} edges." if len(curves) > CURVES else ""
-        yield Pictures("Curves", f"{DRAWN}{more}", [_scene(item) for item in curves[:CURVES]])
-
-
-def _scene(item: Document) -> Scene:
-    """Curves of one edge before and after. Values that are not finite are None in the document."""
-    x = np.array(item["x"])
-    before, after = (np.array(item[key], dtype=np.float64) for key in ("before", "after"))
-    caption = f"before: grey, thin; after: blue, thick; {item['form']}"
-    return figures.edge_scene(
-        f"edge {item['edge']}: {item['operation']}",
-        caption,
-        ("x of the edge", "its destination"),
-        Curve(x, after),
-        item["grid"],
-        BLUE,
-        Curve(x, before),
-    )
-
-
-def _lineage(document: Document, edit: Document) -> Facts:
-    return Facts(
-        "Lineage",
-        [
-            ("Model", document["name"]),
-            ("Version", f"{document['version']}, of version {edit['parent_version']}"),
-            ("Manifest of the parent", f"sha256 {edit['parent_sha256']}"),
-            ("Author", edit["author"] or DASH),
-            ("Folder", document["directory"] or "nothing was written (--dry-run)"),
-        ],
-    )
-
-
-def _verification(document: Document) -> Facts:
-    return Facts("Verification", [("Export", document["verified"]), *(("Note", text) for text in document["notes"])])
+        scenes = []
+        for item in curves[:CURVES]:  # values that are not finite are None in the document
+            x = np.array(item["x"])
+            before, after = (np.array(item[key], dtype=np.float64) for key in ("before", "after"))
+            caption = f"before: grey, thin; after: blue, thick; {item['form']}"
+            scenes.append(
+                figures.edge_scene(
+                    f"edge {item['edge']}: {item['operation']}",
+                    caption,
+                    ("x of the edge", "its destination"),
+                    Curve(x, after),
+                    item["grid"],
+                    BLUE,
+                    Curve(x, before),
+                )
+            )
+        yield Pictures("Curves", f"{DRAWN}{more}", scenes)
 
 
 def _ends(ends: Sequence[float]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.shared import grids, wasm_module
-from kanexport.shared.coded import CodedError
+from kanexport.shared.cli.console import CodedError
 from kanexport.shared.wasm_module import ModuleFacts
 from kanserve.types import Description, Scores
 
@@ -96,48 +96,33 @@ def part(
     """The part. `x` and `y`: rows and the outputs of the server. Raises as `facts`."""
     known = facts(module, described)
     low, high = ranges(described)
-    document = {
-        "module": base64.b64encode(module).decode(),
-        "inputs": _inputs(described, known, low, high),
-        "outputs": [described.names.output(at) for at in range(known.outputs)],
-        "sliders": _order(scores, known.inputs)[:SLIDERS],
-        "base": list(known.base),
-        "explained": known.explained,
-        "tolerance": max(known.tolerance, _verified(described)) * SLACK,
-        "checks": {"x": x.reshape(len(x), -1).tolist(), "y": y.reshape(len(y), -1).tolist()},
-    }
-    text = json.dumps(document, allow_nan=False).replace("<", "\\u003c")
-    return Interactive(text, script())
-
-
-def script() -> str:
-    """The script of the page."""
-    return (importlib.resources.files("kanserve") / "report" / "static" / "interactive.js").read_text("utf-8")
-
-
-def _inputs(described: Description, known: ModuleFacts, low: Floats, high: Floats) -> list[dict[str, Any]]:
-    units = described.names.units
     start = known.reference if known.base else ((low + high) / 2).tolist()
-    return [
+    units = (*described.names.units, *[""] * known.inputs)
+    inputs = [
         {
             "name": described.names.feature(at),
-            "unit": units[at] if at < len(units) else "",
+            "unit": units[at],
             "low": float(min(low[at], start[at])),
             "high": float(max(high[at], start[at])),
             "start": float(start[at]),
         }
         for at in range(known.inputs)
     ]
-
-
-def _order(scores: Scores | None, count: int) -> list[int]:
-    """The inputs, the most important first."""
-    if scores is None or len(scores.features) != count:
-        return list(range(count))
-    values = np.nan_to_num(scores.features.astype(np.float64), nan=-1.0)
-    return [int(at) for at in np.argsort(-values, kind="stable")]
-
-
-def _verified(described: Description) -> float:
-    error = described.verified_error
-    return error if math.isfinite(error) else 0.0
+    order = list(range(known.inputs))  # the most important input first
+    if scores is not None and len(scores.features) == known.inputs:
+        values = np.nan_to_num(scores.features.astype(np.float64), nan=-1.0)
+        order = [int(at) for at in np.argsort(-values, kind="stable")]
+    error = described.verified_error if math.isfinite(described.verified_error) else 0.0
+    document = {
+        "module": base64.b64encode(module).decode(),
+        "inputs": inputs,
+        "outputs": [described.names.output(at) for at in range(known.outputs)],
+        "sliders": order[:SLIDERS],
+        "base": list(known.base),
+        "explained": known.explained,
+        "tolerance": max(known.tolerance, error) * SLACK,
+        "checks": {"x": x.reshape(len(x), -1).tolist(), "y": y.reshape(len(y), -1).tolist()},
+    }
+    text = json.dumps(document, allow_nan=False).replace("<", "\\u003c")
+    script = importlib.resources.files("kanserve") / "report" / "static" / "interactive.js"
+    return Interactive(text, script.read_text("utf-8"))

@@ -83,7 +83,12 @@ def html(report: Report) -> str:
     body, title = "\n".join(map(_part, report.parts)), report.title
     policy = ""
     if report.interactive is not None:
-        body = f"{_interactive(report.interactive)}\n{body}"
+        body = (
+            "<h2>Try it</h2>\n<p>Move a slider, or select an output. This page computes without a network.</p>\n"
+            '<section id="interactive"><noscript>This part needs JavaScript.</noscript></section>\n'
+            f'<script type="application/json" id="interactive-data">{report.interactive.data}</script>\n'
+            f"<script>{report.interactive.script}</script>\n{body}"
+        )
         policy = f'<meta http-equiv="Content-Security-Policy" content="{escape(report.interactive.policy)}">\n'
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -95,42 +100,26 @@ def html(report: Report) -> str:
     )
 
 
-def _interactive(part: Interactive) -> str:
-    return (
-        "<h2>Try it</h2>\n<p>Move a slider, or select an output. This page computes without a network.</p>\n"
-        '<section id="interactive"><noscript>This part needs JavaScript.</noscript></section>\n'
-        f'<script type="application/json" id="interactive-data">{part.data}</script>\n<script>{part.script}</script>'
-    )
-
-
 def _part(part: Part) -> str:
     heading = f"<h2>{escape(part.heading)}</h2>"
     if isinstance(part, Facts):
-        return f"{heading}\n<table>{''.join(_fact(*line) for line in part.lines)}</table>"
+        lines = (f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in part.lines)
+        return f"{heading}\n<table>{''.join(lines)}</table>"
     remark = f"<p>{escape(part.remark)}</p>"
     if isinstance(part, Grid):
-        lines = "".join(_line("td", item) for item in part.lines)
-        return f"{heading}\n{remark}\n<table>{_line('th', part.head)}{lines}</table>"
+        cells = "".join(_line("td", item) for item in part.lines)
+        return f"{heading}\n{remark}\n<table>{_line('th', part.head)}{cells}</table>"
     if isinstance(part, Bars):
-        return f"{heading}\n{remark}\n<table>{_bars(part.lines)}</table>"
+        largest = max((number for _, number in part.lines), default=0.0) or 1.0
+        text = ""
+        for name, number in part.lines:
+            width = 40 * min(1.0, max(0.0, number / largest))
+            bar = f'<td><div class="bar" style="width: {width:.2f}rem"></div></td>'
+            text += f'<tr><th>{escape(name)}</th><td class="n">{number:.4g}</td>{bar}</tr>'
+        return f"{heading}\n{remark}\n<table>{text}</table>"
     pictures = "\n".join(f"<div>{render.text(scene)}</div>" for scene in part.scenes)
     return f"{heading}\n{remark}\n" + (f'<div class="grid">{pictures}</div>' if len(part.scenes) > 1 else pictures)
 
 
-def _bars(lines: Sequence[tuple[str, float]]) -> str:
-    largest = max((number for _, number in lines), default=0.0) or 1.0
-    return "".join(_bar(*line, largest) for line in lines)
-
-
 def _line(tag: str, words: Sequence[str]) -> str:
     return f"<tr>{''.join(f'<{tag}>{escape(word)}</{tag}>' for word in words)}</tr>"
-
-
-def _fact(name: str, text: str) -> str:
-    return f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>"
-
-
-def _bar(name: str, number: float, largest: float) -> str:
-    width = 40 * min(1.0, max(0.0, number / largest))
-    bar = f'<td><div class="bar" style="width: {width:.2f}rem"></div></td>'
-    return f'<tr><th>{escape(name)}</th><td class="n">{number:.4g}</td>{bar}</tr>'

@@ -23,7 +23,7 @@ from kanexport.shared.manifest import Manifest, ManifestError
 from kanexport.shared.sections import NO_EDIT
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.repository import pbtxt
-from kanserve.repository.pbtxt import SILENT, OperatorConfig, VersionPolicy
+from kanserve.repository.pbtxt import SILENT, OperatorConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 EDIT = re.compile(rb'"edit"\s*:')  # the key in a manifest
@@ -134,56 +134,39 @@ def served_as(candidates: Iterable[Candidate], name: str) -> list[Candidate]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """Text files of a version, read and not parsed: their bytes by name."""
+Texts = Mapping[str, bytes]  # the text files of a version by name, read and not parsed
 
-    config: bytes | None = None
-    manifest: bytes | None = None
-    numbers: bytes | None = None
 
-    def files(self) -> dict[str, bytes]:
-        """The existing files, by name."""
-        named = {pbtxt.FILE_NAME: self.config, manifests.FILE_NAME: self.manifest, manifests.NUMBERS_FILE: self.numbers}
-        return {name: data for name, data in named.items() if data is not None}
-
-    @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> Texts:
-        """The texts from such files."""
-        return cls(files.get(pbtxt.FILE_NAME), files.get(manifests.FILE_NAME), files.get(manifests.NUMBERS_FILE))
-
-    def judge(self) -> Manifest | None:
-        """The parsed manifest. Raises LoadError if a text is not valid."""
-        try:
-            pbtxt.read(self.config or b"")
-            manifest = None if self.manifest is None else manifests.loads(self.manifest)
-            if manifest is None or self.manifest is None or not manifest.stored:
-                return manifest
-            if self.numbers is None:
-                raise _missing(manifests.NUMBERS_FILE)
-            return manifests.loads(self.manifest, self.numbers)
-        except ManifestError as error:
-            raise _from_manifest(error) from error
+def parsed(texts: Texts) -> Manifest | None:
+    """The parsed manifest; None without one. Raises LoadError if a text is not valid."""
+    try:
+        pbtxt.read(texts.get(pbtxt.FILE_NAME, b""))
+        data = texts.get(manifests.FILE_NAME)
+        manifest = None if data is None else manifests.loads(data)
+        if data is None or manifest is None or not manifest.stored:
+            return manifest
+        if manifests.NUMBERS_FILE not in texts:
+            raise _missing(manifests.NUMBERS_FILE)
+        return manifests.loads(data, texts[manifests.NUMBERS_FILE])
+    except ManifestError as error:
+        raise _from_manifest(error) from error
 
 
 def texts(candidate: Candidate) -> Texts:
     """The texts that the server parses before it reads anything else. Raises LoadError."""
     try:
-        config_bytes = _config_bytes(candidate)
+        data = _config_bytes(candidate)
+        files = {} if data is None else {pbtxt.FILE_NAME: data}
         with _opened(candidate.root, candidate.steps) as directory:
-            return replace(_texts(candidate, directory), config=config_bytes)
+            entries = os.listdir(directory)
+            if manifests.FILE_NAME in entries:
+                files[manifests.FILE_NAME] = _read(candidate, directory, manifests.FILE_NAME, manifests.SIZE_LIMIT)
+                if manifests.NUMBERS_FILE in entries:
+                    numbers = _read(candidate, directory, manifests.NUMBERS_FILE, serialization.LIMIT)
+                    files[manifests.NUMBERS_FILE] = numbers
     except OSError as error:
         raise _unreadable(error) from error
-
-
-def _texts(candidate: Candidate, directory: int) -> Texts:
-    entries = os.listdir(directory)
-    if manifests.FILE_NAME not in entries:
-        return Texts()
-    data = _read(candidate, directory, manifests.FILE_NAME, manifests.SIZE_LIMIT)
-    if manifests.NUMBERS_FILE not in entries:
-        return Texts(manifest=data)
-    return Texts(manifest=data, numbers=_read(candidate, directory, manifests.NUMBERS_FILE, serialization.LIMIT))
+    return files
 
 
 def load(candidate: Candidate, max_file_bytes: int, known: Texts | None = None) -> Bundle:
@@ -192,14 +175,19 @@ def load(candidate: Candidate, max_file_bytes: int, known: Texts | None = None) 
 
     Raises LoadError with the reason. The text names files by base name only.
     """
-    known = known or texts(candidate)
+    known = texts(candidate) if known is None else known
     try:
-        options = _labelled(candidate, known.config)
+        options = _labelled(candidate, known.get(pbtxt.FILE_NAME))
         with _opened(candidate.root, candidate.steps) as directory:
-            if known.manifest is None:
-                bundle, summary = _plain(candidate, directory, max_file_bytes, options)
+            if manifests.FILE_NAME not in known:
+                data = _read(candidate, directory, manifests.MODEL_FILE, max_file_bytes)
+                digest = hashlib.sha256(data).hexdigest()
+                files = {manifests.MODEL_FILE: data}
+                bundle = Bundle(candidate.name, candidate.version, None, files, digest, options)
+                summary = digest.encode()
             else:
-                bundle, summary = _verified(candidate, directory, known, max_file_bytes, options)
+                bundle = _verified(candidate, directory, known, max_file_bytes, options)
+                summary = known[manifests.FILE_NAME]  # which names the hashes of all other files
         return replace(bundle, content=hashlib.sha256(summary + repr(options).encode()).hexdigest())
     except OSError as error:
         raise _unreadable(error) from error
@@ -227,16 +215,19 @@ def _from_manifest(error: ManifestError) -> LoadError:
 def manifest(candidate: Candidate) -> Manifest:
     """The manifest of a version, not compared with its files, and without the lists that have their own file. Raises
     LoadError, OSError, ManifestError."""
+    return manifests.loads(_manifest_bytes(candidate))
+
+
+def _manifest_bytes(candidate: Candidate) -> bytes:
     with _opened(candidate.root, candidate.steps) as directory:
-        return manifests.loads(_read(candidate, directory, manifests.FILE_NAME, manifests.SIZE_LIMIT))
+        return _read(candidate, directory, manifests.FILE_NAME, manifests.SIZE_LIMIT)
 
 
 def is_edit(candidate: Candidate) -> bool:
     """Whether a version is an edit without a release, which no server serves by default. False for a version that
     cannot be read."""
     try:
-        with _opened(candidate.root, candidate.steps) as directory:
-            data = _read(candidate, directory, manifests.FILE_NAME, manifests.SIZE_LIMIT)
+        data = _manifest_bytes(candidate)
         # A parse takes up to 0.1 s, and a quote in a string has a backslash.
         edit = manifests.loads(data).edit if EDIT.search(data) else NO_EDIT
     except (LoadError, OSError, ManifestError):
@@ -317,6 +308,7 @@ def _labelled(candidate: Candidate, data: bytes | None) -> OperatorConfig:
         return replace(options, labels=tuple(labels))
 
 
+# radon: what a policy depends on, one thing after the other.
 def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
     """Candidates that the version_policy of their config.pbtxt excludes, with the policy in words. An unreadable
     config excludes none, because each load fails for it."""
@@ -326,22 +318,15 @@ def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
     out: dict[Candidate, str] = {}
     for versions in models.values():
         with contextlib.suppress(LoadError, OSError):
-            policy = _policy(versions)
+            policy = config(versions[0]).versions
+            if policy.latest:
+                policy = replace(policy, edits=frozenset(own.version for own in versions if is_edit(own)))
+            for file in default_files(versions).values():
+                if isinstance(file, DefaultFile):
+                    policy = replace(policy, default=file.version)
             served = policy.served([candidate.version for candidate in versions])
             out |= {candidate: str(policy) for candidate in versions if candidate.version not in served}
     return out
-
-
-def _policy(versions: list[Candidate]) -> VersionPolicy:
-    """The version policy of a model, with the edits and the default version that it depends on. Raises LoadError,
-    OSError."""
-    policy = config(versions[0]).versions
-    if policy.latest:
-        policy = replace(policy, edits=frozenset(own.version for own in versions if is_edit(own)))
-    for file in default_files(versions).values():
-        if isinstance(file, DefaultFile):
-            policy = replace(policy, default=file.version)
-    return policy
 
 
 def _root(repository: Path) -> Path:
@@ -375,9 +360,7 @@ def heading(candidate: Candidate) -> tuple[str, int]:
 def _heading(candidate: Candidate, facts: tuple[int, ...]) -> tuple[str, int]:
     """Name and version in a manifest, cached by the facts of its file; "" and 0 for an invalid one. Raises OSError."""
     with contextlib.suppress(ManifestError, LoadError):
-        with _opened(candidate.root, candidate.steps) as directory:
-            data = _read(candidate, directory, manifests.FILE_NAME, manifests.SIZE_LIMIT)
-        name, version = manifests.heading(data)
+        name, version = manifests.heading(_manifest_bytes(candidate))
         if NAME.fullmatch(name):
             return name, version
     return "", 0
@@ -407,11 +390,10 @@ def _opened(root: Path, steps: tuple[str, ...]) -> Iterator[int]:
 
 def _verified(
     candidate: Candidate, directory: int, known: Texts, max_file_bytes: int, options: OperatorConfig
-) -> tuple[Bundle, bytes]:
-    """Verified bundle, and the manifest's bytes, which name the hashes of all other files."""
-    manifest = known.judge()
+) -> Bundle:
+    """Bundle with a manifest. Raises LoadError, OSError, ManifestError."""
+    manifest = parsed(known)
     assert manifest is not None
-    assert known.manifest is not None
     stored = candidate.stored or candidate.name
     if manifest.name != stored:
         raise LoadError(
@@ -421,35 +403,34 @@ def _verified(
             hint=f"export the model with --name {stored}",
         )
     if manifest.version != candidate.version:
+        hint = f"rename the folder to {manifest.version}, or export the model with --version {candidate.version}"
+        if os.path.isdir(candidate.root.joinpath(*candidate.steps[:-1], str(manifest.version))):
+            hint = f"make a valid copy: `kanserve copy {candidate.name} {manifest.version} {candidate.version} --force`"
         raise LoadError(
             LoadReason.MANIFEST,
             f"the manifest has version {manifest.version}, the folder {candidate.version}",
             code="manifest-version-differs",
-            hint=_renumbered(candidate, manifest.version),
+            hint=hint,
         )
-    ignored = _ignored(candidate, directory, known, manifest, options)
-    files = _files(candidate, directory, known, manifest, max_file_bytes)
-    graph = manifest.file(manifests.MODEL_FILE).sha256
-    if candidate.stored:
-        manifest = replace(manifest, name=candidate.name)
-    bundle = Bundle(manifest.name, manifest.version, manifest, files, graph, options, ignored=ignored)
-    return bundle, known.manifest
-
-
-def _ignored(
-    candidate: Candidate, directory: int, known: Texts, manifest: Manifest, options: OperatorConfig
-) -> tuple[str, ...]:
-    """Names in the folder that the manifest does not list. The server ignores them: tools that copy models leave
-    partial files and files about a model. Raises LoadError for numbers, which are read before the manifest's list."""
+    # The server ignores files that the manifest does not list: tools that copy models leave partial files and files
+    # about a model. Numbers are an exception, because they are read before the manifest's list.
     listed = {entry.path for entry in manifest.files}
-    if known.numbers is not None and manifests.NUMBERS_FILE not in listed:
+    if manifests.NUMBERS_FILE in known and manifests.NUMBERS_FILE not in listed:
         raise LoadError(
             LoadReason.INTEGRITY,
             f"the file {manifests.NUMBERS_FILE} is not listed in the manifest",
             code="file-not-listed",
             hint="remove the file, or export the model again",
         )
-    return tuple(sorted(set(os.listdir(directory)) - listed - _beside(candidate, options)))
+    beside = {manifests.FILE_NAME}
+    if not candidate.steps:  # the folder of the version is that of the model
+        beside |= {pbtxt.FILE_NAME, *(labels.file for labels in options.labels)}
+    ignored = tuple(sorted(set(os.listdir(directory)) - listed - beside))
+    files = _files(candidate, directory, known, manifest, max_file_bytes)
+    graph = manifest.file(manifests.MODEL_FILE).sha256
+    if candidate.stored:
+        manifest = replace(manifest, name=candidate.name)
+    return Bundle(manifest.name, manifest.version, manifest, files, graph, options, ignored=ignored)
 
 
 def _files(candidate: Candidate, directory: int, known: Texts, manifest: Manifest, most: int) -> dict[str, bytes]:
@@ -463,8 +444,8 @@ def _files(candidate: Candidate, directory: int, known: Texts, manifest: Manifes
                 code="manifest-file-name-invalid",
                 hint=EXPORT_AGAIN,
             )
-        if entry.path == manifests.NUMBERS_FILE and known.numbers is not None:
-            data = known.numbers
+        if entry.path == manifests.NUMBERS_FILE and entry.path in known:
+            data = known[entry.path]
         else:
             data = _read(candidate, directory, entry.path, most, expected=entry.size)
         digest = hashlib.sha256(data).hexdigest()
@@ -477,29 +458,6 @@ def _files(candidate: Candidate, directory: int, known: Texts, manifest: Manifes
             )
         files[entry.path] = data
     return files
-
-
-def _renumbered(candidate: Candidate, version: int) -> str:
-    """The hint for a folder whose manifest has another version number."""
-    if os.path.isdir(candidate.root.joinpath(*candidate.steps[:-1], str(version))):
-        command = f"kanserve copy {candidate.name} {version} {candidate.version} --force"
-        return f"make a valid copy: `{command}`"
-    return f"rename the folder to {version}, or export the model with --version {candidate.version}"
-
-
-def _beside(candidate: Candidate, options: OperatorConfig) -> set[str]:
-    """Names that the folder of a version may have in addition to the files of its manifest."""
-    if candidate.steps:
-        return {manifests.FILE_NAME}
-    return {manifests.FILE_NAME, pbtxt.FILE_NAME, *(labels.file for labels in options.labels)}
-
-
-def _plain(candidate: Candidate, directory: int, max_file_bytes: int, options: OperatorConfig) -> tuple[Bundle, bytes]:
-    data = _read(candidate, directory, manifests.MODEL_FILE, max_file_bytes)
-    digest = hashlib.sha256(data).hexdigest()
-    return Bundle(
-        candidate.name, candidate.version, None, {manifests.MODEL_FILE: data}, digest, options
-    ), digest.encode()
 
 
 def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:

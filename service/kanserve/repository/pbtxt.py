@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import text_format
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from kanexport.shared import triton
@@ -45,14 +44,13 @@ class VersionPolicy:
 
     def served(self, versions: Collection[int]) -> set[int]:
         """Versions of `versions` that are served."""
-        return self._selected(versions) | ({self.default} & set(versions))
-
-    def _selected(self, versions: Collection[int]) -> set[int]:
+        present = set(versions)
+        selected = present if self.specific is None else present & set(self.specific)
         if self.latest:
-            regular = sorted(set(versions) - self.edits)[-self.latest :]
-            later = sorted(version for version in self.edits & set(versions) if version > min(regular, default=0))
-            return {*regular, *later[-self.latest :]}
-        return set(versions) if self.specific is None else set(versions) & set(self.specific)
+            regular = sorted(present - self.edits)[-self.latest :]
+            later = sorted(version for version in self.edits & present if version > min(regular, default=0))
+            selected = {*regular, *later[-self.latest :]}
+        return selected | ({self.default} & present)
 
 
 ALL = VersionPolicy()
@@ -138,14 +136,11 @@ KEPT, SHORT = 1024, 4096  # files whose configs are kept, and the most bytes of 
 def read(data: bytes) -> OperatorConfig:
     """Operator config from the bytes of the file. Raises LoadError for invalid text, or for a config that cannot
     work. The server reads each file several times, so the configs of short files are kept."""
-    return _kept(data) if len(data) <= SHORT else _parsed(data)
+    return _parsed(data) if len(data) <= SHORT else _parsed.__wrapped__(data)
 
 
+# radon: one field after the other.
 @functools.lru_cache(KEPT)
-def _kept(data: bytes) -> OperatorConfig:
-    return _parsed(data)
-
-
 def _parsed(data: bytes) -> OperatorConfig:
     message = pb.ModelConfig()
     try:
@@ -173,6 +168,12 @@ def _parsed(data: bytes) -> OperatorConfig:
             code="config-value-invalid",
             hint="set max_batch_size to 1 or more, or remove it",
         )
+    policy, versions = message.version_policy, ALL
+    kind = policy.WhichOneof("policy_choice")
+    if kind == "latest":
+        versions = VersionPolicy(latest=max(1, policy.latest.num_versions))
+    elif kind == "specific":
+        versions = VersionPolicy(specific=tuple(sorted(policy.specific.versions)))
     return OperatorConfig(
         name=message.name,
         max_batch_size=message.max_batch_size,
@@ -180,7 +181,7 @@ def _parsed(data: bytes) -> OperatorConfig:
         instances=_instances(message),
         device=_device(message),
         threads=_threads(message),
-        versions=_versions(message),
+        versions=versions,
         inputs=tuple(map(_tensor, message.input)),
         outputs=tuple(map(_tensor, message.output)),
         labels=tuple(Labels(value.name, _beside(value)) for value in message.output if value.label_filename),
@@ -213,6 +214,7 @@ def _rejected(fault: str, *, code: str, hint: str) -> LoadError:
     return LoadError(LoadReason.CONFIG, f"{FILE_NAME} {fault}", code=code, hint=hint)
 
 
+# radon: one field after the other.
 def _batching(message: Any) -> Batching:
     batching = message.dynamic_batching
     levels = _levels(batching)
@@ -221,6 +223,13 @@ def _batching(message: Any) -> Batching:
             "combines preserve_ordering with several priority_levels or with timeout_action DELAY",
             code="config-options-conflict",
             hint="remove preserve_ordering, or the other option",
+        )
+    sizes, most = tuple(sorted(set(batching.preferred_batch_size))), message.max_batch_size  # 0: the file has none
+    if sizes and (sizes[0] < 1 or 0 < most < sizes[-1]):
+        raise _rejected(
+            f"has preferred_batch_size {list(sizes)[:8]}, expected 1 to {most or 'the largest batch'}",
+            code="config-value-invalid",
+            hint="set each preferred_batch_size to at most max_batch_size",
         )
     usual = batching.default_priority_level
     if batching.priority_levels and not 1 <= usual <= batching.priority_levels:
@@ -231,23 +240,11 @@ def _batching(message: Any) -> Batching:
         )
     return Batching(
         batching.max_queue_delay_microseconds / 1e6,
-        _preferred(batching.preferred_batch_size, message.max_batch_size),
+        sizes,
         levels,
         usual - 1 if batching.priority_levels else 0,
         batching.preserve_ordering,
     )
-
-
-def _preferred(sizes: Iterable[int], most: int) -> tuple[int, ...]:
-    """Ascending; `most`: the file's own max_batch_size, 0 if it has none."""
-    ordered = tuple(sorted(set(sizes)))
-    if ordered and (ordered[0] < 1 or 0 < most < ordered[-1]):
-        raise _rejected(
-            f"has preferred_batch_size {list(ordered)[:8]}, expected 1 to {most or 'the largest batch'}",
-            code="config-value-invalid",
-            hint="set each preferred_batch_size to at most max_batch_size",
-        )
-    return ordered
 
 
 def _levels(batching: Any) -> tuple[PriorityLevel, ...]:
@@ -316,16 +313,6 @@ def _threads(message: Any) -> int:
     return int(text)
 
 
-def _versions(message: Any) -> VersionPolicy:
-    policy = message.version_policy
-    kind = policy.WhichOneof("policy_choice")
-    if kind == "latest":
-        return VersionPolicy(latest=max(1, policy.latest.num_versions))
-    if kind == "specific":
-        return VersionPolicy(specific=tuple(sorted(policy.specific.versions)))
-    return ALL
-
-
 def _tensor(tensor: Any) -> TensorInfo:
     """The tensor of a field. An unset data type is ""."""
     datatype = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_") if tensor.data_type else ""
@@ -356,6 +343,7 @@ def lines(name: str, data: bytes) -> tuple[str, ...]:
         ) from error
 
 
+# radon: one kind of field after the other.
 def _unused(message: Message, path: str = "") -> Iterator[str]:
     """The set fields that have no effect on this server. An empty message counts as unset."""
     known = KNOWN[message.DESCRIPTOR.name]
@@ -363,12 +351,8 @@ def _unused(message: Message, path: str = "") -> Iterator[str]:
         if field.name == "parameters":
             yield from (f"parameters.{key}" for key in value if key != THREADS)
         elif field.name in known:
-            yield from _unused_within(field, value, f"{path}{field.name}.")
+            if field.message_type and field.message_type.name in KNOWN:
+                for part in [value] if isinstance(value, Message) else value:
+                    yield from _unused(part, f"{path}{field.name}.")
         elif not isinstance(value, Message) or value.ByteSize():
             yield path + field.name
-
-
-def _unused_within(field: FieldDescriptor, value: Any, path: str) -> Iterator[str]:
-    if field.message_type and field.message_type.name in KNOWN:
-        for part in [value] if isinstance(value, Message) else value:
-            yield from _unused(part, path)

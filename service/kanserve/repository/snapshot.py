@@ -114,18 +114,7 @@ class Scanner:
             if at % EVERY == 0:
                 time.sleep(BREATH)
         self._policies = {name: cached for name, cached in self._policies.items() if name in policies}
-        self._find_edits(entries, prints, policies)
-        defaults = layout.default_files(candidates)
-        for name, default in defaults.items():
-            if isinstance(default, DefaultFile):
-                policies[name] = replace(policies[name], default=default.version)
-        return Snapshot(entries, prints, policies, _synchronized(self._repository), defaults)
-
-    def _find_edits(
-        self, entries: Mapping[Key, Candidate], prints: Mapping[Key, Fingerprint], policies: dict[str, VersionPolicy]
-    ) -> None:
-        """Name the edits in the policies that count versions. A manifest is read again only if its fingerprint
-        changed."""
+        # Name the edits in the policies that count versions. A manifest is read again only if its fingerprint changed.
         before, self._edits = self._edits, {}
         for (name, version), fingerprint in prints.items():
             if not policies[name].latest:
@@ -136,6 +125,14 @@ class Scanner:
             self._edits[name, version] = known
             if known[1]:
                 policies[name] = replace(policies[name], edits=policies[name].edits | {version})
+        defaults = layout.default_files(candidates)
+        for name, default in defaults.items():
+            if isinstance(default, DefaultFile):
+                policies[name] = replace(policies[name], default=default.version)
+        synchronized = 0.0
+        with contextlib.suppress(OSError):
+            synchronized = (self._repository / SYNCHRONIZED).stat().st_mtime
+        return Snapshot(entries, prints, policies, synchronized, defaults)
 
     def fingerprint(self, candidate: Candidate) -> Fingerprint | None:
         """Current fingerprint of one version; None if its files are missing."""
@@ -205,14 +202,6 @@ def _config_facts(candidate: Candidate) -> bytes:
 
 def _facts(about: os.stat_result) -> str:
     return f"{about.st_mode} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
-
-
-def _synchronized(repository: Path) -> float:
-    """Unix time at which a synchronization last succeeded; 0 if none says so."""
-    try:
-        return (repository / SYNCHRONIZED).stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 SHARE = 10  # scans take at most one such part of the time

@@ -11,7 +11,6 @@ from kanexport.shared.manifest import (
     ANY,
     BASIC,
     VERIFICATION_BASES,
-    BasisInfo,
     LayerInfo,
     Manifest,
     NodeStep,
@@ -40,10 +39,7 @@ from kanexport.shared.sections import (
     STANDARD,
     Approximation,
     CertificateInfo,
-    EditedEdge,
-    ErrorBars,
     ExplainedTensor,
-    Intervals,
     NodeBaseline,
     OutputInterval,
 )
@@ -56,26 +52,31 @@ Tensor = TensorInfo | TensorSpec
 SERVED_CLASSES = ("A", "B")
 
 
+# radon: one fact of the manifest after the other.
 def check_manifest(manifest: Manifest) -> None:
     """Check everything that needs no execution of the graph. Raises LoadError."""
-    check(manifest)
-    _check_names(manifest)
+    for fault in limit_faults(manifest):
+        raise _invalid(fault)
+    names = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)]
+    if len(set(names)) < len(names):
+        raise _invalid("two of the inputs and outputs have the same name")
     _check_class("the model", manifest.edge_class)
-    listed = {entry.path for entry in manifest.files}
     for at, layer in enumerate(manifest.layers):
         if layer.edge_class:
             _check_class(f"layer {at}", layer.edge_class)
-        if layer.edges_file not in listed:
-            raise _not_listed(f"the edge graph {layer.edges_file!r} of layer {at}")
-    for variant in manifest.variants:
-        if variant.file not in listed:
-            raise _not_listed(f"the variant {variant.file!r}")
-    if manifest.explanations.file and manifest.explanations.file not in listed:
-        raise _not_listed(f"the explanation graph {manifest.explanations.file!r}")
-    _check_out_of_range(manifest)
+    _check_listed(manifest)
+    if manifest.out_of_range not in OUT_OF_RANGE_POLICIES:
+        known = ", ".join(OUT_OF_RANGE_POLICIES)
+        raise _invalid(f"out_of_range is {manifest.out_of_range[:40]!r}, expected one of {known}")
+    kept = bool(manifest.layers) and [step.kind for step in manifest.layers[0].pre_steps][-1:] == ["clip"]
+    if manifest.out_of_range == CLAMP and not kept:
+        raise _invalid("out_of_range is 'clamp', but no step of the first layer clamps its inputs")
     _check_approximation(manifest.approximation)
-    _check_optimization(manifest.optimization)
-    _check_basis(manifest.verification_basis)
+    if manifest.optimization not in (ANY, BASIC):
+        raise _invalid(f"optimization is {manifest.optimization[:40]!r}, expected {ANY!r} or {BASIC!r}")
+    if manifest.verification_basis not in VERIFICATION_BASES:
+        known = ", ".join(VERIFICATION_BASES)
+        raise _invalid(f"verification.basis is {manifest.verification_basis[:40]!r}, expected one of {known}")
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise _invalid(
             f"the reference rows have {len(manifest.reference.inputs)} inputs and "
@@ -89,33 +90,22 @@ def _invalid(fault: str) -> LoadError:
     )
 
 
-def _not_listed(file: str) -> LoadError:
-    return LoadError(
-        LoadReason.MANIFEST,
-        f"{file} is not in the manifest's list of files",
-        code="manifest-file-not-listed",
-        hint=EXPORT_AGAIN,
-    )
-
-
-def _check_optimization(optimization: str) -> None:
-    if optimization not in (ANY, BASIC):
-        raise _invalid(f"optimization is {optimization[:40]!r}, expected {ANY!r} or {BASIC!r}")
-
-
-def _check_basis(basis: str) -> None:
-    if basis not in VERIFICATION_BASES:
-        known = ", ".join(VERIFICATION_BASES)
-        raise _invalid(f"verification.basis is {basis[:40]!r}, expected one of {known}")
-
-
-def _check_out_of_range(manifest: Manifest) -> None:
-    if manifest.out_of_range not in OUT_OF_RANGE_POLICIES:
-        known = ", ".join(OUT_OF_RANGE_POLICIES)
-        raise _invalid(f"out_of_range is {manifest.out_of_range[:40]!r}, expected one of {known}")
-    kept = bool(manifest.layers) and [step.kind for step in manifest.layers[0].pre_steps][-1:] == ["clip"]
-    if manifest.out_of_range == CLAMP and not kept:
-        raise _invalid("out_of_range is 'clamp', but no step of the first layer clamps its inputs")
+def _check_listed(manifest: Manifest) -> None:
+    """Check that the list of files has all graphs. Raises LoadError."""
+    layers = enumerate(manifest.layers)
+    graphs = {f"the edge graph {layer.edges_file!r} of layer {at}": layer.edges_file for at, layer in layers}
+    graphs |= {f"the variant {variant.file!r}": variant.file for variant in manifest.variants}
+    if explained := manifest.explanations.file:
+        graphs[f"the explanation graph {explained!r}"] = explained
+    listed = {entry.path for entry in manifest.files}
+    for what, file in graphs.items():
+        if file not in listed:
+            raise LoadError(
+                LoadReason.MANIFEST,
+                f"{what} is not in the manifest's list of files",
+                code="manifest-file-not-listed",
+                hint=EXPORT_AGAIN,
+            )
 
 
 def _check_approximation(approximation: Approximation) -> None:
@@ -129,12 +119,6 @@ def _check_approximation(approximation: Approximation) -> None:
             f"approximation has the error {approximation.error:g} and the maximum {approximation.max_error:g}, "
             "expected 0 <= error <= maximum < 1"
         )
-
-
-def _check_names(manifest: Manifest) -> None:
-    names = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)]
-    if len(set(names)) < len(names):
-        raise _invalid("two of the inputs and outputs have the same name")
 
 
 def _check_class(what: str, edge_class: str) -> None:
@@ -215,12 +199,7 @@ REFERENCE_ROWS = 4096
 RANGES = {STANDARD: 0, MIN_MAX: 2}  # numbers in the range of each kind of scaler
 
 
-def check(manifest: Manifest) -> None:
-    """Raises LoadError for the first number that is out of bounds."""
-    for fault in limit_faults(manifest):
-        raise _invalid(fault)
-
-
+# radon: one number of the manifest after the other.
 def limit_faults(manifest: Manifest) -> Iterator[str]:
     """Texts about all numbers that are out of bounds."""
     yield from _within("max_batch_size", manifest.max_batch_size, 1, ROWS)
@@ -229,32 +208,32 @@ def limit_faults(manifest: Manifest) -> Iterator[str]:
     yield from _within("the number of outputs", len(manifest.outputs), 1, TENSORS)
     yield from _within("the number of layers", len(manifest.layers), 0, LAYERS)
     yield from _within("the number of files", len(manifest.files), 1, FILES)
-    for tensor in (*manifest.inputs, *manifest.outputs):
-        yield from _tensor(tensor)
+    for spec in (*manifest.inputs, *manifest.outputs):
+        yield from _tensor(spec)
     for at, layer in enumerate(manifest.layers):
         yield from (f"layer {at}: {fault}" for fault in _layer(layer))
-    yield from _names(manifest)
+    try:
+        manifest.names.check(*naming.sizes(*([x.shape for x in part] for part in (manifest.inputs, manifest.outputs))))
+    except naming.NamingError as error:
+        yield str(error)
     yield from baseline_faults(manifest)
     yield from interval_faults(manifest)
     yield from (f"certificate: {fault}" for fault in certificate_faults(manifest))
     yield from (f"error_bars: {fault}" for fault in error_bar_faults(manifest))
     yield from _scalers(manifest)
     yield from edit_faults(manifest)
-    yield from _explanations(manifest)
+    explained = manifest.explanations.tensors
+    least = 1 if manifest.explanations.file else 0
+    yield from _within("the number of explained tensors", len(explained), least, TENSORS + 2 * LAYERS)
+    for tensor in explained:
+        yield from _tensor(tensor)
+        yield from _within(f"the layer of '{tensor.name}'", tensor.layer, -1, len(manifest.layers) - 1)
     yield from _within("the number of variants", len(manifest.variants), 0, VARIANTS)
     for variant in manifest.variants:
         yield from _within(f"the rows of {variant.file[:40]!r}", variant.rows, 1, ROWS)
     yield from _within("the number of reference rows", len(manifest.reference.inputs), 0, REFERENCE_ROWS)
     if not 0 <= manifest.reference.tolerance <= 1:
         yield f"the reference tolerance is {manifest.reference.tolerance:g}, expected 0 to 1"
-
-
-def _names(manifest: Manifest) -> Iterator[str]:
-    tensors = (manifest.inputs, manifest.outputs)
-    try:
-        manifest.names.check(*naming.sizes(*([tensor.shape for tensor in part] for part in tensors)))
-    except naming.NamingError as error:
-        yield str(error)
 
 
 def _scalers(manifest: Manifest) -> Iterator[str]:
@@ -270,20 +249,6 @@ def _scalers(manifest: Manifest) -> Iterator[str]:
             yield f"the {what} scaler does not have an offset and a positive scale for each of {_number(size)} columns"
         if scaler.kind not in RANGES or len(scaler.range) != RANGES[scaler.kind]:
             yield f"the {what} scaler is {scaler.kind[:40]!r} with a range of {len(scaler.range)} numbers"
-
-
-def _explanations(manifest: Manifest) -> Iterator[str]:
-    """Faults of the explanation graph, which the server does not run."""
-    explanations = manifest.explanations
-    yield from _within(
-        "the number of explained tensors",
-        len(explanations.tensors),
-        1 if explanations.file else 0,
-        TENSORS + 2 * LAYERS,
-    )
-    for tensor in explanations.tensors:
-        yield from _tensor(tensor)
-        yield from _within(f"the layer of '{tensor.name}'", tensor.layer, -1, len(manifest.layers) - 1)
 
 
 def _within(what: str, value: int, least: int, most: int) -> Iterator[str]:
@@ -325,13 +290,6 @@ def _layer(layer: LayerInfo) -> Iterator[str]:
     yield from _within("the number of edges", edges, 1, EDGES)
     yield from _within("active_edges", layer.active_edges, 0, edges)
     yield from _extents("positions", layer.positions)
-    yield from _of_edges(layer)
-    for basis in layer.bases:
-        yield from _basis(basis, layer.sources)
-    yield from _steps((*layer.pre_steps, *layer.post_steps))
-
-
-def _of_edges(layer: LayerInfo) -> Iterator[str]:
     if layer.mask and (len(layer.mask) != layer.sources or {*map(len, layer.mask)} != {layer.destinations}):
         yield f"the mask is not [{layer.sources}][{layer.destinations}]"
     if layer.bias and len(layer.bias) != layer.destinations:
@@ -340,13 +298,12 @@ def _of_edges(layer: LayerInfo) -> Iterator[str]:
         source, destination = edge.source, edge.destination
         if not (0 <= source < layer.sources and 0 <= destination < layer.destinations):
             yield f"a symbolic edge is from {_number(source)} to {_number(destination)}, which the layer does not have"
-
-
-def _basis(basis: BasisInfo, sources: int) -> Iterator[str]:
-    yield from _within(f"the number of functions of basis {basis.kind[:40]!r}", basis.functions, 1, NODES)
-    if len(basis.knots) not in (0, 1, sources):
-        yield f"basis {basis.kind[:40]!r} has {len(basis.knots)} rows of knots, expected one, or one per source"
-    yield from _steps(basis.pre_steps)
+    for basis in layer.bases:
+        yield from _within(f"the number of functions of basis {basis.kind[:40]!r}", basis.functions, 1, NODES)
+        if len(basis.knots) not in (0, 1, layer.sources):
+            yield f"basis {basis.kind[:40]!r} has {len(basis.knots)} rows of knots, expected one, or one per source"
+        yield from _steps(basis.pre_steps)
+    yield from _steps((*layer.pre_steps, *layer.post_steps))
 
 
 def _steps(steps: Sequence[NodeStep]) -> Iterator[str]:
@@ -401,22 +358,17 @@ def edit_faults(manifest: Manifest) -> Iterator[str]:
     if min((*edit.largest, *edit.mean), default=0.0) < 0:
         yield "a change of an output is negative"
     for edge in edit.edges:
-        if not _has(manifest.layers, edge):
+        layer = manifest.layers[edge.layer] if 0 <= edge.layer < len(manifest.layers) else None
+        if layer is None or not (0 <= edge.source < layer.sources and 0 <= edge.destination < layer.destinations):
             yield f"the edited edge {_number(edge.layer)}:{_number(edge.source)}:{_number(edge.destination)} is unknown"
         if edge.form not in (EXACT_FORM, FITTED_FORM) or edge.error < 0:
             yield f"an edited edge has the form {edge.form[:40]!r} and the error {edge.error:g}"
 
 
-def _has(layers: Sequence[LayerInfo], edge: EditedEdge) -> bool:
-    if not 0 <= edge.layer < len(layers):
-        return False
-    layer = layers[edge.layer]
-    return 0 <= edge.source < layer.sources and 0 <= edge.destination < layer.destinations
-
-
 POINTS = 4096  # of a table of spreads
 
 
+# radon: one fact of the section after the other.
 def interval_faults(manifest: Manifest) -> Iterator[str]:
     """Texts about faults of the prediction intervals; none for valid ones, and for a model without intervals."""
     section = manifest.intervals
@@ -433,17 +385,13 @@ def interval_faults(manifest: Manifest) -> Iterator[str]:
     if [tensor.datatype in ("FP32", "FP64") for tensor in manifest.outputs] != [True]:
         yield f"the model has intervals and {len(manifest.outputs)} outputs, expected one floating-point output"
         return
-    yield from _of_output(section, manifest.output.shape[1 : AXES + 1])
-    yield from (f"intervals.outputs[{at}]: {fault}" for at, own in enumerate(section.outputs) if (fault := _table(own)))
-
-
-def _of_output(section: Intervals, shape: Sequence[int]) -> Iterator[str]:
-    """Texts about intervals that do not fit an output with rows of this shape."""
+    shape = manifest.output.shape[1 : AXES + 1]
     if section.method != LAC:
         if len(section.outputs) != math.prod(shape):
             yield f"the intervals have {len(section.outputs)} entries, expected {math.prod(shape)}"
     elif section.scores not in (LOGITS, PROBABILITIES) or len(shape) != 1:
         yield f"the scores of the prediction sets are {section.scores[:40]!r} of an output {_shape(shape)}"
+    yield from (f"intervals.outputs[{at}]: {fault}" for at, own in enumerate(section.outputs) if (fault := _table(own)))
 
 
 def _table(interval: OutputInterval) -> str:
@@ -456,6 +404,7 @@ def _table(interval: OutputInterval) -> str:
     return "" if len(points) < 2 or _ascending(points) else "the points do not ascend"
 
 
+# radon: one fact of the certificate after the other.
 def certificate_faults(manifest: Manifest) -> Iterator[str]:
     """Texts about faults of the certificate; none for a valid one, and for a model without one."""
     stored = manifest.certificate
@@ -470,12 +419,25 @@ def certificate_faults(manifest: Manifest) -> Iterator[str]:
     if wrong:
         yield f"{wrong} does not fit {inputs} inputs and {outputs} outputs"
         return
-    yield from _certified_ranges(stored)
-    yield from _certified_facts(stored)
+    for what, lows, highs in (
+        ("the box", stored.low, stored.high),
+        ("the range of the outputs", stored.output_low, stored.output_high),
+        ("the found range", stored.found_low, stored.found_high),
+    ):
+        for at, (low, high) in enumerate(zip(lows, highs, strict=True)):
+            if low > high:
+                yield f"{what} has {low:g} as low and {high:g} as high at {at}, expected ascending numbers"
+    if min(stored.slack) < 0 or min(map(min, stored.lipschitz)) < 0:
+        yield "a slack or a Lipschitz bound is negative, expected 0 or more"
+    if {*itertools.chain.from_iterable(stored.directions)} - {*range(len(DIRECTIONS))}:
+        yield f"a direction is not a number from 0 to {len(DIRECTIONS) - 1}"
+    if not (stored.budget > 0 and stored.seconds >= 0 and 1 <= stored.boxes < ROWS):
+        yield f"budget {stored.budget:g}, seconds {stored.seconds:g} or boxes {stored.boxes} are out of range"
     if stored.range_check and manifest.out_of_range not in (FLAG, REJECT):
         yield f"range_check is true, but out_of_range is {manifest.out_of_range[:40]!r}, expected {FLAG} or {REJECT}"
 
 
+# radon: one fact of the section after the other.
 def error_bar_faults(manifest: Manifest) -> Iterator[str]:
     """Texts about faults of the error bars; none for valid ones, and for a model without them."""
     section, certificate = manifest.error_bars, manifest.certificate
@@ -489,17 +451,12 @@ def error_bar_faults(manifest: Manifest) -> Iterator[str]:
     yield from _within("the number of rows", section.rows, len(section.x), ROWS)
     if len(section.errors) != len(section.x) or len(section.median) not in (0, outputs):
         yield f"{len(section.x)} rows have {len(section.errors)} errors and {len(section.median)} medians"
-    yield from _stored_rows(section, certificate, inputs, outputs)
-    if not section.factor > 0 or min(itertools.chain.from_iterable(section.errors), default=0.0) < 0:
-        yield "the factor or an error is negative, or the factor is 0"
-
-
-def _stored_rows(section: ErrorBars, certificate: CertificateInfo, inputs: int, outputs: int) -> Iterator[str]:
-    """Texts about stored rows that do not fit the certificate."""
     if {*map(len, section.x)} - {inputs} or {*map(len, section.errors)} - {outputs}:
         yield f"a row or its errors do not fit {inputs} inputs and {outputs} outputs"
     elif not all(_in_box(certificate, row) for row in section.x):
         yield "a stored row is outside of the certified box"
+    if not section.factor > 0 or min(itertools.chain.from_iterable(section.errors), default=0.0) < 0:
+        yield "the factor or an error is negative, or the factor is 0"
 
 
 def _in_box(certificate: CertificateInfo, row: Sequence[float]) -> bool:
@@ -507,6 +464,7 @@ def _in_box(certificate: CertificateInfo, row: Sequence[float]) -> bool:
     return all(low <= own <= high for low, own, high in ends)
 
 
+# radon: one list after the other.
 def _wrong_size(stored: CertificateInfo, inputs: int, outputs: int) -> str:
     """Name of the first list of the wrong length, or ""."""
     sizes = {
@@ -515,42 +473,13 @@ def _wrong_size(stored: CertificateInfo, inputs: int, outputs: int) -> str:
     }
     wrong = [name for name, size in sizes.items() if len(getattr(stored, name)) != size]
     wrong += [name for name in ("directions", "lipschitz") if {*map(len, getattr(stored, name))} - {outputs}]
-    wrong += _wrong_rows(stored, inputs, outputs)
-    return wrong[0] if wrong else ""
-
-
-def _wrong_rows(stored: CertificateInfo, inputs: int, outputs: int) -> Iterator[str]:
-    """Names of the lists of rows that have the wrong form. A certificate has rows for all outputs, or none."""
-    if stored.at_low or stored.at_high:
-        for name in ("at_low", "at_high"):
-            if [*map(len, getattr(stored, name))] != [inputs] * outputs:
-                yield name
+    if stored.at_low or stored.at_high:  # for all outputs, or for none
+        wrong += [name for name in ("at_low", "at_high") if [*map(len, getattr(stored, name))] != [inputs] * outputs]
     for own in stored.witnesses:
         fits = 0 <= own.input < inputs and 0 <= own.output < outputs
         if not fits or not len(own.rises) == len(own.falls) == inputs + 1:
-            yield "witnesses"
-
-
-def _certified_ranges(stored: CertificateInfo) -> Iterator[str]:
-    """Texts about ranges that do not ascend."""
-    for what, lows, highs in (
-        ("the box", stored.low, stored.high),
-        ("the range of the outputs", stored.output_low, stored.output_high),
-        ("the found range", stored.found_low, stored.found_high),
-    ):
-        for at, (low, high) in enumerate(zip(lows, highs, strict=True)):
-            if low > high:
-                yield f"{what} has {low:g} as low and {high:g} as high at {at}, expected ascending numbers"
-
-
-def _certified_facts(stored: CertificateInfo) -> Iterator[str]:
-    """Texts about bounds, directions and times that have no meaning."""
-    if min(stored.slack) < 0 or min(map(min, stored.lipschitz)) < 0:
-        yield "a slack or a Lipschitz bound is negative, expected 0 or more"
-    if {*itertools.chain.from_iterable(stored.directions)} - {*range(len(DIRECTIONS))}:
-        yield f"a direction is not a number from 0 to {len(DIRECTIONS) - 1}"
-    if not (stored.budget > 0 and stored.seconds >= 0 and 1 <= stored.boxes < ROWS):
-        yield f"budget {stored.budget:g}, seconds {stored.seconds:g} or boxes {stored.boxes} are out of range"
+            wrong.append("witnesses")
+    return wrong[0] if wrong else ""
 
 
 def _ascending(bounds: Sequence[float]) -> bool:

@@ -26,13 +26,13 @@ from kanserve.grpc_api.interceptor import Interceptor
 from kanserve.grpc_api.kan import KanService
 from kanserve.observability.metrics import CONTENT_TYPE, UNKNOWN, Metrics
 from kanserve.observability.multiprocess import MetricsPage
-from kanserve.rest.exchange import Answer, Bounds, Events, Exchange, HttpRequest, Method, Refused
+from kanserve.rest.exchange import Bounds, Events, Exchange, HttpRequest, HttpResponse, Method, Refused
 from kanserve.rest.kan import KanPages
 from kanserve.rest.kserve_v1 import KServeV1
 from kanserve.rest.oip import Oip, unsupported
-from kanserve.rest.ui import OPERATIONS, OVERVIEW, Card, StaticPage, Views
+from kanserve.rest.ui import OPERATIONS, OVERVIEW, StaticPage, Views
 from kanserve.services.control import Catalogue, Control
-from kanserve.services.explain import Insights
+from kanserve.services.explain import Explainer
 from kanserve.services.operations import Operations
 
 MODEL = "/v2/models/{name}"
@@ -53,45 +53,11 @@ ABSENT = {
 }
 
 
-def build_routes(
-    guard: Interceptor,
-    metrics: Metrics,
-    bounds: Bounds,
-    oip: Oip,
-    rows: KServeV1,
-    kan: KanPages,
-    views: Views,
-    probes: Probes,
-    sites: Sites,
-) -> Starlette:
-    """Every route behind the guard, as an application for any ASGI server."""
-
-    def exchange(verb: str, route: str, method: Method, *, probe: bool = False) -> Exchange:
-        return Exchange(guard, metrics, bounds, (verb, route), method, probe=probe)
-
-    routes = [
-        Route(route, exchange(verb, route, method, probe=probe).answer, methods=[verb])
-        for verb, route, method, probe in route_table(oip, rows, kan, views, probes)
-    ]
-    for path in OF_KAN:
-        route = f"{path}/watch"
-        routes.append(Route(route, Events(guard, metrics, bounds, ("GET", route), kan.watch).answer, methods=["GET"]))
-    for route, name in ABSENT.items():
-        routes.append(Route(route, exchange(UNKNOWN, route, unsupported(name)).answer, methods=["GET", "POST"]))
-    nowhere = exchange(UNKNOWN, UNKNOWN, _refuse)
-
-    async def elsewhere(request: Request, error: Exception) -> Response:
-        refused = _no_route(request, cast(HTTPException, error))
-        return await nowhere.refuse(request, refused)
-
-    async def rejected(request: Request, error: BadRequest) -> Response:
-        refused = Refused(HTTPStatus.FORBIDDEN, str(error), code=error.code, hint=error.hint)
-        return await nowhere.refuse(request, refused)
-
-    screen = Middleware(_Screen, sites, rejected)
-    application = Starlette(routes=routes, middleware=[screen], exception_handlers={HTTPException: elsewhere})
-    application.router.redirect_slashes = False
-    return application
+def _sites(settings: Settings) -> Sites:
+    # A page has the token of no user, but a browser sends a certificate with requests of each page.
+    pages = settings.tokens is None or settings.certified
+    names = settings.tokens is None and settings.tls_cert is None
+    return Sites(settings.host, settings.allowed_hosts, pages=pages, names=names)
 
 
 class _Screen:
@@ -103,10 +69,10 @@ class _Screen:
         self._application, self._sites, self._rejected = application, sites, rejected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer: ASGIApp = self._application
+        target: ASGIApp = self._application
         if scope["type"] == "http" and (fault := self._sites.fault(scope["method"], Headers(scope=scope))):
-            answer = await self._rejected(Request(scope, receive), fault)
-        await answer(scope, receive, send)
+            target = await self._rejected(Request(scope, receive), fault)
+        await target(scope, receive, send)
 
 
 def route_table(
@@ -139,15 +105,15 @@ def route_table(
     yield "POST", OPERATIONS, views.operations, False
     yield "GET", OVERVIEW, views.overview, False
     for path in OF_KAN:
-        for name, (verb, answers) in (kan.methods() | views.methods()).items():
-            yield verb, f"{path}/{name}".rstrip("/"), answers, False
+        for name, (verb, handler) in (kan.methods() | views.methods()).items():
+            yield verb, f"{path}/{name}".rstrip("/"), handler, False
     page = StaticPage()
     yield "GET", "/", page.root, False
     yield "GET", "/ui", page.file, False
     yield "GET", "/ui/{rest:path}", page.file, False
 
 
-async def _refuse(request: HttpRequest, call: Call) -> Answer:
+async def _refuse(request: HttpRequest, call: Call) -> HttpResponse:
     """Reject a malformed request, or one that matches no route."""
     raise request.broken or Refused(
         HTTPStatus.NOT_FOUND, "Not Found", code="route-not-found", hint="see the page 'REST API' for all routes"
@@ -189,19 +155,45 @@ def build_application(
     kan: KanService,
     catalogue: Catalogue,
     control: Control,
-    insights: Insights,
+    explainer: Explainer,
 ) -> Any:
-    """An ASGI application; `page` is what /metrics shows. Raises ImportError without starlette and orjson."""
+    """Every route behind the guard, as an application for any ASGI server; `page` is what /metrics shows. Raises
+    ImportError without starlette and orjson."""
     bounds = Bounds(settings.max_request_bytes, settings.request_read_timeout, settings.max_typed_contents_bytes)
-    pages = Oip(service, catalogue, control, bounds.typed)
-    views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
-    ui_views = Views(insights, views, Operations(catalogue, control, page), Card(insights.kan))
-    rows = KServeV1(service, kan, views, catalogue, bounds.typed)
-    # A page has the token of no user, but a browser sends a certificate with requests of each page.
-    pages_of_others = settings.tokens is None or settings.certified
-    names = settings.tokens is None and settings.tls_cert is None
-    sites = Sites(settings.host, settings.allowed_hosts, pages=pages_of_others, names=names)
-    return build_routes(guard, metrics, bounds, pages, rows, views, ui_views, Probes(catalogue, page), sites)
+    pages = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
+    table = route_table(
+        Oip(service, catalogue, control, bounds.typed),
+        KServeV1(service, kan, pages, catalogue, bounds.typed),
+        pages,
+        Views(explainer, pages, Operations(catalogue, control, page)),
+        Probes(catalogue, page),
+    )
+
+    def exchange(verb: str, route: str, method: Method, *, probe: bool = False) -> Exchange:
+        return Exchange(guard, metrics, bounds, (verb, route), method, probe=probe)
+
+    routes = [
+        Route(route, exchange(verb, route, method, probe=probe).respond, methods=[verb])
+        for verb, route, method, probe in table
+    ]
+    for path in OF_KAN:
+        watch = Events(guard, metrics, bounds, ("GET", f"{path}/watch"), pages.watch)
+        routes.append(Route(f"{path}/watch", watch.respond, methods=["GET"]))
+    for route, name in ABSENT.items():
+        routes.append(Route(route, exchange(UNKNOWN, route, unsupported(name)).respond, methods=["GET", "POST"]))
+    nowhere = exchange(UNKNOWN, UNKNOWN, _refuse)
+
+    async def elsewhere(request: Request, error: Exception) -> Response:
+        return await nowhere.refuse(request, _no_route(request, cast(HTTPException, error)))
+
+    async def rejected(request: Request, error: BadRequest) -> Response:
+        refused = Refused(HTTPStatus.FORBIDDEN, str(error), code=error.code, hint=error.hint)
+        return await nowhere.refuse(request, refused)
+
+    screen = Middleware(_Screen, _sites(settings), rejected)
+    application = Starlette(routes=routes, middleware=[screen], exception_handlers={HTTPException: elsewhere})
+    application.router.redirect_slashes = False
+    return application
 
 
 TEXT = "text/plain; charset=utf-8"
@@ -214,23 +206,23 @@ class Probes:
         self._catalogue, self._page = catalogue, page
         self._written: asyncio.Task[bytes] | None = None
 
-    async def live(self, request: HttpRequest, call: Call) -> Answer:
+    async def live(self, request: HttpRequest, call: Call) -> HttpResponse:
         """200 until the process begins to exit."""
         return _state(self._catalogue.live())
 
-    async def ready(self, request: HttpRequest, call: Call) -> Answer:
+    async def ready(self, request: HttpRequest, call: Call) -> HttpResponse:
         """200 once the versions that readiness needs serve, until the server begins to shut down."""
         return _state(self._catalogue.ready())
 
-    async def metrics(self, request: HttpRequest, call: Call) -> Answer:
+    async def metrics(self, request: HttpRequest, call: Call) -> HttpResponse:
         """The page of the metrics port, for all workers. A thread writes it, which takes milliseconds, and much longer
         for hundreds of models. Requests that arrive meanwhile get the same page, so many of them cost no more than
         one."""
         if self._written is None or self._written.done():
             self._written = asyncio.ensure_future(asyncio.to_thread(self._page.text))
-        return Answer(await asyncio.shield(self._written), CONTENT_TYPE)
+        return HttpResponse(await asyncio.shield(self._written), CONTENT_TYPE)
 
 
-def _state(good: bool) -> Answer:
+def _state(good: bool) -> HttpResponse:
     status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
-    return Answer(b"ok\n" if good else b"not ready\n", TEXT, status)
+    return HttpResponse(b"ok\n" if good else b"not ready\n", TEXT, status)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass, field
 from functools import cached_property
 from http import HTTPStatus
-from typing import cast
+from typing import TypeVar, cast
 
 import orjson
 from starlette.datastructures import Headers
@@ -19,14 +19,14 @@ from starlette.types import Receive, Scope, Send
 
 from kanserve.auth import authenticator
 from kanserve.errors import BadRequest, LimitReached, RequestBufferLimited
-from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata
-from kanserve.grpc_api.failures import PUSHBACK, CallFailed, error_body
+from kanserve.grpc_api.call_context import ID_HEADER, PUSHBACK, Call, CallFailed, Code, RequestMetadata, error_body
 from kanserve.grpc_api.interceptor import Interceptor
 from kanserve.grpc_api.unfinished_requests import Buffer, IncomingRequest
 from kanserve.observability.metrics import Metrics
 from kanserve.observability.series import Spread
 from kanserve.system import compression
 
+T = TypeVar("T")
 JSON = "application/json"
 ENCODINGS = ", ".join(compression.WINDOWS)
 WORTH = 1024  # bytes of a response that is packed
@@ -71,8 +71,8 @@ class HttpRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """HTTP response.
+class HttpResponse:
+    """HTTP response of a method.
 
     body     bytes
     kind     content type
@@ -91,12 +91,12 @@ class Answer:
         return len(self.body)
 
 
-Method = Callable[[HttpRequest, Call], Awaitable[Answer]]
+Method = Callable[[HttpRequest, Call], Awaitable[HttpResponse]]
 
 
-def json_answer(value: object) -> Answer:
+def json_response(value: object) -> HttpResponse:
     """Any value of dicts, lists, strings and numbers."""
-    return Answer(orjson.dumps(value))
+    return HttpResponse(orjson.dumps(value))
 
 
 class Exchange:
@@ -112,7 +112,7 @@ class Exchange:
         *,
         probe: bool,
     ) -> None:
-        async def whole(request: HttpRequest, call: Call) -> Answer:
+        async def whole(request: HttpRequest, call: Call) -> HttpResponse:
             if request.broken is not None:
                 raise request.broken
             return await method(request, call)
@@ -121,11 +121,17 @@ class Exchange:
         self._rejects_caller = guard.rejects_caller(" ".join(labels))
         self._guarded = guard.wrap_unary(Series(metrics, *labels), whole, probe=probe)
 
-    async def answer(self, request: Request) -> Response:
+    async def respond(self, request: Request) -> Response:
         """The response, also for an invalid request. If the interceptor rejects the caller, the body is not read."""
         if self._rejects_caller is not None and self._rejects_caller(arrival(request)):
             return await self._respond(request, HttpRequest(request.path_params, request.headers))
-        return await self._respond(request, await self._read(request))
+        body, broken = b"", None
+        try:
+            if request.method == "POST":
+                body = await self._body(request)
+        except Refused as error:
+            broken = error
+        return await self._respond(request, HttpRequest(request.path_params, request.headers, body, broken))
 
     async def refuse(self, request: Request, error: Refused) -> Response:
         """The response to a request whose body the server does not read."""
@@ -133,20 +139,10 @@ class Exchange:
 
     async def _respond(self, request: Request, http_request: HttpRequest) -> Response:
         try:
-            answer = await self._guarded(http_request, arrival(request))
+            response = await self._guarded(http_request, arrival(request))
         except CallFailed as failure:
-            answer = failed(failure)
-            failure.forget()
-        return await response(answer, request.headers.get("accept-encoding", ""))
-
-    async def _read(self, request: Request) -> HttpRequest:
-        body, broken = b"", None
-        try:
-            if request.method == "POST":
-                body = await self._body(request)
-        except Refused as error:
-            broken = error
-        return HttpRequest(request.path_params, request.headers, body, broken)
+            response = failed(failure)
+        return await encoded(response, request)
 
     async def _body(self, request: Request) -> bytes:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -169,7 +165,19 @@ class Exchange:
                 raise Refused(
                     HTTPStatus.TOO_MANY_REQUESTS, str(error), {"retry-after": "1"}, code=error.code, hint=error.hint
                 ) from None
-            return body if encoding == "identity" else await self._unpacked(body, encoding)
+        if encoding == "identity":
+            return body
+        try:
+            return await compression.aside(body, encoding, self._bounds.body)
+        except compression.TooLong:
+            raise self._too_large("more when unpacked") from None
+        except compression.Corrupt:
+            raise Refused(
+                HTTPStatus.BAD_REQUEST,
+                f"the body is not a complete {encoding} stream",
+                code="body-corrupt",
+                hint="send the request again, or send it uncompressed",
+            ) from None
 
     async def _arrived(self, request: Request, part: IncomingRequest) -> bytes:
         length = request.headers.get("content-length", "")
@@ -190,19 +198,6 @@ class Exchange:
                 CLIENT_GONE, "the client disconnected before the request was complete", code="client-disconnected"
             ) from None
         return body.take()
-
-    async def _unpacked(self, body: bytes, encoding: str) -> bytes:
-        try:
-            return await compression.aside(body, encoding, self._bounds.body)
-        except compression.TooLong:
-            raise self._too_large("more when unpacked") from None
-        except compression.Corrupt:
-            raise Refused(
-                HTTPStatus.BAD_REQUEST,
-                f"the body is not a complete {encoding} stream",
-                code="body-corrupt",
-                hint="send the request again, or send it uncompressed",
-            ) from None
 
     def _too_large(self, size: str) -> Refused:
         return Refused(
@@ -252,8 +247,8 @@ class Series:
         self._seconds.observe(seconds)
 
 
-def failed(failure: CallFailed) -> Answer:
-    """The response to a call that the guard or its method rejected."""
+def failed(failure: CallFailed) -> HttpResponse:
+    """The response to a call that the guard or its method rejected. It ends the use of the failure."""
     error = failure.__cause__
     trailers = dict(failure.trailers)
     headers = {ID_HEADER: trailers[ID_HEADER]}
@@ -263,20 +258,22 @@ def failed(failure: CallFailed) -> Answer:
         headers |= CHALLENGE
     if isinstance(error, Refused):
         headers |= error.headers
-    return Answer(orjson.dumps(error_body(failure)), JSON, status(failure.status, error), headers)
+    response = HttpResponse(orjson.dumps(error_body(failure)), JSON, status(failure.status, error), headers)
+    failure.forget()
+    return response
 
 
-async def response(answer: Answer, accepted: str) -> Response:
-    """`accepted`: Accept-Encoding."""
-    headers = {"content-type": answer.kind, **NOSNIFF, **answer.headers}
-    body, encoding = answer.body, compression.chosen(accepted)
-    if encoding and len(body) >= WORTH and answer.packs:
+async def encoded(response: HttpResponse, request: Request) -> Response:
+    """The response in Starlette's form, compressed if the request accepts that."""
+    headers = {"content-type": response.kind, **NOSNIFF, **response.headers}
+    body, encoding = response.body, compression.chosen(request.headers.get("accept-encoding", ""))
+    if encoding and len(body) >= WORTH and response.packs:
         if len(body) < compression.BLOCKING:
             body = compression.packed(body, encoding)
         else:
             body = await asyncio.to_thread(compression.packed, body, encoding)
         headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
-    return Response(body, answer.status, headers)
+    return Response(body, response.status, headers)
 
 
 CLIENT_GONE = 499  # as in nginx, for a client that did not wait
@@ -349,29 +346,22 @@ class Events:
         self._seconds = bounds.arrival
         self._flow = guard.wrap_stream(Series(metrics, *labels), events)
 
-    async def answer(self, request: Request) -> Response:
+    async def respond(self, request: Request) -> Response:
         """The response, also for an invalid request."""
-        http_request = HttpRequest(
-            request.path_params, request.headers, b"", await self._whole(request), request.query_params
-        )
-        events = cast(AsyncGenerator[bytes], self._flow(_alone(http_request), arrival(request)))
+        broken = None
         try:
-            first = await anext(events, b"")
-        except CallFailed as failure:
-            answer = failed(failure)
-            failure.forget()
-            return await response(answer, request.headers.get("accept-encoding", ""))
-        return _Stream(_lines(first, events))
-
-    async def _whole(self, request: Request) -> Refused | None:
-        """Wait for the complete request: from then on, the transport cancels the response when the client
-        disconnects."""
-        try:
+            # When the request is complete, the transport cancels the response if the client disconnects.
             async with asyncio.timeout(self._seconds):
                 await request.receive()
         except TimeoutError:
-            return _slow(self._seconds)
-        return None
+            broken = _slow(self._seconds)
+        http_request = HttpRequest(request.path_params, request.headers, b"", broken, request.query_params)
+        events = cast(AsyncGenerator[bytes], self._flow(single(http_request), arrival(request)))
+        try:
+            first = await anext(events, b"")
+        except CallFailed as failure:
+            return await encoded(failed(failure), request)
+        return _Stream(_lines(first, events))
 
 
 class _Stream(Response):
@@ -410,8 +400,9 @@ class _Stream(Response):
             await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-async def _alone(request: HttpRequest) -> AsyncIterator[HttpRequest]:
-    yield request
+async def single(item: T) -> AsyncIterator[T]:
+    """A stream of one item."""
+    yield item
 
 
 async def _lines(first: bytes, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
@@ -421,9 +412,7 @@ async def _lines(first: bytes, events: AsyncGenerator[bytes]) -> AsyncGenerator[
             async for data in events:
                 yield _event(data)
         except CallFailed as failure:
-            answer = failed(failure)
-            failure.forget()
-            yield b"event: error\n" + _event(answer.body)
+            yield b"event: error\n" + _event(failed(failure).body)
 
 
 def _event(data: bytes) -> bytes:

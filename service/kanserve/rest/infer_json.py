@@ -18,11 +18,11 @@ import orjson
 from kanserve.errors import BadRequest, ResourceExhausted
 from kanserve.grpc_api.call_context import Call
 from kanserve.rest import json_document
-from kanserve.rest.exchange import JSON, Answer, HttpRequest
+from kanserve.rest.exchange import JSON, HttpRequest, HttpResponse
 from kanserve.rest.json_document import word
 from kanserve.services import validation
 from kanserve.services.validation import Parameter
-from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ModelInfo, OutputTensor
+from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ModelInfo
 
 HEADER_LENGTH = "inference-header-content-length"
 DIGITS = re.compile(r"\d{1,10}")
@@ -64,11 +64,49 @@ class _Draft:
 async def request(http_request: HttpRequest, call: Call, typed: int) -> tuple[InferRequest, BinaryOutputs]:
     """The inference request in an HTTP request. `typed`: limit in bytes of one tensor as numbers. Raises BadRequest,
     ResourceExhausted, Unsupported."""
-    text, rest = _parted(http_request)
+    length_text = http_request.headers.get(HEADER_LENGTH)
+    if length_text is None:
+        text, rest = (http_request.body, memoryview(b""))
+    else:
+        if DIGITS.fullmatch(length_text) is None:
+            raise BadRequest(
+                f"Unable to parse Inference-Header-Content-Length, got: {length_text[:40]}",
+                code="header-length-invalid",
+                hint=LENGTH_HINT,
+            )
+        length = int(length_text)
+        if not 0 < length <= len(http_request.body):
+            raise BadRequest(
+                f"inference header size should be in range (0, {len(http_request.body)}), got: {length}",
+                code="header-length-invalid",
+                hint=LENGTH_HINT,
+            )
+        text, rest = (http_request.body[:length], memoryview(http_request.body)[length:])
     draft = await json_document.reading(len(text), functools.partial(_draft, http_request, text, rest, typed))
     call.adopt(draft.id)
     call.facts["model"] = draft.model[:128]
-    return _checked(draft, call.deadline), draft.binary
+    # The checks have the order of the gRPC codec.
+    options = validation.options(draft.parameters)
+    for tensor, parameters in zip(draft.inputs, draft.input_parameters, strict=True):
+        validation.check_tensor(tensor.name, parameters)
+    classes = [
+        pair
+        for name, parameters in draft.outputs
+        for pair in validation.classes(name, parameters, parameters.__getitem__)
+    ]
+    checked = InferRequest(
+        model=draft.model,
+        version=draft.version,
+        id=draft.id,
+        inputs=tuple(draft.inputs),
+        outputs=tuple(name for name, _ in draft.outputs),
+        classes=tuple(classes),
+        queue_timeout=options.queue_timeout,
+        deadline=call.deadline,
+        priority=options.priority,
+        insight=options.insight,
+    )
+    return checked, draft.binary
 
 
 def _draft(http_request: HttpRequest, text: bytes, rest: memoryview, typed: int) -> _Draft:
@@ -89,33 +127,14 @@ def _draft(http_request: HttpRequest, text: bytes, rest: memoryview, typed: int)
             code="binary-data-size-wrong",
             hint=BINARY_HINT,
         )
-    for at, output in enumerate(_list(body, "outputs")):
-        _output(draft, _is(output, dict, f"outputs[{at}]"))
+    for at, entry in enumerate(_list(body, "outputs")):
+        output = _is(entry, dict, f"outputs[{at}]")
+        name = _member(output, "name", str, "an output")
+        parameters = _parameters(output, f"output '{name}'")
+        # Triton's rule: the parameter of a named output overrides `binary_data_output`.
+        draft.binary.named[name] = _is(parameters.pop("binary_data", False), bool, "'binary_data'")
+        draft.outputs.append((name, {key: _parameter(key, value) for key, value in parameters.items()}))
     return draft
-
-
-def _checked(draft: _Draft, deadline: float | None) -> InferRequest:
-    """The request of a draft, checked in the order of the gRPC codec. Raises BadRequest, Unsupported."""
-    options = validation.options(draft.parameters)
-    for tensor, parameters in zip(draft.inputs, draft.input_parameters, strict=True):
-        validation.check_tensor(tensor.name, parameters)
-    classes = [
-        pair
-        for name, parameters in draft.outputs
-        for pair in validation.classes(name, parameters, parameters.__getitem__)
-    ]
-    return InferRequest(
-        model=draft.model,
-        version=draft.version,
-        id=draft.id,
-        inputs=tuple(draft.inputs),
-        outputs=tuple(name for name, _ in draft.outputs),
-        classes=tuple(classes),
-        queue_timeout=options.queue_timeout,
-        deadline=deadline,
-        priority=options.priority,
-        insight=options.insight,
-    )
 
 
 def bare(http_request: HttpRequest, call: Call, info: ModelInfo) -> tuple[InferRequest, BinaryOutputs]:
@@ -143,14 +162,14 @@ def bare(http_request: HttpRequest, call: Call, info: ModelInfo) -> tuple[InferR
     return request, BinaryOutputs(everything=True)
 
 
-async def answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answer:
+async def encoded(response: InferResponse, binary: BinaryOutputs, typed: int) -> HttpResponse:
     """The response as JSON, and after it the tensors as bytes. Raises ResourceExhausted, and BadRequest for values that
     JSON cannot represent."""
     size = sum(len(tensor.data) for tensor in response.outputs if not binary.raw(tensor.name))
-    return await json_document.reading(DIGITS_PER_BYTE * size, functools.partial(_answer, response, binary, typed))
+    return await json_document.reading(DIGITS_PER_BYTE * size, functools.partial(_encoded, response, binary, typed))
 
 
-def _answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answer:
+def _encoded(response: InferResponse, binary: BinaryOutputs, typed: int) -> HttpResponse:
     outputs, behind = [], []
     for tensor in response.outputs:
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
@@ -158,7 +177,9 @@ def _answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answe
             entry["parameters"] = {"binary_data_size": len(tensor.data)}
             behind.append(tensor.data)
         else:
-            entry["data"] = _data(tensor, typed)
+            if len(tensor.data) > typed:
+                raise _too_large(f"output '{tensor.name}'", len(tensor.data), typed)
+            entry["data"] = json_document.fragment(tensor)
         outputs.append(entry)
     head: dict[str, Any] = {"id": response.id} if response.id else {}
     head |= {"model_name": response.model, "model_version": str(response.version)}
@@ -167,41 +188,35 @@ def _answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answe
     head["outputs"] = outputs
     text = orjson.dumps(head)
     if not behind:
-        return Answer(text, JSON)
-    return Answer(b"".join((text, *behind)), "application/octet-stream", headers={HEADER_LENGTH: str(len(text))})
-
-
-def _parted(http_request: HttpRequest) -> tuple[bytes, memoryview]:
-    """The JSON, and the bytes after it."""
-    length_text = http_request.headers.get(HEADER_LENGTH)
-    if length_text is None:
-        return http_request.body, memoryview(b"")
-    if DIGITS.fullmatch(length_text) is None:
-        raise BadRequest(
-            f"Unable to parse Inference-Header-Content-Length, got: {length_text[:40]}",
-            code="header-length-invalid",
-            hint=LENGTH_HINT,
-        )
-    length = int(length_text)
-    if not 0 < length <= len(http_request.body):
-        raise BadRequest(
-            f"inference header size should be in range (0, {len(http_request.body)}), got: {length}",
-            code="header-length-invalid",
-            hint=LENGTH_HINT,
-        )
-    return http_request.body[:length], memoryview(http_request.body)[length:]
+        return HttpResponse(text, JSON)
+    return HttpResponse(b"".join((text, *behind)), "application/octet-stream", headers={HEADER_LENGTH: str(len(text))})
 
 
 def _input(draft: _Draft, tensor: Mapping[str, Any], rest: memoryview, typed: int) -> memoryview:
     """Add an input to the draft. Returns the remaining bytes after the JSON."""
     name = _member(tensor, "name", str, "an input")
-    shape = tuple(_extent(extent, name) for extent in _list(tensor, "shape", required=True))
+    extents = []
+    for value in _list(tensor, "shape", required=True):
+        extent = _is(value, int, f"'shape' of input '{name}'")
+        if not LIMITS[0] <= extent < LIMITS[1]:
+            raise BadRequest(
+                f"Unable to parse 'shape' of input '{name}': {str(extent)[:40]} has more than 64 bits",
+                code="json-value-wrong",
+                hint="send integers of at most 64 bits",
+            )
+        extents.append(extent)
+    shape = tuple(extents)
     parameters = _parameters(tensor, f"input '{name}'")
     size = parameters.pop("binary_data_size", None)
     datatype = _member(tensor, "datatype", str, f"input '{name}'")
     draft.input_parameters.append({key: _parameter(key, value) for key, value in parameters.items()})
     if size is None:
-        draft.inputs.append(InputTensor(name, datatype, shape, _numbers(name, datatype, shape, tensor, typed)))
+        data = b""
+        if "data" in tensor or 0 not in shape:  # an empty tensor needs no data
+            data = json_document.to_bytes(name, datatype, _member(tensor, "data", list, f"input '{name}'"))
+        if len(data) > typed:
+            raise _too_large(f"input '{name}'", len(data), typed)
+        draft.inputs.append(InputTensor(name, datatype, shape, data))
         return rest
     if "data" in tensor:
         raise BadRequest(
@@ -219,29 +234,6 @@ def _input(draft: _Draft, tensor: Mapping[str, Any], rest: memoryview, typed: in
         )
     draft.inputs.append(InputTensor(name, datatype, shape, bytes(rest[:size])))
     return rest[size:]
-
-
-def _numbers(name: str, datatype: str, shape: tuple[int, ...], tensor: Mapping[str, Any], typed: int) -> bytes:
-    if "data" not in tensor and 0 in shape:  # an empty tensor needs no data
-        return b""
-    data = json_document.to_bytes(name, datatype, _member(tensor, "data", list, f"input '{name}'"))
-    if len(data) > typed:
-        raise _too_large(f"input '{name}'", len(data), typed)
-    return data
-
-
-def _output(draft: _Draft, output: Mapping[str, Any]) -> None:
-    name = _member(output, "name", str, "an output")
-    parameters = _parameters(output, f"output '{name}'")
-    # Triton's rule: the parameter of a named output overrides `binary_data_output`.
-    draft.binary.named[name] = _is(parameters.pop("binary_data", False), bool, "'binary_data'")
-    draft.outputs.append((name, {key: _parameter(key, value) for key, value in parameters.items()}))
-
-
-def _data(tensor: OutputTensor, typed: int) -> orjson.Fragment:
-    if len(tensor.data) > typed:
-        raise _too_large(f"output '{tensor.name}'", len(tensor.data), typed)
-    return json_document.fragment(tensor)
 
 
 def _too_large(what: str, size: int, typed: int) -> ResourceExhausted:
@@ -270,17 +262,6 @@ def _parameter(key: str, value: Any) -> Parameter:
         code="parameter-type-wrong",
         hint="send an integer, a boolean or a string",
     )
-
-
-def _extent(value: Any, name: str) -> int:
-    extent = _is(value, int, f"'shape' of input '{name}'")
-    if not LIMITS[0] <= extent < LIMITS[1]:
-        raise BadRequest(
-            f"Unable to parse 'shape' of input '{name}': {str(extent)[:40]} has more than 64 bits",
-            code="json-value-wrong",
-            hint="send integers of at most 64 bits",
-        )
-    return extent
 
 
 def _parameters(holder: Mapping[str, Any], whose: str) -> dict[str, Any]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import orjson
 
+from kanexport.shared.cli.suggest import advice
 from kanserve.errors import BadRequest, ResourceExhausted
 from kanserve.rest import json_structure
-from kanserve.rest.json_structure import Malformed, Piece, Shape, TooMuch
+from kanserve.rest.json_structure import Malformed, Shape, TooMuch
 from kanserve.services import validation
 from kanserve.system import resources
 from kanserve.types import BYTES, NUMPY_DTYPES, Array, OutputTensor
@@ -77,7 +78,17 @@ def _joined(text: bytes, shape: Shape) -> Any:
     for piece in json_structure.pieces(text, shape):
         value = _checked(piece.text, piece.colons, piece.text.count(b","))
         if piece.start:
-            _go_on(open_, piece, value)
+            for level in range(piece.base, piece.start):
+                there, within = open_[level], level + 1 < piece.start
+                if isinstance(there, list):
+                    there.extend(value[1:] if within else value)
+                    value = value[0] if within else None
+                else:
+                    inner = value.pop(json_structure.MORE)
+                    if both := there.keys() & value.keys():
+                        raise _twice(min(both))
+                    there.update(value)
+                    value = inner
             del open_[piece.base + 1 :]
         else:
             whole = value
@@ -86,21 +97,6 @@ def _joined(text: bytes, shape: Shape) -> Any:
             last = open_[-1]
             open_.append(last[-1] if isinstance(last, list) else next(reversed(last.values())))
     return whole
-
-
-def _go_on(open_: list[Any], piece: Piece, value: Any) -> None:
-    """Add a piece to the open lists and objects."""
-    for level in range(piece.base, piece.start):
-        there, within = open_[level], level + 1 < piece.start
-        if isinstance(there, list):
-            there.extend(value[1:] if within else value)
-            value = value[0] if within else None
-        else:
-            inner = value.pop(json_structure.MORE)
-            if both := there.keys() & value.keys():
-                raise _twice(min(both))
-            there.update(value)
-            value = inner
 
 
 def _read(text: bytes, commas: int) -> Any:
@@ -206,7 +202,7 @@ def _malformed(words: str) -> BadRequest:
     )
 
 
-NUMBER_WORDS = {
+WORDS = {
     dict: "an object",
     list: "a list",
     str: "a string",
@@ -242,15 +238,26 @@ def to_bytes(name: str, datatype: str, data: Any) -> bytes:
             hint="send the datatype in the model metadata",
         )
     values = _flat(name, data)
-    allowed, words = KINDS[NUMPY_DTYPES[datatype].kind]
-    if other := _kinds(values, words=NUMPY_DTYPES[datatype].kind == "f") - allowed:
+    kind = NUMPY_DTYPES[datatype].kind
+    allowed, words = KINDS[kind]
+    kinds = set(itertools.chain.from_iterable(set(map(type, part)) for part in _parts(values)))
+    if kind == "f" and str in kinds and NONFINITE.issuperset(v for v in values if isinstance(v, str)):
+        kinds.discard(str)  # these words count as numbers
+    if other := kinds - allowed:
         raise BadRequest(
             f"Unable to parse 'data' of input '{name}': {datatype} takes {words}, got {word(other.pop())}",
             code="json-value-wrong",
             hint=f"send {words} in 'data'",
         )
     if datatype == BYTES:
-        return _strings(name, values)
+        try:
+            return b"".join(validation.joined(value.encode() for value in part) for part in _parts(values))
+        except UnicodeEncodeError:
+            raise BadRequest(
+                f"input '{name}' has half of a surrogate pair, which is not a character",
+                code="string-not-utf8",
+                hint="send complete Unicode characters",
+            ) from None
     return b"".join(_array(name, datatype, part).tobytes() for part in _parts(values))
 
 
@@ -264,7 +271,14 @@ def fragment(tensor: OutputTensor) -> orjson.Fragment:
             hint="use the binary data format",
         )
     if tensor.datatype == BYTES:
-        return _texts(tensor)
+        try:
+            return orjson.Fragment(orjson.dumps([part.decode() for part in validation.parted(tensor.data)]))
+        except UnicodeDecodeError:
+            raise BadRequest(
+                f"output '{tensor.name}' has bytes that are not UTF-8",
+                code="output-not-utf8",
+                hint="use the binary data format",
+            ) from None
     return orjson.Fragment(written(np.frombuffer(tensor.data, NUMPY_DTYPES[tensor.datatype])))
 
 
@@ -281,38 +295,8 @@ def written(array: Array) -> bytes:
     return orjson.dumps(wide, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _strings(name: str, values: Sequence[str]) -> bytes:
-    try:
-        return b"".join(validation.joined(value.encode() for value in part) for part in _parts(values))
-    except UnicodeEncodeError:
-        raise BadRequest(
-            f"input '{name}' has half of a surrogate pair, which is not a character",
-            code="string-not-utf8",
-            hint="send complete Unicode characters",
-        ) from None
-
-
-def _texts(tensor: OutputTensor) -> orjson.Fragment:
-    try:
-        return orjson.Fragment(orjson.dumps([part.decode() for part in validation.parted(tensor.data)]))
-    except UnicodeDecodeError:
-        raise BadRequest(
-            f"output '{tensor.name}' has bytes that are not UTF-8",
-            code="output-not-utf8",
-            hint="use the binary data format",
-        ) from None
-
-
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (values[at : at + PART] for at in range(0, len(values), PART))
-
-
-def _kinds(values: Sequence[Any], *, words: bool) -> set[type]:
-    """The types of the values. `words`: the words of NONFINITE count as numbers."""
-    kinds = set(itertools.chain.from_iterable(set(map(type, part)) for part in _parts(values)))
-    if words and str in kinds and NONFINITE.issuperset(v for v in values if isinstance(v, str)):
-        kinds.discard(str)
-    return kinds
 
 
 def _flat(name: str, data: Any) -> Sequence[Any]:
@@ -342,7 +326,23 @@ def _flat(name: str, data: Any) -> Sequence[Any]:
 def _array(name: str, datatype: str, values: Sequence[Any]) -> Array:
     """A one-dimensional array, little-endian. Raises BadRequest for a number that does not fit the datatype."""
     dtype: Any = NUMPY_DTYPES[datatype]
-    array = _floats(values, dtype) if dtype.kind == "f" else _whole(values, dtype)
+    array: Array | None
+    if dtype.kind == "f":
+        try:
+            wide = np.array(values, np.float64)
+        except OverflowError:
+            array = None
+        else:
+            with np.errstate(over="ignore"):
+                array = wide.astype(dtype)
+            if (np.isinf(array) & np.isfinite(wide)).any():
+                array = None
+    elif dtype.kind == "b" or not values:
+        array = np.array(values, dtype)
+    else:  # as Python's integers: numpy makes floats of those beyond 63 bits
+        bounds = np.iinfo(dtype)
+        fits = min(values) >= bounds.min and max(values) <= bounds.max
+        array = np.array(values, dtype) if fits else None
     if array is None:
         raise BadRequest(
             f"input '{name}' has a value that does not fit {datatype}",
@@ -352,24 +352,17 @@ def _array(name: str, datatype: str, values: Sequence[Any]) -> Array:
     return array
 
 
-def _whole(values: Sequence[Any], dtype: Any) -> Array | None:
-    if dtype.kind != "b" and values:  # as Python's integers: numpy makes floats of those beyond 63 bits
-        bounds = np.iinfo(dtype)
-        if min(values) < bounds.min or max(values) > bounds.max:
-            return None
-    return np.array(values, dtype)
-
-
-def _floats(values: Sequence[Any], dtype: Any) -> Array | None:
-    try:
-        wide = np.array(values, np.float64)
-    except OverflowError:
-        return None
-    with np.errstate(over="ignore"):
-        array: Array = wide.astype(dtype)
-    return None if (np.isinf(array) & np.isfinite(wide)).any() else array
-
-
 def word(value: Any) -> str:
     """The JSON name of the type of a value, or of a type."""
-    return NUMBER_WORDS.get(value if isinstance(value, type) else type(value), "null")
+    return WORDS.get(value if isinstance(value, type) else type(value), "null")
+
+
+def expect_fields(names: Iterable[str], known: Collection[str]) -> None:
+    """Raises BadRequest for a field of a request that is not known."""
+    for name in names:
+        if name not in known:
+            raise BadRequest(
+                f"the request has the unknown field {name[:40]!r}",
+                code="field-unknown",
+                hint=advice(name[:40], sorted(known)),
+            )

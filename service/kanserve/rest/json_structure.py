@@ -66,7 +66,12 @@ def scan(text: bytes, *, parts: int, values: int) -> Shape:
     than opening ones."""
     shape, at, inside = Shape(), 0, False
     while at < len(text):
-        end = _end(text, at)
+        end = min(at + SLICE, len(text))
+        while end < len(text) and text[end - 1] == BACKSLASH:  # a slice does not divide an escape
+            slice_ = text[at:end]
+            if (len(slice_) - len(slice_.rstrip(b"\\"))) % 2 == 0:
+                break
+            end += 1
         piece = text[at:end]
         if BACKSLASH in piece:  # of the same length, so that positions stay
             piece = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
@@ -79,17 +84,6 @@ def scan(text: bytes, *, parts: int, values: int) -> Shape:
             raise Malformed("a bracket closes what none opened")
         at = end
     return shape
-
-
-def _end(text: bytes, at: int) -> int:
-    """The end of the slice that begins at `at`. A slice does not divide an escape."""
-    end = min(at + SLICE, len(text))
-    while end < len(text) and text[end - 1] == BACKSLASH:
-        slice_ = text[at:end]
-        if (len(slice_) - len(slice_.rstrip(b"\\"))) % 2 == 0:
-            break
-        end += 1
-    return end
 
 
 def _count(shape: Shape, piece: bytes, at: int, *, inside: bool) -> bool:
@@ -142,7 +136,6 @@ class Piece:
     colons: int
 
 
-# radon: one pass over the brackets; split, each function would pass on all four counters.
 def pieces(text: bytes, shape: Shape) -> Iterator[Piece]:
     """The pieces, in their order. Raises Malformed, and TooMuch for a piece that is too long."""
     stack, before, at, low, colons = bytearray(), bytearray(), 0, 0, 0

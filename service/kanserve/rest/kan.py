@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -27,7 +27,7 @@ from kanserve.grpc_api.call_context import Call
 from kanserve.grpc_api.kan import KanService
 from kanserve.pb import kan_pb2
 from kanserve.rest import json_document
-from kanserve.rest.exchange import Answer, HttpRequest, Method, json_answer
+from kanserve.rest.exchange import HttpRequest, HttpResponse, Method, json_response, single
 from kanserve.rest.infer_json import HEADER_LENGTH
 from kanserve.services.control import Catalogue
 from kanserve.services.validation import at_most
@@ -67,46 +67,40 @@ class KanPages:
             **{name: ("POST", self._method(*what)) for name, what in table.items()},
         }
 
-    async def describe(self, request: HttpRequest, call: Call) -> Answer:
+    async def describe(self, request: HttpRequest, call: Call) -> HttpResponse:
         """DescribeModel."""
         message = kan_pb2.DescribeModelRequest(**_model(request))
         data = await self._service.describe_model(message.SerializeToString(), call)
-        form = ResponseForm(request)
-        return await json_document.reading(
-            len(data), lambda: form.answer(form.encode(kan_pb2.DescribeModelResponse.FromString(data)))
-        )
+        return await self._encoded(request, kan_pb2.DescribeModelResponse, data, bounded=False)
 
-    async def certificates(self, request: HttpRequest, call: Call) -> Answer:
+    async def certificates(self, request: HttpRequest, call: Call) -> HttpResponse:
         """GetCertificates."""
         message = kan_pb2.GetCertificatesRequest(**_model(request))
         data = await self._service.get_certificates(message.SerializeToString(), call)
-        form = ResponseForm(request)
-        self.within(len(data), packed=form.packed)
-        return await json_document.reading(
-            len(data), lambda: form.answer(_encoded(form, kan_pb2.GetCertificatesResponse, data))
-        )
+        return await self._encoded(request, kan_pb2.GetCertificatesResponse, data)
 
-    async def curves(self, request: HttpRequest, call: Call) -> Answer:
+    async def _encoded(
+        self, request: HttpRequest, kind: type[Message], data: bytes, *, bounded: bool = True
+    ) -> HttpResponse:
+        form = ResponseForm(request)
+        if bounded:
+            self.within(len(data), packed=form.packed)
+        return await json_document.reading(len(data), lambda: form.response(form.encode(kind, data)))
+
+    async def curves(self, request: HttpRequest, call: Call) -> HttpResponse:
         """GetCurves, its blocks in a list."""
         message = await self.message(request, kan_pb2.GetCurvesRequest)
         blocks: list[Any] = []
         size, form = 0, ResponseForm(request)
-        async for data in self._service.get_curves(_one(message.SerializeToString()), call):
+        async for data in self._service.get_curves(single(message.SerializeToString()), call):
             size = self.within(size + len(data), packed=form.packed)
-            decode = functools.partial(_encoded, form, kan_pb2.CurveBlock, data)
-            blocks.append(await json_document.reading(len(data), decode))
-        return await json_document.reading(size, lambda: form.answer({"blocks": blocks}))
+            encode = functools.partial(form.encode, kan_pb2.CurveBlock, data)
+            blocks.append(await json_document.reading(len(data), encode))
+        return await json_document.reading(size, lambda: form.response({"blocks": blocks}))
 
     async def watch(self, request: HttpRequest, call: Call) -> AsyncGenerator[bytes]:
         """WatchStatistics, each update as JSON. The request's fields are in the query."""
-        message = self._queried(request, kan_pb2.WatchStatisticsRequest)
-        updates = self._service.watch_statistics(_one(message.SerializeToString()), call)
-        async for data in updates:
-            yield await json_document.reading(len(data), functools.partial(_update, data))
-
-    def _queried(self, request: HttpRequest, kind: type[Message]) -> Any:
-        """The message with the fields of a query. Raises BadRequest."""
-        known = {field.name for field in kind.DESCRIPTOR.fields} - OF_PATH
+        known = {field.name for field in kan_pb2.WatchStatisticsRequest.DESCRIPTOR.fields} - OF_PATH
         if unknown := sorted(request.query.keys() - known):
             name = unknown[0][:40]
             raise BadRequest(
@@ -114,7 +108,7 @@ class KanPages:
                 code="field-unknown",
                 hint=advice(name, sorted(known)),
             )
-        message = kind(**_model(request))
+        message = kan_pb2.WatchStatisticsRequest(**_model(request))
         for name, text in request.query.items():
             like = getattr(message, name)
             try:
@@ -125,19 +119,21 @@ class KanPages:
                     code="field-value-invalid",
                     hint=f"send {json_document.word(like)}",
                 ) from None
-        return message
+
+        def encode(data: bytes) -> bytes:
+            return orjson.dumps(plain(kan_pb2.StatisticsUpdate.FromString(data)))
+
+        async for data in self._service.watch_statistics(single(message.SerializeToString()), call):
+            yield await json_document.reading(len(data), functools.partial(encode, data))
 
     def _method(
-        self, kind: type[Message], answer: type[Message], method: Callable[[bytes, Call], Awaitable[bytes]]
+        self, kind: type[Message], response_kind: type[Message], method: Callable[[bytes, Call], Awaitable[bytes]]
     ) -> Method:
-        async def answered(request: HttpRequest, call: Call) -> Answer:
+        async def respond(request: HttpRequest, call: Call) -> HttpResponse:
             message = await self.message(request, kind)
-            data = await method(message.SerializeToString(), call)
-            form = ResponseForm(request)
-            self.within(len(data), packed=form.packed)
-            return await json_document.reading(len(data), lambda: form.answer(_encoded(form, answer, data)))
+            return await self._encoded(request, response_kind, await method(message.SerializeToString(), call))
 
-        return answered
+        return respond
 
     def within(self, size: int, *, packed: bool = False) -> int:
         """The bytes of a response. Raises ResourceExhausted if they exceed a limit."""
@@ -170,18 +166,21 @@ class KanPages:
                 hint="send an object with the fields of the request",
             )
         known = {field.name for field in kind.DESCRIPTOR.fields} - OF_PATH - HELD
-        for key in body:
-            if key not in known:
-                raise BadRequest(
-                    f"the request has the unknown field {key[:40]!r}",
-                    code="field-unknown",
-                    hint=advice(key[:40], sorted(known)),
-                )
+        json_document.expect_fields(body, known)
         message = kind(**_model(request))
         for key, (field, count) in ROWS.items():
             if key in body:
                 self.add_rows(message, info, body.pop(key), field, count)
-        _bound_lists(body)
+        lists = {key: value for key, value in body.items() if isinstance(value, list)}
+        for key, value in lists.items():
+            at_most(key, value, infer_codec.INDEX_LIMIT)
+        if (values := sum(map(len, lists.values()))) > infer_codec.INDEX_LIMIT:
+            raise BadRequest(
+                f"{', '.join(sorted(lists))} have {values} entries together, expected at most "
+                f"{infer_codec.INDEX_LIMIT}",
+                code="too-many-entries",
+                hint="send fewer entries in one request",
+            )
         try:
             json_format.ParseDict(body, message)
         except json_format.ParseError as error:
@@ -243,31 +242,6 @@ class KanPages:
                 hint="send fewer rows, or use gRPC",
             )
         return data
-
-
-def _bound_lists(body: dict[str, Any]) -> None:
-    """Raises BadRequest for lists that would take long to read: each value takes a microsecond or more."""
-    lists = {key: value for key, value in body.items() if isinstance(value, list)}
-    for key, value in lists.items():
-        at_most(key, value, infer_codec.INDEX_LIMIT)
-    if (values := sum(map(len, lists.values()))) > infer_codec.INDEX_LIMIT:
-        raise BadRequest(
-            f"{', '.join(sorted(lists))} have {values} entries together, expected at most {infer_codec.INDEX_LIMIT}",
-            code="too-many-entries",
-            hint="send fewer entries in one request",
-        )
-
-
-def _encoded(form: ResponseForm, kind: type[Message], data: bytes) -> dict[str, Any]:
-    return form.encode(kind.FromString(data))
-
-
-def _update(data: bytes) -> bytes:
-    return orjson.dumps(plain(kan_pb2.StatisticsUpdate.FromString(data)))
-
-
-async def _one(data: bytes) -> AsyncIterator[bytes]:
-    yield data
 
 
 def _model(request: HttpRequest) -> dict[str, Any]:
@@ -358,40 +332,37 @@ def plain(message: Message, write: Write | None = None) -> dict[str, Any]:
     packed = PACKED.get(message.DESCRIPTOR.name, {})
     fields: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
-        value = getattr(message, field.name)
+        value, kind = getattr(message, field.name), field.message_type
         if field.type == field.TYPE_BYTES:
             dtype, shape = packed[field.name]
             if value:
-                fields[field.name] = write(np.frombuffer(value, dtype).reshape(_sized(shape(message))))
+                extents = shape(message)
+                if 0 in extents:  # numpy then cannot determine the open extent
+                    extents = tuple(max(extent, 0) for extent in extents)
+                fields[field.name] = write(np.frombuffer(value, dtype).reshape(extents))
+        elif kind is not None and kind.GetOptions().map_entry:
+            fields[field.name] = {key: _value(kind.fields_by_name["value"], value[key], write) for key in value}
+        elif field.is_repeated:
+            fields[field.name] = [_value(field, item, write) for item in value]
         elif not field.has_presence or message.HasField(field.name):
             fields[field.name] = _value(field, value, write)
     return fields
 
 
 def _value(field: Any, value: Any, write: Write) -> Any:
-    """The value of a field that is not of type bytes."""
-    inner = field.message_type
-    if inner is not None and inner.GetOptions().map_entry:
-        return dict(value)
-    if field.is_repeated:
-        return [plain(item, write) if inner is not None else _number(item) for item in value]
-    return plain(value, write) if inner is not None else _number(value)
-
-
-def fragment(array: np.ndarray[Any, Any]) -> orjson.Fragment:
-    """An array as nested lists."""
-    return orjson.Fragment(json_document.written(array))
-
-
-def _number(value: Any) -> Any:
+    """One value of a field. An enumeration has the name of its value."""
+    if field.message_type is not None:
+        return plain(value, write)
+    if field.enum_type is not None:
+        return field.enum_type.values_by_number[value].name
     if isinstance(value, float) and not math.isfinite(value):
         return orjson.Fragment(json.dumps(value))
     return value
 
 
-def _sized(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without its open extent, if another extent is 0, because numpy cannot determine it then."""
-    return tuple(0 if extent < 0 else extent for extent in shape) if 0 in shape else shape
+def fragment(array: np.ndarray[Any, Any]) -> orjson.Fragment:
+    """An array as nested lists."""
+    return orjson.Fragment(json_document.written(array))
 
 
 KIND = "application/octet-stream"
@@ -400,27 +371,27 @@ KEY = "$array"
 
 
 class ResponseForm:
-    """Encoder of one response in the requested form. `encode` converts each message, `answer` all of them."""
+    """Encoder of one response in the requested form. `encode` converts each message, `response` all of them."""
 
     def __init__(self, request: HttpRequest) -> None:
         self.packed = KIND in request.headers.get("accept", "").lower()
         self._parts: list[bytes] = []
         self._size = 0
 
-    def encode(self, message: Any) -> dict[str, Any]:
-        """A message as an argument for `answer`, or as a part of one."""
-        return plain(message, self._kept if self.packed else fragment)
+    def encode(self, kind: type[Message], data: bytes) -> dict[str, Any]:
+        """A message as an argument for `response`, or as a part of one."""
+        return plain(kind.FromString(data), self._stored if self.packed else fragment)
 
-    def answer(self, value: object) -> Answer:
+    def response(self, value: object) -> HttpResponse:
         """The response with a value of dicts, lists, strings and numbers."""
         if not self.packed:
-            return json_answer(value)
+            return json_response(value)
         head = orjson.dumps(value)
         head += b" " * (-len(head) % GRAIN)
         body = b"".join((head, *self._parts))
-        return Answer(body, KIND, headers={HEADER_LENGTH: str(len(head))}, packs=False)
+        return HttpResponse(body, KIND, headers={HEADER_LENGTH: str(len(head))}, packs=False)
 
-    def _kept(self, array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    def _stored(self, array: np.ndarray[Any, Any]) -> dict[str, Any]:
         data, at = array.tobytes(), self._size
         self._parts.append(data + bytes(-len(data) % GRAIN))
         self._size += len(self._parts[-1])

@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 import orjson
 
-from kanexport.shared.cli.suggest import advice
 from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
 from kanserve.grpc_api.call_context import Call
 from kanserve.grpc_api.inference import InferenceService
 from kanserve.grpc_api.kan import KanService
 from kanserve.pb import kan_pb2
 from kanserve.rest import json_document
-from kanserve.rest.exchange import Answer, HttpRequest, json_answer
+from kanserve.rest.exchange import HttpRequest, HttpResponse, json_response
 from kanserve.rest.infer_json import DIGITS_PER_BYTE
 from kanserve.rest.kan import KanPages
 from kanserve.services.control import Catalogue
-from kanserve.types import NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ModelInfo, OutputTensor, TensorInfo
+from kanserve.types import NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ModelInfo, TensorInfo
 
 INSTANCES = "instances"
 
@@ -37,12 +36,12 @@ class KServeV1:
     ) -> None:
         self._service, self._kan, self._pages, self._catalogue, self._typed = service, kan, pages, catalogue, typed
 
-    async def ready(self, request: HttpRequest, call: Call) -> Answer:
+    async def ready(self, request: HttpRequest, call: Call) -> HttpResponse:
         """Whether the default version is ready. Raises the errors of `Registry.resolve` if it is not."""
         info, _ = self._catalogue.info(request.path["name"], "")
-        return json_answer({"name": info.name, "ready": True})
+        return json_response({"name": info.name, "ready": True})
 
-    async def predict(self, request: HttpRequest, call: Call) -> Answer:
+    async def predict(self, request: HttpRequest, call: Call) -> HttpResponse:
         """Inference of rows by the default version."""
         call.facts["model"] = request.path["name"][:128]
         info, _ = self._catalogue.info(request.path["name"], "")
@@ -52,7 +51,7 @@ class KServeV1:
         size = sum(len(tensor.data) for tensor in response.outputs)
         return await json_document.reading(DIGITS_PER_BYTE * size, functools.partial(self._predictions, response))
 
-    async def explain(self, request: HttpRequest, call: Call) -> Answer:
+    async def explain(self, request: HttpRequest, call: Call) -> HttpResponse:
         """Contributions of the inputs to each prediction, as Explain computes them without options."""
         info, _ = self._catalogue.info(request.path["name"], "")
         message = await json_document.reading(len(request.body), functools.partial(self._rows, request.body, info))
@@ -61,15 +60,16 @@ class KServeV1:
         return await json_document.reading(len(data), functools.partial(_explanations, data))
 
     def _inputs(self, body: bytes, info: ModelInfo) -> tuple[InputTensor, ...]:
+        """The inputs with the bytes of their rows. Raises BadRequest, ResourceExhausted."""
         columns = _columns(json_document.read(body, self._typed), info)
-        return tuple(self._tensor(tensor, columns[tensor.name]) for tensor in info.inputs)
-
-    def _tensor(self, tensor: TensorInfo, rows: list[Any]) -> InputTensor:
-        """An input with the bytes of its rows. Raises BadRequest, ResourceExhausted."""
-        shape = _shape(tensor, rows)
-        data = json_document.to_bytes(tensor.name, tensor.datatype, rows)
-        self._bound(f"input '{tensor.name}'", len(data))
-        return InputTensor(tensor.name, tensor.datatype, shape, data)
+        inputs = []
+        for tensor in info.inputs:
+            rows = columns[tensor.name]
+            shape = _shape(tensor, rows)
+            data = json_document.to_bytes(tensor.name, tensor.datatype, rows)
+            self._bound(f"input '{tensor.name}'", len(data))
+            inputs.append(InputTensor(tensor.name, tensor.datatype, shape, data))
+        return tuple(inputs)
 
     def _rows(self, body: bytes, info: ModelInfo) -> Any:
         """The message of Explain. Raises BadRequest, ResourceExhausted."""
@@ -80,16 +80,24 @@ class KServeV1:
         self._pages.add_rows(message, info, columns if len(info.inputs) > 1 else columns[info.inputs[0].name])
         return message
 
-    def _predictions(self, response: InferResponse) -> Answer:
+    def _predictions(self, response: InferResponse) -> HttpResponse:
         """One value for each row: that of the only output, or an object with the outputs by name."""
         for tensor in response.outputs:
             self._bound(f"output '{tensor.name}'", len(tensor.data))
-        arrays = {tensor.name: _array(tensor) for tensor in response.outputs}
+        arrays = {}
+        for tensor in response.outputs:
+            if NUMPY_DTYPES[tensor.datatype].kind not in "buif" or tensor.datatype in json_document.RAW_ONLY:
+                raise FailedPrecondition(
+                    f"output '{tensor.name}' is {tensor.datatype}, expected a datatype with numbers in JSON",
+                    code="datatype-not-in-v1",
+                    hint="use /v2/models/NAME/infer with binary data",
+                )
+            arrays[tensor.name] = np.frombuffer(tensor.data, NUMPY_DTYPES[tensor.datatype]).reshape(tensor.shape)
         if len(arrays) == 1:
             (array,) = arrays.values()
-            return json_answer({"predictions": orjson.Fragment(json_document.written(array))})
+            return json_response({"predictions": orjson.Fragment(json_document.written(array))})
         rows = zip(*(map(_row, itertools.repeat(array), range(len(array))) for array in arrays.values()), strict=True)
-        return json_answer({"predictions": [dict(zip(arrays, row, strict=True)) for row in rows]})
+        return json_response({"predictions": [dict(zip(arrays, row, strict=True)) for row in rows]})
 
     def _bound(self, what: str, size: int) -> None:
         if size > self._typed:
@@ -102,42 +110,13 @@ class KServeV1:
 
 def _columns(document: Any, info: ModelInfo) -> dict[str, list[Any]]:
     """The rows of each input, by its name. Raises BadRequest."""
-    rows = _instances(document)
-    names = [tensor.name for tensor in info.inputs]
-    if len(names) == 1 and not isinstance(rows[0], dict):
-        return {names[0]: rows}
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    for at, row in enumerate(rows):
-        if not isinstance(row, dict) or row.keys() != columns.keys():
-            raise _inputs_wrong(at, row, names)
-        for name, value in row.items():
-            columns[name].append(value)
-    return columns
-
-
-def _inputs_wrong(at: int, row: Any, names: list[str]) -> BadRequest:
-    keys = ", ".join(sorted(row))[:80] if isinstance(row, dict) else json_document.word(row)
-    return BadRequest(
-        f"instance {at} has {keys or 'no input'}, expected an object with the inputs {', '.join(names)}",
-        code="instance-inputs-wrong",
-        hint="send each instance as an object with one value per input",
-    )
-
-
-def _instances(document: Any) -> list[Any]:
-    """The list of rows in a request. Raises BadRequest."""
     if not isinstance(document, dict):
         raise BadRequest(
             f"Unable to parse the request: expected an object, got {json_document.word(document)}",
             code="json-value-wrong",
             hint='send {"instances": [...]}',
         )
-    if unknown := sorted(document.keys() - {INSTANCES}):
-        raise BadRequest(
-            f"the request has the unknown field {unknown[0][:40]!r}",
-            code="field-unknown",
-            hint=advice(unknown[0][:40], [INSTANCES]),
-        )
+    json_document.expect_fields(sorted(document), [INSTANCES])
     rows = document.get(INSTANCES)
     if not isinstance(rows, list):
         raise BadRequest(
@@ -147,7 +126,21 @@ def _instances(document: Any) -> list[Any]:
         )
     if not rows:
         raise BadRequest("the request has no rows", code="rows-missing", hint="send one row or more")
-    return rows
+    names = [tensor.name for tensor in info.inputs]
+    if len(names) == 1 and not isinstance(rows[0], dict):
+        return {names[0]: rows}
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for at, row in enumerate(rows):
+        if not isinstance(row, dict) or row.keys() != columns.keys():
+            keys = ", ".join(sorted(row))[:80] if isinstance(row, dict) else json_document.word(row)
+            raise BadRequest(
+                f"instance {at} has {keys or 'no input'}, expected an object with the inputs {', '.join(names)}",
+                code="instance-inputs-wrong",
+                hint="send each instance as an object with one value per input",
+            )
+        for name, value in row.items():
+            columns[name].append(value)
+    return columns
 
 
 def _shape(tensor: TensorInfo, rows: list[Any]) -> tuple[int, ...]:
@@ -171,23 +164,12 @@ def _shape(tensor: TensorInfo, rows: list[Any]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _array(tensor: OutputTensor) -> np.ndarray[Any, Any]:
-    """The numbers of an output. Raises FailedPrecondition for a datatype that has no numbers in JSON."""
-    if NUMPY_DTYPES[tensor.datatype].kind not in "buif" or tensor.datatype in json_document.RAW_ONLY:
-        raise FailedPrecondition(
-            f"output '{tensor.name}' is {tensor.datatype}, expected a datatype with numbers in JSON",
-            code="datatype-not-in-v1",
-            hint="use /v2/models/NAME/infer with binary data",
-        )
-    return np.frombuffer(tensor.data, NUMPY_DTYPES[tensor.datatype]).reshape(tensor.shape)
-
-
 def _row(array: np.ndarray[Any, Any], at: int) -> orjson.Fragment:
     """One row of an output as JSON."""
     return orjson.Fragment(json_document.written(array[at : at + 1])[1:-1])
 
 
-def _explanations(data: bytes) -> Answer:
+def _explanations(data: bytes) -> HttpResponse:
     """One object for each row, and the facts that all rows share."""
     message = kan_pb2.ExplainResponse.FromString(data)
     outputs = len(message.outputs)
@@ -207,4 +189,4 @@ def _explanations(data: bytes) -> Answer:
     ]
     shared = {name: getattr(message, name) for name in ("model_name", "model_version", "method", "reference")}
     shared |= {"outputs": list(message.outputs), "notes": list(message.notes)}
-    return json_answer({"explanations": explanations, **shared})
+    return json_response({"explanations": explanations, **shared})

@@ -16,10 +16,10 @@ import threading
 import weakref
 import zlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -32,14 +32,13 @@ from kanserve.grpc_api.call_context import Call
 from kanserve.pb import kan_pb2
 from kanserve.report.selection import Curves, Plan
 from kanserve.rest import json_document, kan
-from kanserve.rest.exchange import Answer, HttpRequest, Method, Refused, json_answer
+from kanserve.rest.exchange import HttpRequest, HttpResponse, Method, Refused, json_response
 from kanserve.rest.kan import KanPages
 from kanserve.services import report, statistics
-from kanserve.services.explain import Insights
-from kanserve.services.kan import Kan
+from kanserve.services.explain import Explainer
 from kanserve.services.operations import Operations
 from kanserve.system.compression import WINDOWS
-from kanserve.types import Array
+from kanserve.types import Array, ModelInfo
 
 FOLDER = "static/"
 INDEX = "index.html"
@@ -85,18 +84,18 @@ class _File:
 class StaticPage:
     """Routes of the files of the web UI."""
 
-    async def root(self, requested: HttpRequest, call: Call) -> Answer:
+    async def root(self, requested: HttpRequest, call: Call) -> HttpResponse:
         """Redirect to the web UI, by a relative address."""
-        return Answer(
+        return HttpResponse(
             status=HTTPStatus.TEMPORARY_REDIRECT, headers={"location": "ui/", "referrer-policy": "no-referrer"}
         )
 
-    async def file(self, requested: HttpRequest, call: Call) -> Answer:
+    async def file(self, requested: HttpRequest, call: Call) -> HttpResponse:
         """A file, or index.html for other paths. Raises `Refused`."""
         path = requested.path.get("rest", "")
         name = path.removeprefix(FOLDER)
         if name != path and (result := _files().get(name)):
-            return _answer(result, requested)
+            return _response(result, requested)
         if name != path and NAMES_A_FILE.fullmatch(name.rpartition("/")[2]):
             raise Refused(
                 HTTPStatus.NOT_FOUND,
@@ -104,18 +103,18 @@ class StaticPage:
                 code="ui-file-not-found",
                 hint="reload the page",
             )
-        return _answer(_index(path.count("/") if "rest" in requested.path else -1), requested)
+        return _response(_index(path.count("/") if "rest" in requested.path else -1), requested)
 
 
-def _answer(file: _File, requested: HttpRequest) -> Answer:
+def _response(file: _File, requested: HttpRequest) -> HttpResponse:
     packs = "gzip" in requested.headers.get("accept-encoding", "").lower()
     tag = f'"{file.tag}{"-z" if packs else ""}"'
     headers = {**HEADERS, "etag": tag, "vary": "accept-encoding"}
     if tag in (item.strip() for item in requested.headers.get("if-none-match", "").split(",")):
-        return Answer(kind=file.kind, status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return HttpResponse(kind=file.kind, status=HTTPStatus.NOT_MODIFIED, headers=headers)
     if packs:
-        return Answer(file.packed, file.kind, headers={**headers, "content-encoding": "gzip"}, packs=False)
-    return Answer(file.body, file.kind, headers=headers, packs=False)
+        return HttpResponse(file.packed, file.kind, headers={**headers, "content-encoding": "gzip"}, packs=False)
+    return HttpResponse(file.body, file.kind, headers=headers, packs=False)
 
 
 @functools.lru_cache(maxsize=64)
@@ -129,16 +128,9 @@ def _index(depth: int) -> _File:
 @functools.cache
 def _files() -> Mapping[str, _File]:
     """The files of the web UI by their paths, read once."""
-    root = importlib.resources.files("kanserve") / "ui" / "static"
-    return {name: _file(kind, result.read_bytes()) for name, kind, result in _walk(root, "")}
-
-
-def _walk(folder: Traversable, before: str) -> Iterator[tuple[str, str, Traversable]]:
-    for item in folder.iterdir():
-        if item.is_dir():
-            yield from _walk(item, f"{before}{item.name}/")
-        elif (kind := KINDS.get(f".{item.name.rpartition('.')[2]}")) is not None:
-            yield before + item.name, kind, item
+    root = Path(str(importlib.resources.files("kanserve") / "ui" / "static"))
+    paths = [path for path in root.rglob("*") if path.suffix in KINDS]
+    return {path.relative_to(root).as_posix(): _file(KINDS[path.suffix], path.read_bytes()) for path in paths}
 
 
 def _file(kind: str, body: bytes) -> _File:
@@ -150,14 +142,15 @@ OPERATIONS, OVERVIEW = "/v1/kan/operations", "/v1/kan/overview"
 HISTORY = "statistics/history"  # as the last part of a path
 ZONES = ("unknown", "in_grid", "extended_grid", "out_of_grid")  # names of the numbers of zones
 VALUES = 64  # of a request for operations, which has one
+HTML = "text/html; charset=utf-8"
 
 
 class Views:
     """Routes of the views. `pages` reads rows in JSON."""
 
-    def __init__(self, insights: Insights, pages: KanPages, operations: Operations, card: Card) -> None:
-        self._card = card
-        self._kan, self._insights, self._pages, self._operations = insights.kan, insights, pages, operations
+    def __init__(self, explainer: Explainer, pages: KanPages, operations: Operations) -> None:
+        self._reports = Once(Bound())  # a report takes a hundred milliseconds or more of a thread
+        self._kan, self._explainer, self._pages, self._operations = explainer.kan, explainer, pages, operations
 
     def methods(self) -> dict[str, tuple[str, Method]]:
         """The routes of a model: last part of the path -> HTTP method and handler."""
@@ -165,33 +158,32 @@ class Views:
             "rows": ("GET", self.rows),
             HISTORY: ("GET", self.history),
             "coverage": ("POST", self.coverage),
-            "report": ("GET", self._card.report),
+            "report": ("GET", self.report),
         }
 
-    async def rows(self, requested: HttpRequest, call: Call) -> Answer:
+    async def rows(self, requested: HttpRequest, call: Call) -> HttpResponse:
         """Recent rows of a version's traffic, the newest first, if the operator has enabled `sample_rows`."""
         name = requested.path["name"]
         call.facts["model"] = name[:128]
-        kept = statistics.recent_rows(self._kan, name, requested.path.get("version", ""))
-        call.facts |= {"version": kept.info.version, "rows": len(kept.rows)}
+        recent = statistics.recent_rows(self._kan, name, requested.path.get("version", ""))
+        call.facts |= {"version": recent.info.version, "rows": len(recent.rows)}
         reported = {
-            "model_name": kept.info.name,
-            "model_version": str(kept.info.version),
-            "sample_rows": kept.most,
-            "has_statistics": kept.counted,
-            "note": kept.note,
+            **_identity(recent.info),
+            "sample_rows": recent.most,
+            "has_statistics": recent.counted,
+            "note": recent.note,
         }
 
-        def answer() -> Answer:
+        def response() -> HttpResponse:
             rows = [
                 {"time": item.at, "values": {key: _plain(value) for key, value in item.values.items()}}
-                for item in kept.rows
+                for item in recent.rows
             ]
-            return json_answer(reported | {"rows": rows})
+            return json_response(reported | {"rows": rows})
 
-        return await asyncio.to_thread(answer)
+        return await asyncio.to_thread(response)
 
-    async def history(self, requested: HttpRequest, call: Call) -> Answer:
+    async def history(self, requested: HttpRequest, call: Call) -> HttpResponse:
         """The drift of a version's traffic in each minute of the last hour, the oldest first, as this worker saw it."""
         name = requested.path["name"]
         call.facts["model"] = name[:128]
@@ -203,41 +195,53 @@ class Views:
             outside = np.array([entry.out_of_range[at] for entry in entries])
             return {"layer": at, "ratio": kan.fragment(ratio), "out_of_range": kan.fragment(outside)}
 
-        def answer() -> Answer:
-            reported = {"model_name": info.name, "model_version": str(info.version)}
+        def response() -> HttpResponse:
             layers = [layer(at) for at in (entries[0].ratio if entries else ())]
-            return json_answer(reported | {"times": [entry.at for entry in entries], "layers": layers})
+            return json_response(_identity(info) | {"times": [entry.at for entry in entries], "layers": layers})
 
-        return await asyncio.to_thread(answer)
+        return await asyncio.to_thread(response)
 
-    async def coverage(self, requested: HttpRequest, call: Call) -> Answer:
+    async def coverage(self, requested: HttpRequest, call: Call) -> HttpResponse:
         """The position of the nodes of each layer on their grids, as `kan.coverage` of ModelInfer returns it."""
         message = await self._pages.message(requested, kan_pb2.GetStatisticsRequest)
         call.adopt(message.id)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        info, layers = await self._insights.covered(request)
+        info, layers = await self._explainer.covered(request)
         call.facts["version"] = info.version
-        reported = {
-            "model_name": info.name,
-            "model_version": str(info.version),
-            "digest": info.digest,
-            "id": request.id,
-        }
+        reported = {**_identity(info), "digest": info.digest, "id": request.id, "zones": ZONES}
 
-        def answer() -> Answer:
-            return json_answer(
-                reported | {"zones": ZONES, "layers": [_layer(at, item) for at, item in enumerate(layers)]}
-            )
+        def response() -> HttpResponse:
+            names = ("zones", "counts", "worst", "cells")
+            entries = [
+                {"layer": at, "definition": layer.definition}
+                | {name: kan.fragment(np.asarray(getattr(layer, name))) for name in names}
+                for at, layer in enumerate(layers)
+            ]
+            return json_response(reported | {"layers": entries})
 
-        return await asyncio.to_thread(answer)
+        return await asyncio.to_thread(response)
 
-    async def overview(self, requested: HttpRequest, call: Call) -> Answer:
+    async def report(self, requested: HttpRequest, call: Call) -> HttpResponse:
+        """The report of a version; with `Accept: text/html` as a file. Raises the errors of `DescribeModel`,
+        ServerDeadlineExceeded and QueueFull."""
+        model, manifest = self._kan.describe(requested.path["name"], requested.path.get("version", ""))
+        info, caller = model.info, call.caller.name
+        call.facts |= {"model": info.name, "version": info.version}
+        html = HTML.split(";")[0] in requested.headers.get("accept", "")
+
+        async def make(gone: threading.Event) -> HttpResponse:
+            plan, curves = await report.gather(self._kan, info, manifest, caller)
+            return await asyncio.to_thread(_written, plan, curves, gone, html=html)
+
+        return await self._reports.get((info.name, info.version, html), model, make)
+
+    async def overview(self, requested: HttpRequest, call: Call) -> HttpResponse:
         """A summary of all versions."""
         reported = await self._operations.overview()
-        return await asyncio.to_thread(json_answer, reported)
+        return await asyncio.to_thread(json_response, reported)
 
-    async def operations(self, requested: HttpRequest, call: Call) -> Answer:
+    async def operations(self, requested: HttpRequest, call: Call) -> HttpResponse:
         """The figures of the server. `since` in a request limits the readings to later ones."""
         said = json_document.read(requested.body, VALUES) if requested.body else {}
         since = said.get("since", 0) if isinstance(said, dict) and set(said) <= {"since"} else None
@@ -248,50 +252,21 @@ class Views:
                 hint='send {"since": 0}, or no body',
             )
         reported = await self._operations.report(float(since))
-        return await asyncio.to_thread(json_answer, reported)
+        return await asyncio.to_thread(json_response, reported)
 
 
-def _layer(at: int, entry: Any) -> dict[str, Any]:
-    """The JSON object of an `insight.coverage.LayerCoverage`."""
-    result = {name: kan.fragment(np.asarray(getattr(entry, name))) for name in ("zones", "counts", "worst", "cells")}
-    return {"layer": at, "definition": entry.definition, **result}
+def _identity(info: ModelInfo) -> dict[str, Any]:
+    return {"model_name": info.name, "model_version": str(info.version)}
 
 
 def _plain(value: Array) -> Any:
     if value.dtype.hasobject:
-        words = [
-            item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in value.ravel().tolist()
-        ]
-        return words
+        texts = value.ravel().tolist()
+        return [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in texts]
     return kan.fragment(value)
 
 
-HTML = "text/html; charset=utf-8"
-
-
-class Card:
-    """The reports of all versions, made with `once`, because a report takes a hundred milliseconds or more of a
-    thread."""
-
-    def __init__(self, kan: Kan, bound: Bound | None = None) -> None:
-        self._kan, self._once = kan, Once(bound or Bound())
-
-    async def report(self, requested: HttpRequest, call: Call) -> Answer:
-        """The report of a version; with `Accept: text/html` as a file. Raises the errors of `DescribeModel`,
-        ServerDeadlineExceeded and QueueFull."""
-        model, manifest = self._kan.describe(requested.path["name"], requested.path.get("version", ""))
-        info, caller = model.info, call.caller.name
-        call.facts |= {"model": info.name, "version": info.version}
-        html = HTML.split(";")[0] in requested.headers.get("accept", "")
-
-        async def make(gone: threading.Event) -> Answer:
-            plan, curves = await report.gather(self._kan, info, manifest, caller)
-            return await asyncio.to_thread(_written, plan, curves, gone, html=html)
-
-        return await self._once.get((info.name, info.version, html), model, make)
-
-
-def _written(plan: Plan, curves: Curves, gone: threading.Event, *, html: bool) -> Answer:
+def _written(plan: Plan, curves: Curves, gone: threading.Event, *, html: bool) -> HttpResponse:
     """Make the report, on a thread. Raises Abandoned if no request waits for it any more."""
     from kanserve.report import content, page  # takes 4 MB that a server without reports does not need
 
@@ -299,10 +274,10 @@ def _written(plan: Plan, curves: Curves, gone: threading.Event, *, html: bool) -
     if gone.is_set():
         raise Abandoned
     if not html:
-        return Answer(orjson.dumps(content.plain(document)))
+        return HttpResponse(orjson.dumps(content.plain(document)))
     name = f"{plan.described.name}-{plan.described.version}.html"
     headers = {"content-disposition": f'attachment; filename="{name}"'}
-    return Answer(page.html(document).encode(), HTML, headers=headers)
+    return HttpResponse(page.html(document).encode(), HTML, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +301,7 @@ class Abandoned(Exception):
 
 
 # Makes a response. `Once` sets the event if no caller waits any more, because a thread cannot be cancelled.
-Make = Callable[[threading.Event], Awaitable[Answer]]
+Make = Callable[[threading.Event], Awaitable[HttpResponse]]
 
 
 class _Work:
@@ -335,10 +310,10 @@ class _Work:
     def __init__(self, of: object) -> None:
         self.of = weakref.ref(of)
         self.gone = threading.Event()
-        self.task: asyncio.Task[Answer]
+        self.task: asyncio.Task[HttpResponse]
         self._callers = 0
 
-    async def answer(self) -> Answer:
+    async def response(self) -> HttpResponse:
         """Wait for the response as one more caller. If the last caller is cancelled, the work is cancelled too."""
         self._callers += 1
         try:
@@ -361,10 +336,10 @@ class Once:
     def __init__(self, bound: Bound) -> None:
         self._bound, self._turn = bound, asyncio.Semaphore(bound.together)
         self._making: dict[Hashable, _Work] = {}
-        self._kept: OrderedDict[Hashable, tuple[weakref.ref[object], Answer]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[weakref.ref[object], HttpResponse]] = OrderedDict()
         self._size = 0
 
-    async def get(self, key: Hashable, of: object, make: Make) -> Answer:
+    async def get(self, key: Hashable, of: object, make: Make) -> HttpResponse:
         """The response for this key about `of`. If the key had another object before, the response is made again.
         Raises the errors of `make`, ServerDeadlineExceeded, and QueueFull if too many others are made."""
         kept = self._kept.get(key)
@@ -375,24 +350,25 @@ class Once:
         if work is None or work.left or work.of() is not of:
             if len(self._making) >= self._bound.waiting:
                 raise QueueFull
-            work = self._begin(key, of, make)
-        return await work.answer()
+            work = self._making[key] = _Work(of)
+            work.task = asyncio.ensure_future(self._make(make, work.gone))
+            work.task.add_done_callback(functools.partial(self._end, key, work))
+        return await work.response()
 
-    def _begin(self, key: Hashable, of: object, make: Make) -> _Work:
-        work = _Work(of)
-        work.task = asyncio.ensure_future(self._made(make, work.gone))
-        self._making[key] = work
+    def _end(self, key: Hashable, work: _Work, task: asyncio.Task[HttpResponse]) -> None:
+        """Cache the response of ended work, and drop the least recently used ones if they do not fit `kept` bytes."""
+        if self._making.get(key) is work:
+            del self._making[key]
+        if task.cancelled() or task.exception() is not None or (of := work.of()) is None:
+            return
+        before, response = self._kept.pop(key, None), task.result()
+        self._size += len(response) - (0 if before is None else len(before[1]))
+        self._kept[key] = weakref.ref(of), response
+        while self._size > self._bound.kept:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._size -= len(dropped)
 
-        def done(task: asyncio.Task[Answer]) -> None:
-            if self._making.get(key) is work:
-                del self._making[key]
-            if not task.cancelled() and task.exception() is None and (result := work.of()) is not None:
-                self._keep(key, result, task.result())
-
-        work.task.add_done_callback(done)
-        return work
-
-    async def _made(self, make: Make, gone: threading.Event) -> Answer:
+    async def _make(self, make: Make, gone: threading.Event) -> HttpResponse:
         async with self._turn:
             try:
                 async with asyncio.timeout(self._bound.seconds):
@@ -401,12 +377,3 @@ class Once:
                 raise ServerDeadlineExceeded(self._bound.seconds) from None
             finally:
                 gone.set()
-
-    def _keep(self, key: Hashable, of: object, answer: Answer) -> None:
-        """Cache the response, and drop the least recently used ones if they do not fit `kept` bytes."""
-        before = self._kept.pop(key, None)
-        self._size += len(answer) - (0 if before is None else len(before[1]))
-        self._kept[key] = weakref.ref(of), answer
-        while self._size > self._bound.kept:
-            _, (_, dropped) = self._kept.popitem(last=False)
-            self._size -= len(dropped)

@@ -1,4 +1,4 @@
-"""Interface of runtimes that execute graphs. One file per runtime, found by its name.
+"""Sessions that execute graphs, independent of the runtime.
 
 A session is made from bytes that were already read and checked, not from a path. A runtime that maps files would
 depend on everyone who can write them.
@@ -6,21 +6,17 @@ depend on everyone who can write them.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 from kanexport.shared.manifest import ANY, WEIGHTS_FILE, Manifest
-from kanserve import runtime
-from kanserve.errors import ConfigError
 from kanserve.types import Array, TensorInfo
 
 NOTHING: Mapping[str, bytes] = types.MappingProxyType({})
 
-__all__ = ["NOTHING", "Backend", "Session", "SessionOptions", "create_session", "load", "names"]
+__all__ = ["NOTHING", "Session", "SessionOptions", "create_session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,46 +52,7 @@ class Session(Protocol):
         """
 
 
-class Backend(Protocol):
-    """Interface of a module of this package."""
-
-    def version(self) -> str:
-        """Name and version of the runtime."""
-
-    def check(self, device: str) -> None:
-        """Raises ConfigError for an unavailable device."""
-
-    def create(
-        self,
-        graph: bytes,
-        options: SessionOptions,
-        *,
-        beside: Mapping[str, bytes] = NOTHING,
-        optimization: str = ANY,
-    ) -> Session:
-        """Prepare a graph. Raises LoadError, and ConfigError for a missing device.
-
-        beside        the files, by name, that may hold its weights; the graph reads no other file
-        optimization  optimization level of the runtime, as in the manifest
-        """
-
-
-def names() -> list[str]:
-    """The names of all backends."""
-    return sorted(module.name for module in pkgutil.iter_modules(runtime.__path__) if module.name != "base")
-
-
-def load(name: str) -> Backend:
-    """The backend of this name. Raises ConfigError for an unknown name."""
-    if name not in names():
-        raise ConfigError(
-            f"unknown backend {name!r}", code="backend-unknown", hint=f"set backend to one of {', '.join(names())}"
-        )
-    return cast("Backend", importlib.import_module(f"{runtime.__name__}.{name}"))
-
-
 def create_session(
-    backend: Backend,
     files: Mapping[str, bytes],
     manifest: Manifest | None,
     file: str,
@@ -109,7 +66,9 @@ def create_session(
 
     Raises LoadError, and ConfigError for an unavailable device.
     """
-    return backend.create(
+    from kanserve.runtime import ort  # at the first session: programs that run no graph import this module too
+
+    return ort.create(
         files[file],
         options,
         beside={name: data for name, data in files.items() if name == WEIGHTS_FILE},

@@ -147,8 +147,11 @@ class OrtSession:
                     code="request-out-of-memory",
                     hint="send fewer rows in one request",
                 ) from error
-            # The original text would be in the traceback.
-            raise BackendError(_anonymous(str(error)), code="execution-failed") from None
+            # Numbers and quoted words may come from a client's tensor. The node's name and the kind of error stay. The
+            # original text would be in the traceback.
+            before, mark, after = str(error).partition(STATUS)
+            text = before + mark + VALUES.sub("#", after) if mark else VALUES.sub("#", before)
+            raise BackendError(text, code="execution-failed") from None
         except UnicodeDecodeError as error:
             raise FailedPrecondition(
                 "the model returns a string that is not UTF-8, which the runtime cannot return",
@@ -218,31 +221,19 @@ def _options(device: str, threads: int, beside: Mapping[str, bytes]) -> Any:
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # A graph made from bytes would find its external data in the working directory, unchecked.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    if beside:
-        _map(options, beside)
+    if beside:  # in memory; the runtime copies them while it makes the session
+        if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+            raise LoadError(
+                LoadReason.RUNTIME,
+                f"{version()} cannot read weights from memory, which {', '.join(beside)} requires",
+                code="runtime-too-old",
+                hint="install onnxruntime 1.24 or later",
+            )
+        data = list(beside.values())
+        options.add_external_initializers_from_files_in_memory(list(beside), data, [len(part) for part in data])
     if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
-
-
-def _map(options: Any, beside: Mapping[str, bytes]) -> None:
-    """Pass files in memory; the runtime copies them while it makes the session. Raises LoadError."""
-    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
-        raise LoadError(
-            LoadReason.RUNTIME,
-            f"{version()} cannot read weights from memory, which {', '.join(beside)} requires",
-            code="runtime-too-old",
-            hint="install onnxruntime 1.24 or later",
-        )
-    data = list(beside.values())
-    options.add_external_initializers_from_files_in_memory(list(beside), data, [len(part) for part in data])
-
-
-def _anonymous(text: str) -> str:
-    """Error text of a run, without numbers and quoted words that may come from a client's tensor. The node's name
-    and the kind of error stay."""
-    head, mark, rest = text.partition(STATUS)
-    return head + mark + VALUES.sub("#", rest) if mark else VALUES.sub("#", text)
 
 
 def _info(node: Any) -> TensorInfo:

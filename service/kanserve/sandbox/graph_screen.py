@@ -13,7 +13,6 @@ from typing import Any, Literal
 from google.protobuf.message import DecodeError
 
 from kanexport.shared import custom_ops
-from kanexport.shared import custom_ops as accelerator
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import onnx_graph_pb2 as pb
 
@@ -21,9 +20,9 @@ RELAXED = " (graph_allowlist = relaxed allows it)"  # end of a fault that depend
 NODES = 100_000
 TENSORS = 100_000
 DEPTH = 20_000  # operators one after the other
-OURS = {(accelerator.DOMAIN, operator) for operator in accelerator.OPERATORS}
+OURS = {(custom_ops.DOMAIN, operator) for operator in custom_ops.OPERATORS}
 BEYOND: tuple[Literal["g", "sparse_tensor", "ref_attr_name"], ...] = ("g", "sparse_tensor", "ref_attr_name")
-# Inputs of an operator that determine the size of its output.
+# Positions of the inputs of an operator that determine the size of its output.
 SIZES: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(("ConstantOfShape", "BlackmanWindow", "HammingWindow", "HannWindow"), (0,)),
     **dict.fromkeys(("Expand", "Tile", "Pad", "OneHot", "CenterCropPad", "AffineGrid", "Upsample", "DFT"), (1,)),
@@ -51,20 +50,15 @@ def check(name: str, data: bytes, beside: Mapping[str, int], *, strict: bool, ke
             hint="copy the file again, or export the model again",
         ) from error
     for fault in graph_faults(model, beside, strict=strict, kernel=kernel):
-        raise _rejected(name, fault)
-
-
-def _rejected(name: str, fault: str) -> LoadError:
-    """The error for a fault; the hint depends on whether the setting `graph_allowlist` may allow the fault."""
-    text, relaxed, _ = fault.partition(RELAXED)
-    if relaxed:
-        return LoadError(
-            LoadReason.STRUCTURE,
-            f"{name}: {text}",
-            code="graph-not-allowed",
-            hint="export the model again, or set graph_allowlist = relaxed if you trust its source",
-        )
-    return LoadError(LoadReason.STRUCTURE, f"{name}: {text}", code="graph-invalid", hint="export the model again")
+        text, relaxed, _ = fault.partition(RELAXED)
+        if relaxed:
+            raise LoadError(
+                LoadReason.STRUCTURE,
+                f"{name}: {text}",
+                code="graph-not-allowed",
+                hint="export the model again, or set graph_allowlist = relaxed if you trust its source",
+            )
+        raise LoadError(LoadReason.STRUCTURE, f"{name}: {text}", code="graph-invalid", hint="export the model again")
 
 
 def graph_faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool, kernel: bool = False) -> Iterator[str]:
@@ -78,12 +72,18 @@ def graph_faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool, ke
     yield from _of_graph(model.graph, beside, strict=strict)
 
 
+# radon: one rule after the other.
 def _strict(model: pb.Model, *, kernel: bool) -> Iterator[str]:
     """Faults under the operator allowlist: a graph must be flat and use only operators of ONNX's domain."""
     graph = model.graph
     if model.functions or model.training_info:
         yield "it has custom functions or training steps"
-    yield from _versions(model)
+    (oldest, newest), (first, last) = custom_ops.IR_VERSIONS, custom_ops.OPSETS
+    if not oldest <= model.ir_version <= newest:
+        yield f"it has IR version {model.ir_version}, expected {oldest} to {newest}"
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and not first <= opset.version <= last:
+            yield f"it has opset {opset.version}, expected {first} to {last}"
     if len(graph.node) > NODES or len(graph.initializer) > TENSORS:
         counts = f"{len(graph.node)} operators and {len(graph.initializer)} tensors"
         yield f"it has {counts}, expected at most {NODES} and {TENSORS}"
@@ -97,15 +97,6 @@ def _strict(model: pb.Model, *, kernel: bool) -> Iterator[str]:
     model.DiscardUnknownFields()
     if model.ByteSize() != size:
         yield "it has fields that ONNX does not have"
-
-
-def _versions(model: pb.Model) -> Iterator[str]:
-    (oldest, newest), (first, last) = custom_ops.IR_VERSIONS, custom_ops.OPSETS
-    if not oldest <= model.ir_version <= newest:
-        yield f"it has IR version {model.ir_version}, expected {oldest} to {newest}"
-    for opset in model.opset_import:
-        if opset.domain in ("", "ai.onnx") and not first <= opset.version <= last:
-            yield f"it has opset {opset.version}, expected {first} to {last}"
 
 
 def _of_node(node: pb.Node, *, kernel: bool) -> Iterator[str]:
@@ -131,15 +122,11 @@ def _dataflow_faults(graph: pb.Graph) -> Iterator[str]:
         if fault := _misplaced(node, depth):
             yield fault
             return
-        if values.intersection(_sizes(node)):
+        sizes = SIZES.get(node.op_type, ())
+        if values.intersection(node.input[at] for at in sizes if at < len(node.input)):
             yield f"{_called(node)} makes a tensor whose size depends on values of a request"
         if node.op_type not in ("Shape", "Size") and values.intersection(node.input):
             values.update(filter(None, node.output))
-
-
-def _sizes(node: pb.Node) -> list[str]:
-    """Names of the inputs that determine the size of a node's output."""
-    return [node.input[at] for at in SIZES.get(node.op_type, ()) if at < len(node.input)]
 
 
 def _misplaced(node: pb.Node, depth: dict[str, int]) -> str:
@@ -215,6 +202,8 @@ def tensor_faults(tensor: pb.Tensor, beside: Mapping[str, int], *, strict: bool)
 # radon: one kind of data after the other, each on a separate line.
 def _faults(tensor: pb.Tensor, beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
     fields = [field for field in DATA if len(getattr(tensor, field))]
+    count = math.prod(tensor.dims)
+    size, own_field = TYPES.get(tensor.data_type, (0, ""))
     if len(tensor.dims) > AXES or min(tensor.dims, default=0) < 0:
         yield f"has {len(tensor.dims)} axes, or an axis of a negative size"
     elif len(fields) + tensor.HasField("raw_data") > 1 or tensor.HasField("segment"):
@@ -223,22 +212,17 @@ def _faults(tensor: pb.Tensor, beside: Mapping[str, int], *, strict: bool) -> It
         yield from _external(tensor, fields, beside)
     elif tensor.data_location or tensor.external_data:
         yield "contradicts itself about the file of its data"
-    elif tensor.data_type in TYPES:
-        yield from _inside(tensor, fields)
-    elif strict:
-        yield f"is of type {tensor.data_type}, which kanserve does not support{RELAXED}"
-
-
-def _inside(tensor: pb.Tensor, fields: list[str]) -> Iterator[str]:
-    count = math.prod(tensor.dims)
-    size, field = TYPES[tensor.data_type]
-    if tensor.HasField("raw_data"):
+    elif tensor.data_type not in TYPES:
+        if strict:
+            yield f"is of type {tensor.data_type}, which kanserve does not support{RELAXED}"
+    elif tensor.HasField("raw_data"):
         if tensor.data_type == STRING or len(tensor.raw_data) != count * size:
             yield f"has {len(tensor.raw_data)} bytes, expected {count * size} by its shape"
-    elif fields not in ([], [field]) or len(getattr(tensor, field)) != count:
-        yield f"has {len(getattr(tensor, field))} numbers, expected {count} by its shape"
+    elif fields not in ([], [own_field]) or len(getattr(tensor, own_field)) != count:
+        yield f"has {len(getattr(tensor, own_field))} numbers, expected {count} by its shape"
 
 
+# radon: one fact of the location after the other.
 def _external(tensor: pb.Tensor, fields: list[str], beside: Mapping[str, int]) -> Iterator[str]:
     """Faults in the location of external data."""
     facts = {entry.key: entry.value for entry in tensor.external_data}
@@ -247,20 +231,16 @@ def _external(tensor: pb.Tensor, fields: list[str], beside: Mapping[str, int]) -
         yield "has data here and in another file"
     if len(facts) != len(tensor.external_data) or not facts.keys() <= KEYS:
         yield "has an invalid location of external data"
-    elif location not in beside:
+        return
+    if location not in beside:
         yield f"has its data in {location[:80]!r}, which is not a file of this version (external data)"
-    else:
-        yield from _placed(tensor, facts, beside[location])
-
-
-def _placed(tensor: pb.Tensor, facts: Mapping[str, str], size_limit: int) -> Iterator[str]:
-    """Faults of external data in a file of `size_limit` bytes."""
-    size, _ = TYPES.get(tensor.data_type, (0, ""))
+        return
+    size_limit, (size, _) = beside[location], TYPES.get(tensor.data_type, (0, ""))
     needed = math.prod(tensor.dims) * size
     offset, length = (_number(facts.get(key, usual)) for key, usual in (("offset", "0"), ("length", str(needed))))
     if not size or offset < 0 or length != needed or offset + needed > size_limit:
         yield (
-            f"has {needed} bytes by its shape, but {length} bytes at {offset} of {facts['location']}, "
+            f"has {needed} bytes by its shape, but {length} bytes at {offset} of {location}, "
             f"which has {size_limit} bytes (external data)"
         )
 

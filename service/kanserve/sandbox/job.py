@@ -38,7 +38,6 @@ class Job:
     size     bytes of all files of the version, if later parts have more of them than this one
     """
 
-    backend: str
     options: SessionOptions
     strict: bool
     rows: int

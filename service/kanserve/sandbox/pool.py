@@ -35,8 +35,7 @@ class ProcessLost(Exception):
 class SandboxClient:
     """Client of the sandbox, which checks each version in a separate process. Use it on one event loop at a time."""
 
-    def __init__(self, backend: str) -> None:
-        self._backend = backend
+    def __init__(self) -> None:
         self.turn = asyncio.Semaphore(AT_ONCE)  # of the parts that run
         self._alone = asyncio.Lock()
         self._starting = asyncio.Lock()
@@ -45,11 +44,6 @@ class SandboxClient:
         self._started = 0  # processes so far
         self._busy = 0
         self._idle: asyncio.TimerHandle | None = None
-
-    async def validate(self, job: Job, files: Mapping[str, bytes]) -> None:
-        """Wait for a load check of one part. Raises what `VersionCheck.run` raises."""
-        async with self.check() as check:
-            await check.run(job, files)
 
     @contextlib.asynccontextmanager
     async def check(self) -> AsyncIterator[VersionCheck]:
@@ -111,7 +105,7 @@ class SandboxClient:
                 with contextlib.ExitStack() as undo:
                     undo.callback(ours.close)
                     with theirs:
-                        self._end = weakref.finalize(self, _ended, _started(self._backend, theirs.fileno()), ours)
+                        self._end = weakref.finalize(self, _ended, _started(theirs.fileno()), ours)
                     undo.callback(self.close)
                     ours.setblocking(False)
                     async with asyncio.timeout(STARTING):
@@ -141,7 +135,10 @@ class VersionCheck:
         for turn in (self._client.turn, self._client.alone()):
             async with turn:
                 try:
-                    await self._catch_up()
+                    while self._passed < len(self._parts):  # after the loss of a process, all of them run again
+                        own_job, own_files = self._parts[self._passed]
+                        _raise_fault(own_job, await self._reply(own_job, own_files))
+                        self._passed += 1
                 except ProcessLost:
                     self.close()
                     self._client.lost(self._forker)
@@ -164,16 +161,17 @@ class VersionCheck:
             self._socket.close()
         self._socket, self._heard, self._passed = None, b"", 0
 
-    async def _catch_up(self) -> None:
-        """Run the parts that have not passed; after the loss of a process, all of them."""
-        while self._passed < len(self._parts):
-            job, files = self._parts[self._passed]
-            _judge(job, await self._reply(job, files))
-            self._passed += 1
-
     async def _reply(self, job: Job, files: Mapping[str, bytes]) -> dict[str, str | int]:
         """The reply to one part."""
-        memory = await _written(job, files)
+        if sum(map(len, files.values())) <= SMALL:
+            memory = jobs.put(job, files)
+        else:  # on a thread, because it takes time; after a cancellation the memory is closed
+            writing = asyncio.get_running_loop().run_in_executor(None, functools.partial(jobs.put, job, files))
+            try:
+                memory = await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                writing.add_done_callback(lambda done: os.close(done.result()))
+                raise
         try:
             if self._socket is None:
                 self._socket, self._forker = await self._client.forked(job.most, memory)
@@ -185,30 +183,27 @@ class VersionCheck:
             os.close(memory)
         try:
             async with asyncio.timeout(job.seconds + GRACE):
-                return await self._line(self._socket)
+                loop, reply = asyncio.get_running_loop(), self._socket  # another task may remove the attribute
+                while b"\n" not in self._heard and len(self._heard) < WORDS:
+                    try:
+                        more = await loop.sock_recv(reply, WORDS)
+                    except ConnectionResetError as error:
+                        raise ProcessLost from error
+                    if not more:
+                        raise ProcessLost
+                    self._heard += more
+                line, _, self._heard = self._heard.partition(b"\n")
+                words: dict[str, str | int] = json.loads(line)
+                return words
         except TimeoutError as error:
             self._client.lost(self._forker)
             raise _late(job) from error
 
-    async def _line(self, reply: socket.socket) -> dict[str, str | int]:
-        loop = asyncio.get_running_loop()
-        while b"\n" not in self._heard and len(self._heard) < WORDS:
-            try:
-                more = await loop.sock_recv(reply, WORDS)
-            except ConnectionResetError as error:
-                raise ProcessLost from error
-            if not more:
-                raise ProcessLost
-            self._heard += more
-        line, _, self._heard = self._heard.partition(b"\n")
-        words: dict[str, str | int] = json.loads(line)
-        return words
 
-
-def _started(backend: str, end: int) -> subprocess.Popen[bytes]:
+def _started(end: int) -> subprocess.Popen[bytes]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "kanserve.sandbox.process", backend],
+        [sys.executable, "-P", "-m", "kanserve.sandbox.process"],
         stdin=end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -227,18 +222,6 @@ def _ended(process: subprocess.Popen[bytes], requests: socket.socket) -> None:
     process.wait()
 
 
-async def _written(job: Job, files: Mapping[str, bytes]) -> int:
-    """Memory with the job. A large job takes time, on a thread; after a cancellation its memory is closed."""
-    if sum(map(len, files.values())) <= SMALL:
-        return jobs.put(job, files)
-    writing = asyncio.get_running_loop().run_in_executor(None, functools.partial(jobs.put, job, files))
-    try:
-        return await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        writing.add_done_callback(lambda done: os.close(done.result()))
-        raise
-
-
 def _late(job: Job) -> LoadError:
     return LoadError(
         LoadReason.TIME,
@@ -248,7 +231,8 @@ def _late(job: Job) -> LoadError:
     )
 
 
-def _judge(job: Job, words: Mapping[str, str | int]) -> None:
+# radon: one kind of reply after the other.
+def _raise_fault(job: Job, words: Mapping[str, str | int]) -> None:
     """Raises the error in a reply; an empty reply has none."""
     if not words:
         return
@@ -268,14 +252,12 @@ def _judge(job: Job, words: Mapping[str, str | int]) -> None:
             hint="give the server more memory, or raise load_memory_bytes if it has more",
         )
     if "ended" in words:
+        exit_code = int(words["ended"])
+        how = f"with {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with the exit code {exit_code}"
         raise LoadError(
             LoadReason.CRASH,
-            f"the version crashed the load-check process {_how(int(words['ended']))}",
+            f"the version crashed the load-check process {how}",
             code="load-check-crash",
             hint="export the model again",
         )
     raise LoadError(LoadReason(str(words["reason"])), str(words["text"]), code=code, hint=hint)
-
-
-def _how(code: int) -> str:
-    return f"with {signal.Signals(-code).name}" if code < 0 else f"with the exit code {code}"

@@ -1,6 +1,6 @@
 """Sandbox process that has everything imported and forks a child for each load check.
 
-    python -m kanserve.sandbox.process BACKEND       on descriptor 0: a socket to the server
+    python -m kanserve.sandbox.process       on descriptor 0: a socket to the server
 
 A message is the number of bytes of memory that the child may use, with two descriptors: shared memory with the job,
 and a socket for the reply. The child replies, and this process adds how the child ended. A child that has parsed the
@@ -32,7 +32,7 @@ import numpy as np
 
 from kanexport.shared import manifest as manifests
 from kanexport.shared.custom_ops import KERNEL_FILE, edges_file
-from kanexport.shared.manifest import LayerInfo, Manifest
+from kanexport.shared.manifest import Manifest
 from kanserve.errors import (
     BackendError,
     ConfigError,
@@ -42,14 +42,14 @@ from kanserve.errors import (
     LoadReason,
     ResourceExhausted,
 )
-from kanserve.repository.layout import Texts
+from kanserve.repository import layout
 from kanserve.repository.validation import check_manifest
-from kanserve.runtime import base
-from kanserve.runtime.base import Backend, Session, SessionOptions
+from kanserve.runtime import base, ort
+from kanserve.runtime.base import Session, SessionOptions
 from kanserve.sandbox import graph_screen, verify
 from kanserve.sandbox import job as jobs
 from kanserve.sandbox.job import Job
-from kanserve.types import NUMPY_DTYPES, TensorInfo
+from kanserve.types import NUMPY_DTYPES
 
 PAUSE = 50  # milliseconds between two checks of the running children
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -74,7 +74,7 @@ def main() -> None:
     """Serve requests until the server closes its socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then closes the socket
     requests = socket.socket(fileno=0)
-    prepare(base.load(sys.argv[1]))
+    prepare()
     requests.send(b"+")
     running: list[Running] = []
     while True:
@@ -90,12 +90,12 @@ def main() -> None:
         os.kill(child.pid, signal.SIGKILL)
 
 
-def prepare(backend: Backend) -> None:
+def prepare() -> None:
     """Do once, before all forks, what each child would do at its first use: evaluate the types of a manifest, and fill
     the registries of the runtime with a session of a small graph. The session has ended before the first fork."""
     manifests.prepare()
     with contextlib.suppress(KanserveError):  # each load check reports it
-        backend.create(SMALL, SessionOptions("cpu", 1)).run(["y"], {"x": np.zeros((1, 1), np.float32)})
+        ort.create(SMALL, SessionOptions("cpu", 1)).run(["y"], {"x": np.zeros((1, 1), np.float32)})
     gc.collect()
     gc.freeze()  # otherwise the garbage collector of each child would copy every page that it visits
     gc.disable()  # a child ends after one version
@@ -106,7 +106,9 @@ def _forked(requests: socket.socket, others: list[Running], most: int, memory: i
     if pid:
         os.close(memory)
         return Running(pid, socket.socket(fileno=back), most)
-    _end_with(parent)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # this process ends when its parent ends
+    if os.getppid() != parent:  # it has just ended
+        os._exit(1)
     reply = socket.socket(fileno=back)
     try:
         requests.close()
@@ -119,13 +121,6 @@ def _forked(requests: socket.socket, others: list[Running], most: int, memory: i
         os._exit(0)
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent ends, also if that has just happened."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def _ended(child: Running) -> bool:
     """True if the child has exited; then its exit code is reported. A child with too much memory or without a reader
     is killed."""
@@ -135,19 +130,15 @@ def _ended(child: Running) -> bool:
             child.reply.sendall(json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
         child.reply.close()
         return True
-    if _abandoned(child.reply):
+    reader = select.poll()
+    reader.register(child.reply, 0)
+    if reader.poll(0):  # the server has closed its end
         os.kill(child.pid, signal.SIGKILL)
     elif child.most and _resident(child.pid) > child.most:
         with contextlib.suppress(OSError):
             child.reply.sendall(b'{"memory": ""}\n')
         os.kill(child.pid, signal.SIGKILL)
     return False
-
-
-def _abandoned(reply: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(reply, 0)
-    return bool(poll.poll(0))
 
 
 def _resident(pid: int) -> int:
@@ -183,9 +174,10 @@ def run(memory: int, reply: socket.socket) -> None:
         try_out(job, files, parsed[0])
 
     if _replied(reply, first) and parsed:
-        following = _next(reply)
-        if following is not None:
-            _replied(reply, functools.partial(second, following))
+        signal.setitimer(signal.ITIMER_REAL, 0)  # the time limit does not include the wait for the next job
+        _, descriptors, _, _ = socket.recv_fds(reply, 1, 1)
+        if descriptors:  # otherwise the server has closed its socket
+            _replied(reply, functools.partial(second, descriptors[0]))
 
 
 def _replied(reply: socket.socket, check: Callable[[], None]) -> bool:
@@ -201,13 +193,6 @@ def _replied(reply: socket.socket, check: Callable[[], None]) -> bool:
         words = {"reason": LoadReason.MEMORY, "text": TOO_MUCH}
     reply.sendall(json.dumps(words).encode() + b"\n")
     return not words
-
-
-def _next(reply: socket.socket) -> int | None:
-    """The memory with the next job; None if the server has closed its socket. The time limit does not include this."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    _, descriptors, _, _ = socket.recv_fds(reply, 1, 1)
-    return descriptors[0] if descriptors else None
 
 
 def limit(job: Job) -> None:
@@ -228,121 +213,68 @@ def limit(job: Job) -> None:
 def parse(files: Mapping[str, bytes]) -> Manifest | None:
     """Parse the texts before the server does. This process has limits on time and memory. Returns the parts of the
     manifest that the rest of the check reads; None for plain ONNX. Raises LoadError."""
-    manifest = Texts.from_files(files).judge()
+    manifest = layout.parsed(files)
     if manifest is None:
         return None
     check_manifest(manifest)
     return jobs.stripped(manifest)
 
 
+# radon: one graph after the other.
 def try_out(job: Job, files: Mapping[str, bytes], parsed: Manifest | None = None) -> None:
     """Check the structure of all graphs, then run them. `parsed`: the manifest from an earlier part of the check.
     Raises LoadError, ConfigError, ResourceExhausted."""
-    manifest = parsed if job.parsed else _strip_for_sandbox(job)
+    manifest = parsed
+    if not job.parsed and job.manifest is not None:
+        text = job.manifest.encode()
+        manifest = manifests.loads(text, most=len(text))  # the server wrote it for this check, of any size
     layers = () if manifest is None else manifest.layers
+    others = [] if manifest is None else [variant.file for variant in manifest.variants]
+    explained = "" if manifest is None else manifest.explanations.file  # the server does not run this graph
     sizes = {name: len(data) for name, data in files.items() if name == manifests.WEIGHTS_FILE}
-    for name in _graphs(manifest):
+    graphs = (manifests.MODEL_FILE, *others, explained, *(layer.edges_file for layer in layers))
+    for name in dict.fromkeys(filter(None, graphs)):
         graph_screen.check(name, files[name], sizes, strict=job.strict)
-    backend = base.load(job.backend)
     plain = dataclasses.replace(job.options, library="")
 
     def create(file: str, options: SessionOptions = plain) -> Session:
-        return base.create_session(backend, files, manifest, file, options)
+        return base.create_session(files, manifest, file, options)
 
     session = create(manifests.MODEL_FILE)
     _prove(manifest, session, job.rows)
-    if manifest is not None:
-        _prove_others(manifest, create, job.rows)
-    if job.options.library:
-        _try_kernel(job, files, sizes, manifest, functools.partial(create, options=job.options))
+    for file in others:
+        verify.named(file, functools.partial(_prove, manifest, create(file), job.rows))
+    if manifest is not None and explained:
+        verify.check_explained(manifest, create(explained))
+    if job.options.library and KERNEL_FILE in files:
+        graph_screen.check(KERNEL_FILE, files[KERNEL_FILE], sizes, strict=job.strict, kernel=True)
+        verify.named(KERNEL_FILE, functools.partial(_prove, manifest, create(KERNEL_FILE, job.options), job.rows))
     for at, layer in enumerate(layers):
         graph = create(layer.edges_file)
-        nodes = _nodes(layer.node_tensor, graph, session, layer.sources)
+        known = (*graph.inputs, *session.outputs, *session.inputs)
+        lengths = (tensor.shape[-1] for tensor in known if tensor.name == layer.node_tensor and tensor.shape)
+        nodes = next((length for length in lengths if length > 0), layer.sources)
         verify.check_edges(at, layer, graph, nodes)
-        if job.options.library:
-            _try_kernel_edges(job, at, layer, files, sizes, nodes, create)
-
-
-def _strip_for_sandbox(job: Job) -> Manifest | None:
-    """The manifest that the server wrote for the load check, of any size."""
-    if job.manifest is None:
-        return None
-    text = job.manifest.encode()
-    return manifests.loads(text, most=len(text))
-
-
-def _try_kernel(
-    job: Job,
-    files: Mapping[str, bytes],
-    sizes: Mapping[str, int],
-    manifest: Manifest | None,
-    create: Callable[[str], Session],
-) -> None:
-    """Check the graph with custom operators of a library, as the model's graph. Raises LoadError, ResourceExhausted."""
-    data = files.get(KERNEL_FILE)
-    if data is not None:
-        graph_screen.check(KERNEL_FILE, data, sizes, strict=job.strict, kernel=True)
-        verify.named(KERNEL_FILE, functools.partial(_prove, manifest, create(KERNEL_FILE), job.rows))
-
-
-def _try_kernel_edges(
-    job: Job,
-    at: int,
-    layer: LayerInfo,
-    files: Mapping[str, bytes],
-    sizes: Mapping[str, int],
-    nodes: int,
-    create: Callable[[str, SessionOptions], Session],
-) -> None:
-    """Check that the edge graph of a layer with custom operators, if there is one, runs. The server compares its values
-    with those of the portable edge graph. Raises LoadError, ResourceExhausted."""
-    file = edges_file(layer.edges_file)
-    if file in files:
-        graph_screen.check(file, files[file], sizes, strict=job.strict, kernel=True)
-        verify.operator_edges(at, layer, create(file, job.options), np.zeros((1, nodes), np.float32))
-
-
-def _prove_others(manifest: Manifest, create: Callable[[str], Session], rows: int) -> None:
-    """Check the other graphs of the model: the large-batch variant and the explanation graph."""
-    for variant in manifest.variants:
-        verify.named(variant.file, functools.partial(_prove, manifest, create(variant.file), rows))
-    if manifest.explanations.file:
-        verify.check_explained(manifest, create(manifest.explanations.file))
-
-
-def _graphs(manifest: Manifest | None) -> list[str]:
-    """The files that are graphs, also the explanation graph, which the server does not run."""
-    if manifest is None:
-        return [manifests.MODEL_FILE]
-    files = [variant.file for variant in manifest.variants]
-    files += [manifest.explanations.file] if manifest.explanations.file else []
-    return list(dict.fromkeys((manifests.MODEL_FILE, *files, *(layer.edges_file for layer in manifest.layers))))
+        file = edges_file(layer.edges_file)
+        if job.options.library and file in files:
+            # It only runs here. The server compares its values with those of the portable edge graph.
+            graph_screen.check(file, files[file], sizes, strict=job.strict, kernel=True)
+            verify.operator_edges(at, layer, create(file, job.options), np.zeros((1, nodes), np.float32))
 
 
 def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:
+    """Check a graph of the model, and run a batch. Raises LoadError, ResourceExhausted."""
     inputs, outputs = session.inputs, session.outputs
     if manifest is not None:
         verify.check_graph(manifest, session)
         verify.check_reference(manifest, session)
         inputs, outputs = verify.tensors(manifest.inputs), verify.tensors(manifest.outputs)
-    _batch(session, inputs, [tensor.name for tensor in outputs], rows)
-
-
-def _batch(session: Session, inputs: tuple[TensorInfo, ...], outputs: list[str], rows: int) -> None:
-    """Run zeros, as the server does to measure. A graph may reject them, but may not take too much memory. Raises
-    ResourceExhausted."""
     if rows == 0 or not all(tensor.shape and min(tensor.shape[1:], default=1) > 0 for tensor in inputs):
         return
+    # Zeros, as the server runs them to measure. A graph may reject them, but may not take too much memory.
     feeds = {tensor.name: np.zeros((rows, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in inputs}
     with contextlib.suppress(BackendError, FailedPrecondition):
-        session.run(outputs, feeds)
-
-
-def _nodes(name: str, graph: Session, session: Session, sources: int) -> int:
-    """Length of the input vector of a layer: from its graph, the model's graph, or its number of sources."""
-    known = (*graph.inputs, *session.outputs, *session.inputs)
-    lengths = [tensor.shape[-1] for tensor in known if tensor.name == name and tensor.shape]
-    return next((length for length in lengths if length > 0), sources)
+        session.run([tensor.name for tensor in outputs], feeds)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from kanexport.shared import custom_ops
 from kanexport.shared.manifest import LayerInfo, Manifest, TensorSpec
-from kanexport.shared.sections import Scaler
 from kanserve.errors import KanserveError, LoadError, LoadReason, ResourceExhausted
 from kanserve.runtime.base import Session
 from kanserve.types import DTYPES, Array, TensorInfo
@@ -26,6 +25,7 @@ def tensors(specs: tuple[TensorSpec, ...]) -> tuple[TensorInfo, ...]:
     return tuple(TensorInfo(spec.name, spec.datatype, spec.shape) for spec in specs)
 
 
+# radon: one kind of tensor after the other.
 def check_graph(manifest: Manifest, session: Session) -> None:
     """Check that the graph has the tensors of the manifest. Raises LoadError."""
     expected, results = tensors(manifest.inputs), tensors(manifest.outputs)
@@ -38,7 +38,17 @@ def check_graph(manifest: Manifest, session: Session) -> None:
         raise _differs(f"the graph does not have the output '{name}' of the manifest")
     for at, layer in enumerate(manifest.layers):
         node = inputs.get(layer.node_tensor) or outputs.get(layer.node_tensor)
-        _check_node(at, layer, node)
+        if node is None:
+            raise _differs(f"layer {at}: the graph has no tensor '{layer.node_tensor}'")
+        # The tensor feeds the layer as [rows, *positions, nodes].
+        expected_node = TensorInfo(
+            node.name, node.datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1)
+        )
+        if node.datatype not in FLOATS or not _fits(expected_node, node):
+            raise _differs(
+                f"layer {at}: '{node.name}' is {node.datatype} {list(node.shape)}, expected {' or '.join(FLOATS)} "
+                f"[rows, *positions, nodes] with positions {list(layer.positions)}"
+            )
 
 
 def _differs(text: str) -> LoadError:
@@ -49,18 +59,6 @@ def _unlike(claims: tuple[TensorInfo, ...], actual: dict[str, TensorInfo]) -> st
     """The first claimed tensor that the graph does not have, or ""."""
     fits = (claim.name in actual and _fits(claim, actual[claim.name]) for claim in claims)
     return next((claim.name for claim, fit in zip(claims, fits, strict=True) if not fit), "")
-
-
-def _check_node(at: int, layer: LayerInfo, node: TensorInfo | None) -> None:
-    """Check that the tensor that feeds a layer exists with the shape [rows, *positions, nodes]. Raises LoadError."""
-    if node is None:
-        raise _differs(f"layer {at}: the graph has no tensor '{layer.node_tensor}'")
-    expected = TensorInfo(node.name, node.datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1))
-    if node.datatype not in FLOATS or not _fits(expected, node):
-        raise _differs(
-            f"layer {at}: '{node.name}' is {node.datatype} {list(node.shape)}, expected {' or '.join(FLOATS)} "
-            f"[rows, *positions, nodes] with positions {list(layer.positions)}"
-        )
 
 
 def _fits(claim: TensorInfo, actual: TensorInfo) -> bool:
@@ -79,7 +77,7 @@ def check_reference(manifest: Manifest, session: Session) -> None:
     output_tensors = tensors(manifest.outputs)
     if not reference.inputs:
         return  # a model with a NaN output on every row; its notes contain that
-    rows, expected = feeds(manifest), answers(manifest)
+    rows, expected = feeds(manifest), reference_outputs(manifest)
     try:
         outputs = session.run([tensor.name for tensor in output_tensors], rows)
     except ResourceExhausted as error:
@@ -96,9 +94,33 @@ def check_reference(manifest: Manifest, session: Session) -> None:
             code="reference-rows-fail",
             hint=EXPORT_AGAIN,
         ) from error
-    for tensor, answer, output in zip(output_tensors, expected, outputs, strict=True):
+    for tensor, wanted, output in zip(output_tensors, expected, outputs, strict=True):
         what = "" if len(output_tensors) == 1 else f" of '{tensor.name}'"
-        _compare(what, answer, output, reference.tolerance, manifest.scalers.outputs)
+        # Outputs with a scaler are compared as the network computes them, so that a column of large values does not
+        # hide another one.
+        scaler = manifest.scalers.outputs
+        if output.shape != wanted.shape:
+            raise LoadError(
+                LoadReason.REFERENCE,
+                f"reference outputs{what} have shape {list(output.shape)}, expected {list(wanted.shape)}",
+                code="reference-outputs-differ",
+                hint=EXPORT_AGAIN,
+            )
+        offset, unit = (np.array(scaler.offset), np.array(scaler.scale)) if scaler else (np.zeros(()), np.ones(()))
+        scale = float(np.abs((wanted - offset) / unit).max(initial=0.0))
+        last = float(np.finfo(np.float64 if output.dtype == np.float64 else np.float32).eps)
+        room = ROUNDING * last * np.maximum(np.abs(wanted), np.abs(offset)) if scaler else 0.0
+        differences = np.abs(output.astype(np.float64) - wanted)
+        error_found = float((np.where(differences <= room, 0.0, differences) / unit).max(initial=0.0))
+        # Written so that NaN fails.
+        if not error_found <= reference.tolerance * scale:
+            raise LoadError(
+                LoadReason.REFERENCE,
+                f"reference outputs{what} differ by {error_found:.3g}, "
+                f"expected at most {reference.tolerance:.3g} of {scale:.3g}",
+                code="reference-outputs-differ",
+                hint="export the model again with this version of onnxruntime",
+            )
 
 
 def check_explained(manifest: Manifest, session: Session) -> None:
@@ -122,7 +144,7 @@ def named(file: str, check: Callable[[], None]) -> None:
         raise LoadError(error.reason, f"{file}: {error}", code=error.code, hint=error.hint) from error
 
 
-def answers(manifest: Manifest) -> list[NDArray[np.float64]]:
+def reference_outputs(manifest: Manifest) -> list[NDArray[np.float64]]:
     """The reference outputs, [R, ...] each. Raises LoadError."""
     try:
         flat = np.asarray(manifest.reference.outputs, np.float64)
@@ -153,32 +175,6 @@ def _ragged() -> LoadError:
     )
 
 
-def _compare(what: str, expected: NDArray[np.float64], actual: Array, tolerance: float, scaler: Scaler) -> None:
-    """Raises LoadError if an output differs from the manifest. Outputs with a scaler are compared as the network
-    computes them, so that a column of large values does not hide another one."""
-    if actual.shape != expected.shape:
-        raise LoadError(
-            LoadReason.REFERENCE,
-            f"reference outputs{what} have shape {list(actual.shape)}, expected {list(expected.shape)}",
-            code="reference-outputs-differ",
-            hint=EXPORT_AGAIN,
-        )
-    offset, unit = (np.array(scaler.offset), np.array(scaler.scale)) if scaler else (np.zeros(()), np.ones(()))
-    scale = float(np.abs((expected - offset) / unit).max(initial=0.0))
-    last = float(np.finfo(np.float64 if actual.dtype == np.float64 else np.float32).eps)
-    room = ROUNDING * last * np.maximum(np.abs(expected), np.abs(offset)) if scaler else 0.0
-    differences = np.abs(actual.astype(np.float64) - expected)
-    error_found = float((np.where(differences <= room, 0.0, differences) / unit).max(initial=0.0))
-    # Written so that NaN fails.
-    if not error_found <= tolerance * scale:
-        raise LoadError(
-            LoadReason.REFERENCE,
-            f"reference outputs{what} differ by {error_found:.3g}, expected at most {tolerance:.3g} of {scale:.3g}",
-            code="reference-outputs-differ",
-            hint="export the model again with this version of onnxruntime",
-        )
-
-
 def _parts(flat: NDArray[np.float64], tensors: tuple[TensorInfo, ...]) -> list[NDArray[np.float64]]:
     """Flat reference rows in the shapes of their tensors. Raises LoadError."""
     sizes = [math.prod(tensor.shape[1:]) for tensor in tensors]
@@ -194,13 +190,15 @@ def _parts(flat: NDArray[np.float64], tensors: tuple[TensorInfo, ...]) -> list[N
     return [part.reshape(len(flat), *tensor.shape[1:]) for part, tensor in zip(parts, tensors, strict=True)]
 
 
+# radon: one fact of the graph after the other.
 def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None:
     """Check that the edge graph of a layer takes one vector of `nodes` numbers, and gives an edge for each source and
     destination. Raises LoadError."""
     (tensor,) = session.inputs if len(session.inputs) == 1 else (None,)
     if tensor is None or tensor.name != layer.node_tensor or tensor.datatype not in FLOATS:
         raise _differs(f"layer {at}: the only input of {layer.edges_file} is not '{layer.node_tensor}'")
-    if missing := _wanted(layer) - {tensor.name for tensor in session.outputs}:
+    named = {layer.edges_tensor} | {basis.edges_tensor for basis in layer.bases if basis.edges_tensor}
+    if missing := named - {tensor.name for tensor in session.outputs}:
         raise _differs(f"layer {at}: {layer.edges_file} has no output '{min(missing)}'")
     try:
         (edges,) = session.run([layer.edges_tensor], {tensor.name: np.zeros((1, nodes), DTYPES[tensor.datatype])})
@@ -262,8 +260,3 @@ def check_operator_edges(manifest: Manifest, at: int, by_operator: Session, port
     expected = np.concatenate([np.take_along_axis(edges, chosen, axis=1), *places], axis=1)
     if not np.array_equal(operator_edges(at, layer, by_operator, nodes, count), expected):
         raise _differs(f"layer {at}: {custom_ops.edges_file(layer.edges_file)} selects other edges than the strongest")
-
-
-def _wanted(layer: LayerInfo) -> set[str]:
-    """The outputs of the edge graph that the manifest names."""
-    return {layer.edges_tensor} | {basis.edges_tensor for basis in layer.bases if basis.edges_tensor}

@@ -78,7 +78,7 @@ class Batch:
         self._execute, self._outputs, self._feeds = execute, outputs, feeds
         self.rows = rows
         self.pieces = -(-rows // piece) if 0 < piece < rows else 1
-        self._left: deque[tuple[int, int]] | None = None
+        self._left: deque[tuple[int, int]] = deque()
         self._merging: threading.Lock | None = None
         if self.pieces > 1:
             cuts = [rows * at // self.pieces for at in range(self.pieces + 1)]
@@ -96,33 +96,25 @@ class Batch:
             self.error = failure
 
     def _work(self) -> None:
-        if self._left is None or self._merging is None:
-            self._merge()
-            self.result = self._execute(self._outputs, self._whole or {})
+        if self._merging is None:
+            self.result = self._execute(self._outputs, self._merged())
             self.ended = time.perf_counter_ns()
             return
         with self._merging:
-            if self._whole is None:
-                self._merge()
-        self._take(self._left, self._whole or {})
-
-    def _merge(self) -> None:
-        self.begun = time.perf_counter_ns()
-        self._whole = joined(self._feeds)
-        self.merged = time.perf_counter_ns()
-
-    def _take(self, left: deque[tuple[int, int]], whole: Mapping[str, Array]) -> None:
-        """Run chunks until none is left or one has failed."""
+            whole = self._merged() if self._whole is None else self._whole
         while self.error is None:
             try:
-                start, stop = left.popleft()
+                start, stop = self._left.popleft()
             except IndexError:
                 return
             self._parts[start] = self._execute(self._outputs, select_rows(whole, start, stop))
             if len(self._parts) == self.pieces:
-                self.result = self._joined()
+                parts = [self._parts[start] for start in sorted(self._parts)]
+                self.result = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
                 self.ended = time.perf_counter_ns()
 
-    def _joined(self) -> list[Array]:
-        parts = [self._parts[start] for start in sorted(self._parts)]
-        return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+    def _merged(self) -> Mapping[str, Array]:
+        self.begun = time.perf_counter_ns()
+        self._whole = whole = joined(self._feeds)
+        self.merged = time.perf_counter_ns()
+        return whole

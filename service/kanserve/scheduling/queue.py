@@ -7,6 +7,7 @@ make one batch, and none waits for more.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections import deque
@@ -93,7 +94,9 @@ def choose(policy: Policy, rows: Sequence[int], oldest: float, now: float, most:
     if not rows:
         return Choice(0)
     most = policy.max_rows if most is None else min(most, policy.max_rows)
-    sums = _sums(rows, most)
+    # The rows of the first request, of the first two, and so on, as far as they fit; at least one number.
+    sums = list(itertools.accumulate(rows))
+    sums = sums[: max(1, bisect.bisect_right(sums, most))]
     due = oldest + policy.delay
     best = _preferred(policy.preferred, sums)
     if best and not (policy.delay and now >= due):
@@ -116,16 +119,6 @@ def _preferred(sizes: Sequence[int], sums: Sequence[int]) -> int:
     if sums[-1] <= sizes[-1]:
         return 0
     return max(1, sum(total <= sizes[-1] for total in sums))
-
-
-def _sums(rows: Sequence[int], most: int) -> list[int]:
-    """The rows of the first request, of the first two, and so on, as far as they fit; at least one number."""
-    sums = [rows[0]]
-    for count in rows[1:]:
-        if sums[-1] + count > most:
-            break
-        sums.append(sums[-1] + count)
-    return sums
 
 
 def share(waiting: int, idle: int, least: int) -> int:
@@ -196,13 +189,14 @@ class _Lane(Generic[T]):
 
 
 class Queue(Generic[T]):
-    """Queue of `count` requests with `rows` rows. `max_bytes` limits the bytes of their inputs."""
+    """Queue of `count` requests with `rows` rows. `max_bytes` limits the bytes of their inputs. No request expires
+    before the time `soonest`, which is infinite if none expires."""
 
     def __init__(self, policy: Policy, max_bytes: int) -> None:
         self._policy, self._max_bytes = policy, max_bytes
         self._lanes: list[_Lane[T]] = [_Lane() for _ in policy.levels]
         self.count = self._bytes = self.rows = 0
-        self._soonest = math.inf  # no request expires before this
+        self.soonest = math.inf
 
     def add(self, request: Waiting[T]) -> bool:
         """Add a request. Returns False if the queue is full."""
@@ -214,8 +208,8 @@ class Queue(Generic[T]):
         self._bytes += request.size
         self.rows += request.rows
         for end in (request.queue_deadline, request.deadline):
-            if end is not None and end < self._soonest:
-                self._soonest = end
+            if end is not None and end < self.soonest:
+                self.soonest = end
         return True
 
     def remove(self, request: Waiting[T]) -> bool:
@@ -230,39 +224,33 @@ class Queue(Generic[T]):
             return True
         return False
 
-    @property
-    def soonest(self) -> float:
-        """The time before which no request expires; infinite if none expires."""
-        return self._soonest
-
     def expire(self, now: float) -> Expired[T]:
         """Remove and return the expired requests. A level with `delays` moves its timed-out requests behind the
         others instead."""
         over: Expired[T] = Expired([], [])
-        if now <= self._soonest:
+        if now <= self.soonest:
             return over
         for lane, level in zip(self._lanes, self._policy.levels, strict=True):
             lane.sort(now, over.late, None if level.delays else over.timed_out)
         for request in (*over.late, *over.timed_out):
             self._left(request)
-        self._soonest = min((_end(request, now) for request in self._line()), default=math.inf)
+        ends = (end for request in self._line() for end in (request.queue_deadline, request.deadline))
+        self.soonest = min((end for end in ends if end is not None and end >= now), default=math.inf)
         return over
 
     def take(self, now: float, most: int | None = None) -> tuple[list[Waiting[T]], float | None]:
         """The next batch, of at most `most` rows, or the time of the next call. Call `expire` before."""
         if not self.count:
             return [], None
-        choice = self._choice(now, most)
-        return self._first(choice.count), choice.wake
-
-    def _parts(self) -> list[deque[Waiting[T]]]:
-        """Parts of the queue in the order of service."""
-        return [part for lane in self._lanes for part in (lane.intime, lane.delayed) if part]
-
-    def _line(self) -> Iterator[Waiting[T]]:
-        """All requests, in the order of service."""
-        parts = self._parts()
-        return iter(parts[0]) if len(parts) == 1 else itertools.chain.from_iterable(parts)
+        line = self._line()
+        first = next(line)
+        together = [first, *itertools.takewhile(lambda request: request.key == first.key, line)]
+        oldest = min(request.arrived for request in together) if self._policy.delay else first.arrived
+        choice = choose(self._policy, [request.rows for request in together], oldest, now, most)
+        count, wake = choice.count, choice.wake
+        if not count and len(together) < self.count:  # others are behind them: nothing can join this batch any more
+            count, wake = len(together), None
+        return self._first(count), wake
 
     def _first(self, count: int) -> list[Waiting[T]]:
         """Remove and return the first `count` requests."""
@@ -274,25 +262,18 @@ class Queue(Generic[T]):
             self._left(request)
         return taken
 
+    def _parts(self) -> list[deque[Waiting[T]]]:
+        """Parts of the queue in the order of service."""
+        return [part for lane in self._lanes for part in (lane.intime, lane.delayed) if part]
+
+    def _line(self) -> Iterator[Waiting[T]]:
+        """All requests, in the order of service."""
+        parts = self._parts()
+        return iter(parts[0]) if len(parts) == 1 else itertools.chain.from_iterable(parts)
+
     def _left(self, request: Waiting[T]) -> None:
         self.count -= 1
         self._bytes -= request.size
         self.rows -= request.rows
         if not self.count:
-            self._soonest = math.inf
-
-    def _choice(self, now: float, most: int | None) -> Choice:
-        line = self._line()
-        first = next(line)
-        together = [first, *itertools.takewhile(lambda request: request.key == first.key, line)]
-        policy = self._policy
-        oldest = min(request.arrived for request in together) if policy.delay else first.arrived
-        choice = choose(policy, [request.rows for request in together], oldest, now, most)
-        others = len(together) < self.count  # behind them: nothing can join this batch any more
-        return Choice(len(together)) if others and not choice.count else choice
-
-
-def _end(request: Waiting[T], after: float = -math.inf) -> float:
-    """Expiry of a request: the first of its two ends that is later than `after`."""
-    ends = [end for end in (request.queue_deadline, request.deadline) if end is not None and end >= after]
-    return min(ends, default=math.inf)
+            self.soonest = math.inf

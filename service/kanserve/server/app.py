@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kanexport.shared.manifest import Manifest, ManifestError
+from kanexport.shared.manifest import ManifestError
 from kanserve import version
 from kanserve.auth import authenticator
-from kanserve.auth.authenticator import Authenticator
 from kanserve.config.hosts import Sites
 from kanserve.config.reload import Change, Changes
 from kanserve.config.settings import Settings
@@ -44,14 +42,13 @@ from kanserve.observability import logs, trace_packages
 from kanserve.observability.metrics import Metrics, ModelMetrics
 from kanserve.observability.multiprocess import MetricsPage, RemoteMetrics
 from kanserve.repository import layout
-from kanserve.runtime import base
 from kanserve.server import watchdog
 from kanserve.server.credentials import Renewal
 from kanserve.server.watchdog import Patience, Watchdog
 from kanserve.services import control
 from kanserve.services.control import Catalogue, WorkerBus
 from kanserve.services.edits import Editor
-from kanserve.services.explain import Explainer, Insights
+from kanserve.services.explain import Explainer
 from kanserve.services.inference import Inference
 from kanserve.services.kan import Kan
 from kanserve.services.statistics import Watches
@@ -63,7 +60,7 @@ from kanserve.transport.metrics_server import MetricsServer
 from kanserve.types import NUMPY_DTYPES, TensorInfo
 
 if TYPE_CHECKING:
-    from kanserve.observability import tracing
+    pass
 
 
 WAITING = 4  # threads in addition to compute threads, for work that waits for a disk
@@ -74,13 +71,6 @@ HELD = 0.1  # seconds in which immediate next requests and the notice of the shu
 SPARE = 2.0  # seconds after which a transport itself ends calls, without a status for the client
 
 log = logs.get_logger("app")
-
-
-def _http_application(*parts: Any) -> Any:
-    """The ASGI application of REST and web UI. Only transports with HTTP import its packages."""
-    from kanserve.rest import application
-
-    return application.build_application(*parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +98,7 @@ class WorkerContext:
 class App:
     """Server with its parts. Call `start`, `load`, then `drain`, all on one event loop."""
 
+    # radon: the parts of the server in the order in which they need each other.
     def __init__(self, settings: Settings, place: WorkerContext | None = None, build: Build | None = None) -> None:
         """Build all parts, on a running event loop, without binding ports. `place`: the place among several workers.
         `build`: makes the transports, in place of `factory.build`. Raises ConfigError."""
@@ -127,41 +118,31 @@ class App:
         self.lifecycle = Lifecycle()
         self.rescan_requested = asyncio.Event()
         self.registry = Registry(by_hand=settings.model_control == "explicit", required=settings.ready_requires)
-        self._tracing, kind = _traced(enabled=settings.traces)
+        self._tracing, kind = None, ModelMetrics
+        if settings.traces:  # only then are its libraries imported
+            tracing = trace_packages.load()
+            self._tracing, kind = tracing.build(version.version(), outcome), tracing.TracedModelMetrics
         self.metrics = Metrics(kind)
-        runtime, store = base.load(settings.backend), _keeping(settings, place)
-        self._reconciler = Reconciler(settings, runtime, budget, self.registry, self.metrics, self._changed, store)
+        store = None
+        if settings.state_dir is not None:
+            workers = () if place is None else (place.number, place.workers)
+            store = StatisticsStore(settings.state_dir, *workers)
+        self._reconciler = Reconciler(settings, budget, self.registry, self.metrics, self._changed, store)
         catalogue = self._catalogue = Catalogue(self.registry, self.lifecycle)
         self._announced: str | None = None  # why the server is not ready, as last reported; "" if it is
-        self._report = self._log_state if place is None else place.announce
+        self._report = place.announce if place is not None else lambda reason: log_state(reason, **self._addresses)
         self._addresses: dict[str, str] = {}
         self.registry.subscribe(self._announce)
         bounds = (settings.max_edge_query_rows, settings.max_edge_query_evaluations, settings.max_response_bytes)
         kan = Kan(self.registry, *bounds)
         self._watches = Watches(kan, self.lifecycle.closing, settings.max_watch_streams)
-        insights = Insights(kan, Explainer(kan))
+        explainer = Explainer(kan)
         inference = Inference(
-            self.registry, self.metrics, settings.max_response_bytes, settings.max_input_strings, insights
+            self.registry, self.metrics, settings.max_response_bytes, settings.max_input_strings, explainer
         )
         self._health = Health(catalogue, services.NAMES, settings.max_connections)
         gate = authenticator.build(settings)
-        guard = self.guard = self._guard(gate)
-        self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
-        native = native_calls() if settings.kernel else None
-        service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes)
-        views = KanService(kan, self._control, self.metrics, self._watches, Editor(settings, self.registry))
-        mirror, most = Reflection(services.NAMES) if settings.reflection else None, settings.max_stream_requests
-        page = self.metrics if place is None else RemoteMetrics(place.metrics, self.metrics)
-        methods = services.guarded(guard, service, views, self._health, mirror, max_stream_requests=most, native=native)
-        parts = (settings, guard, self.metrics, page, service, views, catalogue, self._control, insights)
-        self._transport = (build or factory.build)(settings, methods, functools.partial(_http_application, *parts))
-        self._renewal = Renewal(settings, gate, self._transport, self.metrics)
-        self._beside: list[asyncio.Task[None]] = []  # tasks that run while the transports are open
-        self._metrics_server: MetricsServer | None = None
-
-    def _guard(self, gate: Authenticator | None) -> Interceptor:
-        settings = self._settings
-        return Interceptor(
+        guard = self.guard = Interceptor(
             self.metrics,
             self.lifecycle,
             AccessLog(settings.access_log),
@@ -172,6 +153,25 @@ class App:
             largest=settings.max_request_bytes,
             max_seconds=settings.max_deadline_seconds,
         )
+        self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
+        native = native_calls() if settings.kernel else None
+        service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes)
+        views = KanService(kan, self._control, self.metrics, self._watches, Editor(settings, self.registry))
+        mirror, most = Reflection(services.NAMES) if settings.reflection else None, settings.max_stream_requests
+        page = self.metrics if place is None else RemoteMetrics(place.metrics, self.metrics)
+        methods = services.guarded(guard, service, views, self._health, mirror, max_stream_requests=most, native=native)
+        parts = (settings, guard, self.metrics, page, service, views, catalogue, self._control, explainer)
+
+        def application() -> Any:
+            """The ASGI application of REST and web UI. Only transports with HTTP import its packages."""
+            from kanserve.rest.application import build_application
+
+            return build_application(*parts)
+
+        self._transport = (build or factory.build)(settings, methods, application)
+        self._renewal = Renewal(settings, gate, self._transport, self.metrics)
+        self._beside: list[asyncio.Task[None]] = []  # tasks that run while the transports are open
+        self._metrics_server: MetricsServer | None = None
 
     async def start(self) -> dict[str, str]:
         """Bind all ports and report "not ready". Returns the addresses by protocol."""
@@ -203,9 +203,6 @@ class App:
         """Set the state that the probes of the metrics port report."""
         if self._metrics_server is not None:
             self._metrics_server.live, self._metrics_server.ready = live, ready
-
-    def _log_state(self, reason: str) -> None:
-        log_state(reason, **self._addresses)
 
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version in the repository, until `stop`. The failure of one version does not affect others. Raises
@@ -267,6 +264,7 @@ class App:
 
         return Watchdog(asyncio.get_running_loop(), patience, self.metrics, stuck)
 
+    # radon: the steps of the shutdown in their order.
     async def drain(self, hurry: asyncio.Event, *, patient: bool = True) -> int:
         """Shut down gracefully; `hurry` ends every wait. Not `patient`: without the waits for load balancers, as on a
         terminal. Returns the exit code."""
@@ -280,40 +278,14 @@ class App:
         await self._health.changed()
         await _pause(hurry, delay)
         if refuse:
-            await self._reject(hurry, refuse, part=delay > 0)
+            # Not at the start of the shutdown: a gateway that sends a request at the moment of a GOAWAY can lose it.
+            if delay > 0 and not hurry.is_set():  # the clients of closed connections connect to other servers
+                await self._transport.part(settings.drain_grace_seconds)
+            await self._close()
+            await _pause(hurry, refuse)
         self.lifecycle.held = True
         await _pause(hurry, HELD)
-        await self._stop(hurry)
-        if not (hurry.is_set() or self.lifecycle.stuck):  # in these cases the server waits for no execution
-            await asyncio.to_thread(self.registry.close)
-        if self._metrics_server is not None:
-            await asyncio.to_thread(self._metrics_server.close)
-        if self._tracing is not None:
-            await self._tracing.close()
-        log.info("server_stopped", **self.lifecycle.ends)
-        if self.lifecycle.stuck:
-            return watchdog.EXIT_STUCK
-        return EXIT_TERMINATED if hurry.is_set() else 0
-
-    async def _reject(self, hurry: asyncio.Event, seconds: float, *, part: bool) -> None:
-        """Reject new requests for a time. `part`: close the connections before, so that their clients connect to other
-        servers.
-
-        Not at the start of the shutdown: a gateway that sends a request at the moment of a GOAWAY can lose it.
-        """
-        if part and not hurry.is_set():
-            await self._transport.part(self._settings.drain_grace_seconds)
-        await self._close()
-        await _pause(hurry, seconds)
-
-    async def _close(self) -> None:
-        """Reject new requests, and end the watches."""
-        self.lifecycle.close()
-        self._probed(live=False, ready=False)
-        await self._health.changed(end=True)
-
-    async def _stop(self, hurry: asyncio.Event) -> None:
-        """Close the ports. The server ends calls in flight after `drain_grace_seconds`, or when `hurry` is set."""
+        # Close the ports. The server ends calls in flight after `drain_grace_seconds`, or when `hurry` is set.
         grace = self._settings.drain_grace_seconds
         stopping = asyncio.create_task(self._transport.stop(grace + SPARE))
         hurried = asyncio.create_task(hurry.wait())
@@ -326,28 +298,25 @@ class App:
             self.lifecycle.cutting = True
             await self._transport.stop(None)
         await stopping
+        if not (hurry.is_set() or self.lifecycle.stuck):  # in these cases the server waits for no execution
+            await asyncio.to_thread(self.registry.close)
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
+        if self._tracing is not None:
+            await self._tracing.close()
+        log.info("server_stopped", **self.lifecycle.ends)
+        if self.lifecycle.stuck:
+            return watchdog.EXIT_STUCK
+        return EXIT_TERMINATED if hurry.is_set() else 0
+
+    async def _close(self) -> None:
+        """Reject new requests, and end the watches."""
+        self.lifecycle.close()
+        self._probed(live=False, ready=False)
+        await self._health.changed(end=True)
 
 
-def _keeping(settings: Settings, place: WorkerContext | None) -> StatisticsStore | None:
-    """The store of the statistics; None without `state_dir`."""
-    if settings.state_dir is None:
-        return None
-    return (
-        StatisticsStore(settings.state_dir)
-        if place is None
-        else StatisticsStore(settings.state_dir, place.number, place.workers)
-    )
-
-
-def _traced(*, enabled: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics]]:
-    """The tracer, which also counts executions, or None. The libraries are imported only if the setting is on.
-    Raises ConfigError."""
-    if not enabled:
-        return None, ModelMetrics
-    tracing = trace_packages.load()
-    return tracing.build(version.version(), outcome), tracing.TracedModelMetrics
-
-
+# radon: the steps of the start in their order.
 async def serve(
     settings: Settings,
     ready: Callable[[Mapping[str, str]], None] | None = None,
@@ -390,7 +359,11 @@ async def serve(
         await app.join(place.all_ready, signals.stop)
     async with app.watching():
         await signals.stop.wait()
-    return await _leave(app, signals, watch)
+    code = await app.drain(signals.hurry, patient=signals.patient)
+    if code or unfinished():  # an execution or a load may take long, or hang
+        watchdog.end(code)
+    watch.close()
+    return code
 
 
 def log_state(reason: str, **facts: object) -> None:
@@ -401,21 +374,13 @@ def log_state(reason: str, **facts: object) -> None:
         log.info("server_ready", **facts)
 
 
-async def _leave(app: App, signals: Signals, watch: Watchdog) -> int:
-    code = await app.drain(signals.hurry, patient=signals.patient)
-    if code or unfinished():  # an execution or a load may take long, or hang
-        watchdog.end(code)
-    watch.close()
-    return code
-
-
 def metrics_server(page: MetricsPage, settings: Settings) -> MetricsServer:
     """The server of the metrics port. Raises ConfigError."""
     endpoints.server_ports(settings)
     port = endpoints.Port.metrics(settings)
     sites = Sites(settings.metrics_host, settings.allowed_hosts)
     try:
-        return MetricsServer(page, port.host, port.port, settings.scrape_timeout, sites)
+        return MetricsServer(page, port.host, port.port, sites)
     except OSError as error:
         raise port.refused(error) from error
 
@@ -470,34 +435,24 @@ AROUND = 2**16  # bytes of a message in addition to its tensors
 limits_log = logs.get_logger("models")
 
 
+# radon: the bytes of one version after the other.
 def with_request_limit(settings: Settings) -> Settings:
     """The settings with `max_request_bytes` as large as a full batch of the largest model, up to `MOST`, unless an
     operator has set it. The function reads the manifests; the sizes of graphs without a manifest are unknown."""
     if "max_request_bytes" in settings.model_fields_set:
         return settings
-    needed = min(MOST, max(_batches(settings), default=0))
+    needed = 0
+    with contextlib.suppress(ConfigError):
+        for candidate in layout.scan(settings.repository, plain_onnx=False, hard_links=settings.allow_hard_links):
+            try:
+                manifest = layout.manifest(candidate)
+                rows = batch_size(layout.config(candidate), manifest.max_batch_size, manifest=True)
+            except (OSError, LoadError, ManifestError):  # the load of the version reports it
+                continue
+            tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in manifest.inputs]
+            row_bytes = sum(tensor.row_bytes for tensor in tensors if tensor.datatype in NUMPY_DTYPES)
+            needed = min(MOST, max(needed, rows * row_bytes + AROUND))
     if needed <= settings.max_request_bytes:
         return settings
     limits_log.info("request_limit_raised", max_request_bytes=needed)
     return settings.model_copy(update={"max_request_bytes": needed})
-
-
-def _batches(settings: Settings) -> Iterator[int]:
-    """The bytes of a full batch of each version. A version that cannot be read is skipped, because its load reports
-    the reason."""
-    try:
-        candidates = layout.scan(settings.repository, plain_onnx=False, hard_links=settings.allow_hard_links)
-    except ConfigError:
-        return
-    for candidate in candidates:
-        try:
-            manifest = layout.manifest(candidate)
-            rows = batch_size(layout.config(candidate), manifest.max_batch_size, manifest=True)
-        except (OSError, LoadError, ManifestError):
-            continue
-        yield rows * _row_bytes(manifest) + AROUND
-
-
-def _row_bytes(manifest: Manifest) -> int:
-    tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in manifest.inputs]
-    return sum(tensor.row_bytes for tensor in tensors if tensor.datatype in NUMPY_DTYPES)

@@ -87,10 +87,13 @@ class Renewal:
         looked = time.monotonic()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._pause())
+                often = self._every if self._tokens is None else max(self._every / GLANCES, SHORTEST)
+                await asyncio.wait_for(self._wake.wait(), min(self._every, often))
             if not (self._wake.is_set() or time.monotonic() >= looked + self._every):
-                if self._tokens is not None and await asyncio.to_thread(self._touched):
-                    await self._reload(self._tokens)
+                if self._tokens is not None:
+                    before, self._seen = self._seen, await asyncio.to_thread(self._facts)
+                    if self._seen != before:
+                        await self._reload(self._tokens)
                 continue
             self._wake.clear()
             looked = time.monotonic()
@@ -99,17 +102,8 @@ class Renewal:
             if self._tokens is not None:
                 await self._reload(self._tokens)
 
-    def _pause(self) -> float:
-        if self._tokens is None:
-            return self._every
-        return min(self._every, max(self._every / GLANCES, SHORTEST))
-
-    def _touched(self) -> bool:
-        """Whether the token file was replaced or written, or has another size, since the last check."""
-        before, self._seen = self._seen, self._facts()
-        return self._seen != before
-
     def _facts(self) -> tuple[float, ...]:
+        """Facts of the token file, which differ if it was replaced or written, or has another size."""
         if self._file is None:
             return ()
         try:

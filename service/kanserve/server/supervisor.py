@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,12 @@ HURRIED = 5.0  # seconds for workers that stop immediately, before they are kill
 SPARE = 3.0  # seconds in which a hung worker can end by itself
 LINE = 2**20  # bytes of a line of a worker at most
 
-# Kind of each order; of the orders of one kind, only the last one is kept.
-KINDS = {"load": "load", "unload": "load", "choose": "choose", "shadow": "shadow", "reset": "reset"}
 Heard = Callable[[int, dict[str, Any]], None]  # a message, by the worker of this number
 
 log = logs.get_logger("workers")
 
 
+# radon: the steps of the start in their order.
 async def serve(
     settings: Settings,
     ready: Callable[[Mapping[str, str]], None] | None = None,
@@ -61,7 +60,13 @@ async def serve(
         contextlib.ExitStack() as bound,
         contextlib.closing(app.metrics_server(page, settings)) as metrics,
     ):
-        listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
+        ports = ("grpc_port",) if settings.http_port is None else ("grpc_port", "http_port")
+        listeners = {}
+        for name in ports:  # sockets that the workers inherit: listening ones, or for grpcio one that reserves the port
+            port = (endpoints.Port.http if name == "http_port" else endpoints.Port.grpc)(settings)
+            accepts = name == "http_port" or settings.transport == "asgi"
+            own = endpoints.bind(port, settings.keepalive_seconds) if accepts else endpoints.reserve(port)
+            listeners[name] = bound.enter_context(own)
         supervisor = Supervisor(settings, listeners, page, metrics)
         signals.on_hangup.append(supervisor.rescan)
         if changes is not None:
@@ -72,7 +77,8 @@ async def serve(
             if addresses:
                 addresses["metrics"] = f"{settings.metrics_host}:{metrics.port}"
                 supervisor.addresses.update(addresses)
-                (ready or _nobody)(addresses)
+                if ready is not None:
+                    ready(addresses)
             await signals.stop.wait()
         except ConfigError:
             signals.hurry.set()
@@ -83,10 +89,6 @@ async def serve(
     if signals.hurry.is_set():
         return app.EXIT_TERMINATED
     return 0 if clean else 1
-
-
-def _nobody(addresses: Mapping[str, str]) -> None:
-    """Ignore the addresses."""
 
 
 @contextlib.contextmanager
@@ -102,17 +104,6 @@ def _shared_state_dir(settings: Settings) -> Iterator[Settings]:
             except OSError as error:
                 log.warning("statistics_not_shared", reason=str(error))
         yield settings
-
-
-def _ports(settings: Settings) -> tuple[str, ...]:
-    return ("grpc_port",) if settings.http_port is None else ("grpc_port", "http_port")
-
-
-def _bound(settings: Settings, name: str) -> socket.socket:
-    """The socket of a port that the workers inherit: a listening one, or for grpcio one that reserves the port."""
-    accepts = name == "http_port" or settings.transport == "asgi"
-    port = (endpoints.Port.http if name == "http_port" else endpoints.Port.grpc)(settings)
-    return endpoints.bind(port, settings.keepalive_seconds) if accepts else endpoints.reserve(port)
 
 
 class Supervisor:
@@ -154,15 +145,11 @@ class Supervisor:
             child.apply_change(change)
 
     def heard(self, number: int, message: dict[str, Any]) -> None:
-        """Act on a message of a worker."""
+        """Act on a message of a worker. If the readiness of all workers together changes, it is logged."""
         if "order" in message:
             self.passed(number, message["order"])
         else:
-            self._announce(number, message["not_ready"])
-
-    def _announce(self, number: int, reason: str) -> None:
-        """Log that all workers are ready, or that one is not, if that changes."""
-        self._states[number] = reason
+            self._states[number] = message["not_ready"]
         if len(self._states) == len(self._workers):
             before, self._announced = self._announced, next(filter(None, self._states.values()), "")
             self._metrics.ready = not self._announced
@@ -171,18 +158,23 @@ class Supervisor:
 
     def passed(self, number: int, order: dict[str, Any]) -> None:
         """Pass an order about a model, which one worker received, to all others and to later ones."""
-        about = (order["model"], KINDS.get(order["do"]))
-        self._orders[:] = [old for old in self._orders if (old["model"], KINDS.get(old["do"])) != about]
+
+        def subject(one_order: Mapping[str, Any]) -> tuple[str, str]:
+            return one_order["model"], "load" if one_order["do"] == "unload" else one_order["do"]
+
+        # Of the orders about one subject, only the last one is kept.
+        self._orders[:] = [old for old in self._orders if subject(old) != subject(order)]
         self._orders.append(order)
         for other, child in enumerate(self._workers):
             if other != number:
-                child.order(order)
+                child.send({"order": order})
 
     def rescan(self) -> None:
         """Have each worker scan the repository now."""
         for child in self._workers:
-            child.rescan()
+            child.send({"look": True})
 
+    # radon: the end of a start, or its failure.
     async def begin(self, stop: asyncio.Event) -> dict[str, str]:
         """Start the workers, and wait until all are ready, or until `stop`, which gives no addresses. Returns the
         addresses. Raises ConfigError."""
@@ -191,9 +183,15 @@ class Supervisor:
             starting.cancel()
             return {}
         replies = starting.result()
-        _require_started(replies)
+        failed = next((reply for reply in replies if "grpc" not in reply), None)
+        if failed is not None:
+            raise ConfigError(
+                f"a worker did not start: {failed.get('error', 'its process exited')}",
+                code=failed.get("code", ""),
+                hint=failed.get("hint", "") or "see the log above for the cause",
+            )
         for child in self._workers:
-            child.go()
+            child.send({"all": True})
         self._keeping = [asyncio.create_task(child.keep()) for child in self._workers]
         return {name: replies[0][name] for name in ("grpc", "http") if name in replies[0]}
 
@@ -212,17 +210,6 @@ class Supervisor:
         for task in self._keeping:
             task.cancel()
         return not any(codes)
-
-
-def _require_started(replies: Sequence[Mapping[str, str]]) -> None:
-    """Raises ConfigError with the error of the first worker that reports no address."""
-    failed = next((reply for reply in replies if "grpc" not in reply), None)
-    if failed is not None:
-        raise ConfigError(
-            f"a worker did not start: {failed.get('error', 'its process exited')}",
-            code=failed.get("code", ""),
-            hint=failed.get("hint", "") or "see the log above for the cause",
-        )
 
 
 async def _before(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
@@ -259,7 +246,7 @@ class WorkerProcess:
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        self._send({**self._start_message, "late": late, "number": self._number})
+        self.send({**self._start_message, "late": late, "number": self._number})
         if self._change is not None:
             self.apply_change(self._change)
         line = await process.stdout.readline()
@@ -268,10 +255,6 @@ class WorkerProcess:
             self._page.joined(self._number, reply["metrics"])
             self._hearing = asyncio.create_task(self._hear(process, process.stdout))
         return reply
-
-    def order(self, order: Mapping[str, Any]) -> None:
-        """Pass on an order about a model that another worker received."""
-        self._send({"order": order})
 
     async def _hear(self, process: asyncio.subprocess.Process, stdout: asyncio.StreamReader) -> None:
         """Read the heartbeat and the orders of a worker until it exits. A worker without a heartbeat for longer than
@@ -294,20 +277,14 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
 
-    def go(self) -> None:
-        """Report to the worker that all workers are ready."""
-        self._send({"all": True})
-
-    def rescan(self) -> None:
-        """Have the worker scan the repository now."""
-        self._send({"look": True})
-
     def apply_change(self, change: Change) -> None:
         """Pass on changed settings, or a failed reload, to this worker and to its later replacements."""
         self._change = change
-        self._send({"change": asdict(change)})
+        self.send({"change": asdict(change)})
 
-    def _send(self, what: Mapping[str, Any]) -> None:
+    def send(self, what: Mapping[str, Any]) -> None:
+        """Send a message: `all` workers are ready, `look` at the repository now, an `order` about a model that another
+        worker received, or a `change` of settings."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.write(json.dumps(what).encode() + b"\n")
 
@@ -324,7 +301,7 @@ class WorkerProcess:
             log.error("worker_exited", worker=self._number, code=code, lived=round(lived, 1), again_in=pause)
             await asyncio.sleep(pause)
             if not self._leaving and "grpc" in await self.start(late=True):
-                self.go()
+                self.send({"all": True})
 
     async def ended(self) -> int:
         """Wait for the process. Returns its exit code, negative for a signal."""

@@ -62,16 +62,17 @@ class Watchdog:
         self._main = threading.get_ident()
         self._heard, self._ended = threading.Event(), threading.Event()
         self._heard.set()
-        self._runs: dict[int, float] = {}  # for how many seconds each was seen
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def close(self) -> None:
         """Stop the checks."""
         self._ended.set()
 
+    # radon: one check after the other.
     def _watch(self) -> None:
         """Check until `close`, or until the process ends."""
         silent, left, tick = 0.0, float("inf"), self._patience.tick
+        runs: dict[int, float] = {}  # for how many seconds each was seen
         while not self._ended.wait(tick):
             silent = 0.0 if self._heard.is_set() else silent + tick
             self._silence.set(silent)
@@ -79,39 +80,25 @@ class Watchdog:
                 frames = traceback.format_stack(sys._current_frames().get(self._main))[-FRAMES:]
                 log.error("event_loop_stalled", seconds=round(silent, 1), at="".join(frames))
                 end()
-            if not self._ask():
-                return
+            if self._heard.is_set():  # request the next heartbeat
+                self._heard.clear()
+                try:
+                    self._loop.call_soon_threadsafe(self._heard.set)
+                except RuntimeError:  # the loop is closed
+                    return
             left -= tick
             if left < 0:
                 log.error("shutdown_timed_out")
                 end()
-            if 0 < self._patience.run <= self._check_runs(tick) and left == float("inf"):
+            running = resources.running()
+            runs = {number: runs.get(number, 0.0) + tick for number in running}
+            longest = max(runs.values(), default=0.0)
+            self._longest.set(longest)
+            if 0 < self._patience.run <= longest and left == float("inf"):
                 left = self._patience.leaving + SPARE
-                log.error("run_stalled", seconds=self._patience.run, runs=self._names())
+                names = sorted(name for number, name in running.items() if runs[number] >= self._patience.run)
+                log.error("run_stalled", seconds=self._patience.run, runs=names)  # they contain the names of models
                 self._loop.call_soon_threadsafe(self._stuck)
-
-    def _ask(self) -> bool:
-        """Request a heartbeat of the event loop. False if the loop is closed."""
-        if not self._heard.is_set():
-            return True
-        self._heard.clear()
-        try:
-            self._loop.call_soon_threadsafe(self._heard.set)
-        except RuntimeError:
-            return False
-        return True
-
-    def _check_runs(self, tick: float) -> float:
-        """Age in seconds of the oldest execution."""
-        self._runs = {number: self._runs.get(number, 0.0) + tick for number in resources.running()}
-        longest = max(self._runs.values(), default=0.0)
-        self._longest.set(longest)
-        return longest
-
-    def _names(self) -> list[str]:
-        """Names of the threads with a hung execution; they contain the names of models."""
-        stuck = {number for number, seconds in self._runs.items() if seconds >= self._patience.run}
-        return sorted(name for number, name in resources.running().items() if number in stuck)
 
 
 def end(code: int = EXIT_STUCK) -> NoReturn:

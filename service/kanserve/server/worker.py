@@ -45,11 +45,8 @@ def main() -> int:
 
 
 async def _serve(settings: Settings, start_message: Mapping[str, Any]) -> int:
-    all_ready, changes, relay = (
-        asyncio.Event(),
-        Changes(),
-        WorkerBus(pass_on=lambda order: _send_or_drop({"order": order})),
-    )
+    all_ready, changes = asyncio.Event(), Changes()
+    relay = WorkerBus(pass_on=lambda order: _send_or_drop({"order": order}))
     for order in start_message["orders"]:
         relay.orders.put_nowait(order)
     place = app.WorkerContext(
@@ -63,23 +60,21 @@ async def _serve(settings: Settings, start_message: Mapping[str, Any]) -> int:
     )
     tasks = [asyncio.create_task(_listen(place, changes))]
 
+    async def beat() -> None:
+        while True:
+            _send_or_drop({})
+            await asyncio.sleep(BEAT)
+
     def ready(addresses: Mapping[str, str]) -> None:
         _send(addresses)
-        tasks.append(asyncio.create_task(_live()))
+        os.set_blocking(sys.stdout.fileno(), False)  # the supervisor may not read, which must not block the worker
+        tasks.append(asyncio.create_task(beat()))
 
     try:
         return await app.serve(settings, ready=ready, place=place, changes=changes)
     finally:
         for task in tasks:
             task.cancel()
-
-
-async def _live() -> None:
-    """Send heartbeats. A full pipe means that the supervisor does not read, which must not block the worker."""
-    os.set_blocking(sys.stdout.fileno(), False)
-    while True:
-        _send_or_drop({})
-        await asyncio.sleep(BEAT)
 
 
 def _send_or_drop(what: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from kanserve.errors import BadRequest, FailedPrecondition, KanserveError, NotFound, Unavailable, log_facts
@@ -107,16 +107,13 @@ class Relayed:
     facts: dict[str, object] = field(default_factory=dict)
 
 
-def _nowhere(order: Order) -> None:
-    """Drop an order, because no other worker serves the port."""
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerBus:
-    """Channel between the workers behind one port. `orders` has the orders of other workers, `pass_on` sends one."""
+    """Channel between the workers behind one port. `orders` has the orders of other workers, `pass_on` sends one. By
+    default there is no other worker."""
 
     orders: asyncio.Queue[Order] = field(default_factory=asyncio.Queue)
-    pass_on: Callable[[Order], None] = _nowhere
+    pass_on: Callable[[Order], None] = lambda order: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,38 +189,28 @@ class Control:
             by = order.get("by")
             logs.CALL.set(Relayed(by["request_id"], by["caller"]) if by else None)
             try:
-                await self._obey(order)
+                name = order["model"]
+                if order["do"] == "load":
+                    await self.reconciler.load_by_hand(name)
+                elif order["do"] == "unload":
+                    await self.reconciler.unload_by_hand(name)
+                elif order["do"] == "reset":
+                    model = self.registry.model(name, order["version"])
+                    if model is not None and model.live is not None:
+                        model.live.reset(order["mark"])
+                        log.info("statistics_reset", model=name, version=order["version"])
+                elif order["do"] == "choose":
+                    self._take(name, Choice(order["version"], order["previous_version"]), order["how"])
+                elif order["version"]:
+                    self.shadows.start(name, str(order["version"]), order["share"], order["tolerance"])
+                else:
+                    self.shadows.stop(name)
             except KanserveError as error:
                 log.warning("worker_sync_failed", order=order, reason=str(error), **log_facts(error))
 
-    async def _obey(self, order: Order) -> None:
-        name = order["model"]
-        if order["do"] == "load":
-            await self.reconciler.load_by_hand(name)
-        elif order["do"] == "unload":
-            await self.reconciler.unload_by_hand(name)
-        elif order["do"] == "reset":
-            model = self.registry.model(name, order["version"])
-            if model is not None and model.live is not None:
-                model.live.reset(order["mark"])
-                log.info("statistics_reset", model=name, version=order["version"])
-        elif order["do"] == "choose":
-            self._take(name, Choice(order["version"], order["previous_version"]), order["how"])
-        elif order["version"]:
-            self.shadows.start(name, str(order["version"]), order["share"], order["tolerance"])
-        else:
-            self.shadows.stop(name)
-
     def _choose(self, name: str, choice: Choice, how: str) -> VersionChoice:
         self._take(name, choice, how)
-        order = {
-            "do": "choose",
-            "model": name,
-            "version": choice.version,
-            "previous_version": choice.previous_version,
-            "how": how,
-        }
-        self._pass_on(order)
+        self._pass_on({"do": "choose", "model": name, "how": how, **asdict(choice)})
         return VersionChoice(name, self._default(name), choice.previous_version)
 
     def _take(self, name: str, choice: Choice, how: str) -> None:
@@ -371,18 +358,7 @@ class Shadows:
 
 
 def _report(shadow: Shadow, *, running: bool) -> ShadowReport:
-    return ShadowReport(
-        model=shadow.model.info.name,
-        version=shadow.model.info.version,
-        baseline_version=shadow.baseline_version,
-        running=running,
-        share=shadow.share,
-        tolerance=shadow.tolerance,
-        requests=shadow.requests,
-        rows=shadow.rows,
-        rows_out_of_tolerance=shadow.rows_out_of_tolerance,
-        requests_dropped=shadow.requests_dropped,
-        requests_failed=shadow.requests_failed,
-        largest_difference=shadow.largest_difference,
-        rows_with_other_class=shadow.rows_with_other_class,
-    )
+    info = shadow.model.info
+    own: dict[str, Any] = {"model": info.name, "version": info.version, "running": running}
+    names = [item.name for item in fields(ShadowReport) if item.name not in own]
+    return ShadowReport(**own, **{name: getattr(shadow, name) for name in names})

@@ -14,7 +14,7 @@ import os
 import resource
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ from kanexport.shared.manifest import Manifest
 from kanexport.shared.sections import EDIT_BYTES, Edit
 from kanserve.auth.roles import Principal, Role
 from kanserve.config.settings import Settings
-from kanserve.errors import BadRequest, FailedPrecondition, KanserveError, Unavailable
+from kanserve.errors import BadRequest, FailedPrecondition, Unavailable
 from kanserve.models.registry import Registry
 from kanserve.observability import logs
 from kanserve.types import ModelInfo
 
 SECONDS = 120.0  # of one process, at most
 MEMORY, PER_BYTE = 2**31, 16  # bytes that it may have, and more for each byte of the network file
-ANSWER = 2**26  # bytes of its document
+DOCUMENT = 2**26  # bytes of its output
 EDITS = 1024  # edges of one request
 FOLDER = "the repository"  # in place of its path in messages
 STATE = (
@@ -58,26 +58,26 @@ class EdgeChange:
 
     def entry(self) -> dict[str, Any]:
         """The entry of a file for `kanserve edit --file`. Raises BadRequest."""
-        return {"edge": f"{self.layer}:{self.source}:{self.destination}", self.operation: self._value()}
-
-    def _value(self) -> Any:
+        value: Any
         if self.operation in TEXTS:
-            return self.text
-        if self.operation == "zero":
-            return True
-        if self.operation == "points":
+            value = self.text
+        elif self.operation == "zero":
+            value = True
+        elif self.operation == "points":
             if not self.numbers or len(self.numbers) % 2:
                 raise self._wrong("pairs of x and y")
-            return list(zip(self.numbers[::2], self.numbers[1::2], strict=True))
-        if self.operation not in NUMBERS:
-            raise BadRequest(
-                f"unknown operation {self.operation[:40]!r}",
-                code="operation-unknown",
-                hint=f"send one of {', '.join((*TEXTS, 'zero', *NUMBERS, 'points'))}",
-            )
-        if len(self.numbers) != NUMBERS[self.operation]:
-            raise self._wrong(f"{NUMBERS[self.operation]}")
-        return self.numbers[0] if len(self.numbers) == 1 else list(self.numbers)
+            value = list(zip(self.numbers[::2], self.numbers[1::2], strict=True))
+        else:
+            if self.operation not in NUMBERS:
+                raise BadRequest(
+                    f"unknown operation {self.operation[:40]!r}",
+                    code="operation-unknown",
+                    hint=f"send one of {', '.join((*TEXTS, 'zero', *NUMBERS, 'points'))}",
+                )
+            if len(self.numbers) != NUMBERS[self.operation]:
+                raise self._wrong(f"{NUMBERS[self.operation]}")
+            value = self.numbers[0] if len(self.numbers) == 1 else list(self.numbers)
+        return {"edge": f"{self.layer}:{self.source}:{self.destination}", self.operation: value}
 
     def _wrong(self, expected: str) -> BadRequest:
         return BadRequest(
@@ -159,7 +159,14 @@ class Editor:
             document = await self._run(folder, entries, request)
         finally:
             self._busy = False
-        edited = _edited(document, preview=request.preview)
+        edit = serialization.build(Edit, document["edit"], "edit")
+        curves = []
+        for curve in document["difference"]["curves"]:
+            layer, source, destination = map(int, curve["edge"].split(":"))
+            points = (tuple(map(_number, curve[name])) for name in ("x", "before", "after"))
+            curves.append(EditedCurve((layer, source, destination), *points))
+        version = 0 if request.preview else int(document["version"])
+        edited = Edited(str(document["name"]), version, edit, tuple(curves), tuple(map(str, document["notes"])))
         if not request.preview:
             log.info("version_edited", model=info.name, version=edited.version, parent=info.version)
         return edited
@@ -193,15 +200,17 @@ class Editor:
             safe_files.create(file, [written], mode=safe_files.OWN_FILE)
             arguments = ["edit", str(folder), "--file", str(file), f"--author={request.author[:100]}", "--json"]
             arguments += ["--dry-run"] if request.preview else []
+            # Without settings of the server, and with one thread for arrays.
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("KANSERVE_")}
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "kanserve", *arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
-                env=_environment(),
-                limit=ANSWER,
+                env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                limit=DOCUMENT,
             )
-            _limit_memory(process.pid, folder)
+            limit_memory(process.pid, folder)
             try:
                 output, _ = await asyncio.wait_for(process.communicate(), SECONDS)
             except TimeoutError:
@@ -214,35 +223,28 @@ class Editor:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
-        return self._document(output, process.returncode, {str(file): "the request"})
-
-    def _document(self, output: bytes, code: int | None, places: Mapping[str, str]) -> dict[str, Any]:
         try:
             document = json.loads(output)
         except ValueError:
             document = None
         if not isinstance(document, dict):
             raise FailedPrecondition(
-                f"the process of the edit ended with code {code} and without a result",
+                f"the process of the edit ended with code {process.returncode} and without a result",
                 code="edit-failed",
                 hint="run `kanserve edit` on the repository, which prints the reason",
             )
-        if "error" in document:
-            raise self._failure(document["error"], places)
-        return document
-
-    def _failure(self, error: Mapping[str, Any], places: Mapping[str, str]) -> KanserveError:
-        """The error of the process, without paths of the server. `places`: further paths, and their words."""
-        root = str(self._settings.repository)
+        if "error" not in document:
+            return document
+        error, root = document["error"], str(self._settings.repository)
         message, hint = (str(error.get(key, "")) for key in ("message", "hint"))
-        for path, words in {**places, os.path.abspath(root): FOLDER, root: FOLDER}.items():
+        for path, words in {str(file): "the request", os.path.abspath(root): FOLDER, root: FOLDER}.items():
             message, hint = message.replace(path, words), hint.replace(path, words)
         kind = FailedPrecondition if error.get("kind") in STATE or error.get("exit_code") == 3 else BadRequest
-        return kind(message, code=str(error.get("code", "edit-failed")), hint=hint)
+        raise kind(message, code=str(error.get("code", "edit-failed")), hint=hint)
 
 
-def _limit_memory(pid: int, folder: Path) -> None:
-    """Limit the memory of the process that edits a version, before it has read the network."""
+def limit_memory(pid: int, folder: Path) -> None:
+    """Limit the memory of the process that edits the version in `folder`, before it has read the network."""
     most = MEMORY
     with contextlib.suppress(OSError):  # the process reports a file that is missing
         most += PER_BYTE * (folder / manifests.NETWORK_FILE).stat().st_size
@@ -250,23 +252,6 @@ def _limit_memory(pid: int, folder: Path) -> None:
         resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
 
 
-def _environment() -> dict[str, str]:
-    """The environment without settings of the server, and with one thread for arrays."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("KANSERVE_")}
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
 def _number(value: Any) -> float:
     """A number of the document, which has None or a name for numbers that are not finite."""
     return math.nan if value is None else float(value)
-
-
-def _edited(document: Mapping[str, Any], *, preview: bool) -> Edited:
-    edit = serialization.build(Edit, document["edit"], "edit")
-    curves = []
-    for curve in document["difference"]["curves"]:
-        layer, source, destination = map(int, curve["edge"].split(":"))
-        points = (tuple(map(_number, curve[name])) for name in ("x", "before", "after"))
-        curves.append(EditedCurve((layer, source, destination), *points))
-    version = 0 if preview else int(document["version"])
-    return Edited(str(document["name"]), version, edit, tuple(curves), tuple(map(str, document["notes"])))

@@ -82,17 +82,15 @@ async def tensor(model: Model, feeds: Mapping[str, Array]) -> tuple[OutputTensor
     outside = int(np.isinf(values).any(axis=1).sum())
     shaped = values.reshape(len(values), *info.outputs[0].shape[1:])
     output = OutputTensor(NAME, "FP32", shaped.shape, validation.packed("FP32", shaped))
-    return output, [*_parameters(section(info)), (f"{NAME}_unbounded_rows", outside)]
+    own = section(info)
+    facts: list[tuple[str, ParameterValue]] = [(f"{NAME}_factor", own.factor), (f"{NAME}_note", note(own))]
+    facts += [(f"{NAME}_reliable", False)] if own.contradicted else []
+    return output, [*facts, (f"{NAME}_unbounded_rows", outside)]
 
 
 def note(own: ErrorBars) -> str:
     """The assumption, and how the calibration rows contradict it."""
     return f"assumption: {own.assumption}{'; ' if own.contradicted else ''}{own.contradiction}"
-
-
-def _parameters(own: ErrorBars) -> list[tuple[str, ParameterValue]]:
-    facts: list[tuple[str, ParameterValue]] = [(f"{NAME}_factor", own.factor), (f"{NAME}_note", note(own))]
-    return [*facts, (f"{NAME}_reliable", False)] if own.contradicted else facts
 
 
 async def of_rows(model: Model, rows: Mapping[str, Array], outputs: Sequence[int]) -> RowErrorBars | None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,11 @@ REFERENCES = (MEAN, ZEROS, CENTRE, ROWS)
 NUMBER = 8  # bytes
 CANCELLED, INCOMPLETE = 100, 1e-3  # of what is explained
 MOST_PATH = 256  # edges of a layer
+COVERAGE, EXPLAIN = "kan.coverage", "kan.explain"
+LARGE = 2**12  # contributions; more are sorted off the event loop, for which they would take milliseconds
+OF_A_LAYER = 24  # bytes of a row, in addition to its zones: counts, worst and cells
+
+Annotations = tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,8 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """Use case of explanations; one object per server. It has the limits of edge queries."""
+    """Use cases of explanations, and of inference with insights; one object per server. They have the limits of edge
+    queries."""
 
     kan: Kan
 
@@ -115,20 +121,45 @@ class Explainer:
     def work(self, model: Model, manifest: Manifest, request: ExplainRequest) -> Work:
         """Check a request before it is computed. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
         info = model.info
-        if not manifest.layers:
-            raise _no_layers(info)
+        _check_layers(info, manifest)
         if len(info.inputs) != 1 or info.inputs[0].datatype not in ("FP32", "FP64"):
             raise FailedPrecondition(
                 f"model '{info.name}' has no explanations: they need exactly one floating-point input",
                 code="model-not-explainable",
                 hint="query edge values (QueryEdges) instead",
             )
-        if not request.row_count:
-            raise _no_rows()
-        outputs = _outputs(info, request)
+        _check_rows(request.row_count)
+        count = max(0, info.outputs[0].shape[-1])
+        for at in request.outputs:
+            if at >= count:
+                raise BadRequest(
+                    f"unknown output {at}: the model has {count} outputs",
+                    code="output-number-unknown",
+                    hint=f"send numbers from 0 to {count - 1}",
+                )
+        if len(set(request.outputs)) != len(request.outputs):
+            raise BadRequest("an output is named twice", code="output-duplicate", hint="name each output once")
+        outputs = request.outputs or tuple(range(count))
         rows = self.kan.rows(info, request.rows, request.row_count)
-        method = _method(request)
-        _path(request, method)
+        if request.method not in ("", *METHODS):
+            raise BadRequest(
+                f"unknown method {request.method[:40]!r}",
+                code="method-of-explanation-unknown",
+                hint=advice(request.method, METHODS, what="methods"),
+            )
+        method = request.method or RESCALE
+        if request.path_top_k > MOST_PATH:
+            raise BadRequest(
+                f"path_top_k is {request.path_top_k}, expected at most {MOST_PATH} edges per layer",
+                code="path-too-large",
+                hint="send a smaller path_top_k",
+            )
+        if request.path_top_k and method != RESCALE:
+            raise BadRequest(
+                f"path_top_k cannot be combined with the method '{method}'",
+                code="query-options-conflict",
+                hint=f"use the method '{RESCALE}', whose contributions add up, or remove path_top_k",
+            )
         name, reference = self._reference(info, manifest, request)
         self._bound(info, manifest, request, len(next(iter(reference.values()))), len(outputs))
         return Work(model, manifest, request, rows, method, name, reference, outputs)
@@ -147,10 +178,109 @@ class Explainer:
             caller=request.caller,
         )
         async with contextlib.aclosing(pieces):
-            what = _joined([piece async for piece in pieces])
-        return Explained(
-            work.model.info, request.id, work.method, work.name, work.outputs, what, _notes(work.method, what)
+            parts = [piece async for piece in pieces]
+        names = ("sources", "destinations", "values", "residual")
+        what = dataclasses.replace(
+            parts[0],
+            contributions=np.concatenate([part.contributions for part in parts]),
+            predictions=np.concatenate([part.predictions for part in parts]),
+            path=tuple(
+                LayerPath(paths[0].layer, *(np.concatenate([getattr(path, name) for path in paths]) for name in names))
+                for paths in zip(*(part.path for part in parts), strict=True)
+            ),
         )
+        numbers = (what.contributions, what.completeness_error, what.predictions, what.base)
+        largest, missed, *outputs = (np.abs(part[np.isfinite(part)]).max(initial=0.0) for part in numbers)
+        explained, notes = max(outputs), []
+        if work.method == GRADIENT:
+            notes.append(
+                "contributions are slopes at each row, multiplied by the distance from the reference; they do not "
+                "add up to the difference"
+            )
+        elif missed > INCOMPLETE * explained:
+            notes.append(
+                f"the largest residual of the contributions is {missed:.3g}; the largest prediction is {explained:.3g}"
+            )
+        if largest > CANCELLED * explained:
+            notes.append(
+                f"contributions of up to {largest:.3g} cancel to predictions of at most {explained:.3g}, because the "
+                "model is steep at the reference, like a normalization of a row of equal numbers; use rows of your "
+                "data as reference"
+            )
+        return Explained(work.model.info, request.id, work.method, work.name, work.outputs, what, tuple(notes))
+
+    def check(self, model: Model, request: InferRequest, insight: Insight, rows: int) -> Work | None:
+        """Check the insights of an inference before it runs. The explanation, if one is requested. Raises BadRequest,
+        ResourceExhausted, FailedPrecondition."""
+        manifest = self.kan.manifest(model)
+        _check_rows(rows)
+        _check_layers(model.info, manifest)
+        if insight.coverage:
+            self._bound_coverage(manifest, rows)
+        if not insight.top_k:
+            return None
+        explained = ExplainRequest(
+            model=request.model,
+            version=request.version,
+            id=request.id,
+            rows=tuple((tensor.name, tensor.data) for tensor in request.inputs),
+            row_count=rows,
+            deadline=request.deadline,
+            caller=request.caller,
+        )
+        return self.work(model, manifest, explained)
+
+    async def covered(self, request: EdgeRequest) -> tuple[ModelInfo, tuple[LayerCoverage, ...]]:
+        """The coverage of rows, without inference. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the
+        errors of `Model.edges`."""
+        model, manifest = self.kan.describe(request.model, request.version)
+        _check_rows(request.row_count)
+        _check_layers(model.info, manifest)
+        self._bound_coverage(manifest, request.row_count)
+        rows = self.kan.rows(model.info, request.rows, request.row_count)
+        layers = await model.coverage(manifest, rows, deadline=request.deadline, caller=request.caller)
+        return model.info, layers
+
+    async def annotate(
+        self, model: Model, request: InferRequest, insight: Insight, work: Work | None, feeds: Mapping[str, Array]
+    ) -> Annotations:
+        """The coverage of the rows in `feeds` and their explanation `work`. Raises the errors of `Model.edges`."""
+        outputs: list[OutputTensor] = []
+        words: list[tuple[str, ParameterValue]] = []
+        if insight.coverage:
+            manifest = self.kan.manifest(model)
+            layers = await model.coverage(manifest, feeds, deadline=request.deadline, caller=request.caller)
+            for what, datatype in (("counts", "INT32"), ("worst", "INT32"), ("cells", "FP64")):
+                values = np.stack([getattr(layer, what) for layer in layers], axis=1)
+                outputs.append(_tensor(f"{COVERAGE}.{what}", datatype, values))
+            outputs += [_tensor(f"{COVERAGE}.zones.{at}", "UINT8", layer.zones) for at, layer in enumerate(layers)]
+            words.append((f"{COVERAGE}.definition", ",".join(layer.definition for layer in layers)))
+        if work is not None:
+            explanation = await self.done(work)
+            large = explanation.what.contributions.size > LARGE
+            sparse = await asyncio.to_thread(_sparse, explanation, insight.top_k) if large else None
+            outputs += sparse or _sparse(explanation, insight.top_k)
+            words += [
+                (f"{EXPLAIN}.method", explanation.method),
+                (f"{EXPLAIN}.reference", explanation.reference),
+                (f"{EXPLAIN}.layer", explanation.what.layer),
+                (f"{EXPLAIN}.nodes_are_inputs", explanation.what.nodes_are_inputs),
+            ]
+            if explanation.notes:
+                words.append((f"{EXPLAIN}.notes", "; ".join(explanation.notes)))
+        return outputs, words
+
+    def _bound_coverage(self, manifest: Manifest, rows: int) -> None:
+        self.kan.bound_rows(rows)
+        each = [math.prod(layer.positions) * layer.sources for layer in manifest.layers]
+        needed = rows * sum(nodes + OF_A_LAYER for nodes in each)
+        if needed > self.kan.max_response_bytes:
+            raise ResourceExhausted(
+                f"the coverage takes {needed} bytes ({rows} rows x {sum(each)} nodes), the limit is "
+                f"{self.kan.max_response_bytes}",
+                code="response-too-large",
+                hint="send fewer rows",
+            )
 
     def _reference(self, info: ModelInfo, manifest: Manifest, request: ExplainRequest) -> tuple[str, dict[str, Array]]:
         """The name of the reference, and its rows by input. Raises BadRequest, FailedPrecondition,
@@ -203,16 +333,18 @@ class Explainer:
             )
 
 
-def _no_layers(info: ModelInfo) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"model '{info.name}' has no KAN layers in its manifest",
-        code="model-without-layers",
-        hint="use a model with KAN layers; DescribeModel lists them",
-    )
+def _check_layers(info: ModelInfo, manifest: Manifest) -> None:
+    if not manifest.layers:
+        raise FailedPrecondition(
+            f"model '{info.name}' has no KAN layers in its manifest",
+            code="model-without-layers",
+            hint="use a model with KAN layers; DescribeModel lists them",
+        )
 
 
-def _no_rows() -> BadRequest:
-    return BadRequest("the request has no rows", code="rows-missing", hint="send one row or more")
+def _check_rows(count: int) -> None:
+    if not count:
+        raise BadRequest("the request has no rows", code="rows-missing", hint="send one row or more")
 
 
 def export_reference(info: ModelInfo, manifest: Manifest, reference: str) -> tuple[str, Array]:
@@ -227,7 +359,10 @@ def export_reference(info: ModelInfo, manifest: Manifest, reference: str) -> tup
             code="baseline-missing",
             hint="export the model with --baseline FILE, or use another reference",
         )
-    middle = None if reference == ZEROS else _centre(info, manifest)
+    tensor, middle = info.inputs[0], None
+    gridded = len(tensor.shape) == 2 and manifest.layers and manifest.layers[0].node_tensor == tensor.name
+    if reference != ZEROS and gridded:
+        middle = curves.centre(manifest.layers[0], tensor.shape[1])
     if reference == CENTRE and middle is None:
         raise FailedPrecondition(
             f"model '{info.name}' has inputs without a grid, so there is no grid center",
@@ -235,197 +370,6 @@ def export_reference(info: ModelInfo, manifest: Manifest, reference: str) -> tup
             hint=f"use the reference '{ZEROS}', or send reference rows",
         )
     return (ZEROS, np.zeros(numbers)) if middle is None else (CENTRE, middle)
-
-
-def _centre(info: ModelInfo, manifest: Manifest) -> Array | None:
-    """The centers of the grids of all inputs; None if an input has no grid."""
-    tensor = info.inputs[0]
-    if len(tensor.shape) != 2 or not manifest.layers or manifest.layers[0].node_tensor != tensor.name:
-        return None
-    return curves.centre(manifest.layers[0], tensor.shape[1])
-
-
-def _joined(pieces: list[Explanation]) -> Explanation:
-    return Explanation(
-        pieces[0].layer,
-        pieces[0].nodes_are_inputs,
-        np.concatenate([piece.contributions for piece in pieces]),
-        pieces[0].base,
-        np.concatenate([piece.predictions for piece in pieces]),
-        tuple(_one_path(layers) for layers in zip(*(piece.path for piece in pieces), strict=True)),
-    )
-
-
-def _one_path(pieces: Sequence[LayerPath]) -> LayerPath:
-    """The path of a layer over consecutive pieces of rows."""
-    sources, destinations = ([getattr(piece, end) for piece in pieces] for end in ("sources", "destinations"))
-    values, residual = ([getattr(piece, what) for piece in pieces] for what in ("values", "residual"))
-    return LayerPath(pieces[0].layer, *map(np.concatenate, (sources, destinations, values, residual)))
-
-
-def _method(request: ExplainRequest) -> str:
-    """The requested method, or the default one. Raises BadRequest."""
-    if request.method not in ("", *METHODS):
-        raise BadRequest(
-            f"unknown method {request.method[:40]!r}",
-            code="method-of-explanation-unknown",
-            hint=advice(request.method, METHODS, what="methods"),
-        )
-    return request.method or RESCALE
-
-
-def _path(request: ExplainRequest, method: str) -> None:
-    """Check the length of the path. Raises BadRequest."""
-    if request.path_top_k > MOST_PATH:
-        raise BadRequest(
-            f"path_top_k is {request.path_top_k}, expected at most {MOST_PATH} edges per layer",
-            code="path-too-large",
-            hint="send a smaller path_top_k",
-        )
-    if request.path_top_k and method != RESCALE:
-        raise BadRequest(
-            f"path_top_k cannot be combined with the method '{method}'",
-            code="query-options-conflict",
-            hint=f"use the method '{RESCALE}', whose contributions add up, or remove path_top_k",
-        )
-
-
-def _outputs(info: ModelInfo, request: ExplainRequest) -> tuple[int, ...]:
-    """The requested outputs, or all. Raises BadRequest."""
-    count = max(0, info.outputs[0].shape[-1])
-    for at in request.outputs:
-        if at >= count:
-            raise BadRequest(
-                f"unknown output {at}: the model has {count} outputs",
-                code="output-number-unknown",
-                hint=f"send numbers from 0 to {count - 1}",
-            )
-    if len(set(request.outputs)) != len(request.outputs):
-        raise BadRequest("an output is named twice", code="output-duplicate", hint="name each output once")
-    return request.outputs or tuple(range(count))
-
-
-def _notes(method: str, what: Explanation) -> tuple[str, ...]:
-    """Notes about contributions that do not add up, and about contributions that are far larger than their sum."""
-    numbers = (what.contributions, what.completeness_error, what.predictions, what.base)
-    largest, missed, *answers = (np.abs(part[np.isfinite(part)]).max(initial=0.0) for part in numbers)
-    explained, notes = max(answers), []
-    if method == GRADIENT:
-        notes.append(
-            "contributions are slopes at each row, multiplied by the distance from the reference; they do not add up "
-            "to the difference"
-        )
-    elif missed > INCOMPLETE * explained:
-        notes.append(
-            f"the largest residual of the contributions is {missed:.3g}; the largest prediction is {explained:.3g}"
-        )
-    if largest > CANCELLED * explained:
-        notes.append(
-            f"contributions of up to {largest:.3g} cancel to predictions of at most {explained:.3g}, because the model "
-            "is steep at the reference, like a normalization of a row of equal numbers; use rows of your data as "
-            "reference"
-        )
-    return tuple(notes)
-
-
-COVERAGE, EXPLAIN = "kan.coverage", "kan.explain"
-LARGE = 2**12  # contributions; more are sorted off the event loop, for which they would take milliseconds
-OF_A_LAYER = 24  # bytes of a row, in addition to its zones: counts, worst and cells
-
-Annotations = tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Annotations of a request that passed the checks. `work` is None without an explanation."""
-
-    model: Model
-    manifest: Manifest
-    request: InferRequest
-    insight: Insight
-    work: Work | None
-
-
-@dataclass(frozen=True, slots=True)
-class Insights:
-    """Use case of annotated inference; one object per server. It has the limits of edge queries and of explanations."""
-
-    kan: Kan
-    explainer: Explainer
-
-    def check(self, model: Model, request: InferRequest, insight: Insight, rows: int) -> Plan:
-        """Check a request before it runs. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
-        manifest = self.kan.manifest(model)
-        if not rows:
-            raise _no_rows()
-        if not manifest.layers:
-            raise _no_layers(model.info)
-        if insight.coverage:
-            self._bound(manifest, rows)
-        work = self.explainer.work(model, manifest, _explained(request, rows)) if insight.top_k else None
-        return Plan(model, manifest, request, insight, work)
-
-    async def covered(self, request: EdgeRequest) -> tuple[ModelInfo, tuple[LayerCoverage, ...]]:
-        """The coverage of rows, without inference. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the
-        errors of `Model.edges`."""
-        model, manifest = self.kan.describe(request.model, request.version)
-        if not request.row_count:
-            raise _no_rows()
-        if not manifest.layers:
-            raise _no_layers(model.info)
-        self._bound(manifest, request.row_count)
-        rows = self.kan.rows(model.info, request.rows, request.row_count)
-        layers = await model.coverage(manifest, rows, deadline=request.deadline, caller=request.caller)
-        return model.info, layers
-
-    async def annotate(self, plan: Plan, feeds: Mapping[str, Array]) -> Annotations:
-        """The coverage and the explanation of the rows in `feeds`. Raises the errors of `Model.edges`."""
-        outputs: list[OutputTensor] = []
-        words: list[tuple[str, ParameterValue]] = []
-        if plan.insight.coverage:
-            request = plan.request
-            layers = await plan.model.coverage(plan.manifest, feeds, deadline=request.deadline, caller=request.caller)
-            outputs += _covered(layers)
-            words.append((f"{COVERAGE}.definition", ",".join(layer.definition for layer in layers)))
-        if plan.work is not None:
-            explanation = await self.explainer.done(plan.work)
-            large = explanation.what.contributions.size > LARGE
-            sparse = await asyncio.to_thread(_sparse, explanation, plan.insight.top_k) if large else None
-            outputs += sparse or _sparse(explanation, plan.insight.top_k)
-            words += _said(explanation)
-        return outputs, words
-
-    def _bound(self, manifest: Manifest, rows: int) -> None:
-        self.kan.bound_rows(rows)
-        each = [math.prod(layer.positions) * layer.sources for layer in manifest.layers]
-        needed = rows * sum(nodes + OF_A_LAYER for nodes in each)
-        if needed > self.kan.max_response_bytes:
-            raise ResourceExhausted(
-                f"the coverage takes {needed} bytes ({rows} rows x {sum(each)} nodes), the limit is "
-                f"{self.kan.max_response_bytes}",
-                code="response-too-large",
-                hint="send fewer rows",
-            )
-
-
-def _explained(request: InferRequest, rows: int) -> ExplainRequest:
-    return ExplainRequest(
-        model=request.model,
-        version=request.version,
-        id=request.id,
-        rows=tuple((tensor.name, tensor.data) for tensor in request.inputs),
-        row_count=rows,
-        deadline=request.deadline,
-        caller=request.caller,
-    )
-
-
-def _covered(layers: tuple[LayerCoverage, ...]) -> Iterator[OutputTensor]:
-    for what, datatype in (("counts", "INT32"), ("worst", "INT32"), ("cells", "FP64")):
-        values = np.stack([getattr(layer, what) for layer in layers], axis=1)
-        yield _tensor(f"{COVERAGE}.{what}", datatype, values)
-    for at, layer in enumerate(layers):
-        yield _tensor(f"{COVERAGE}.zones.{at}", "UINT8", layer.zones)
 
 
 def _sparse(explanation: Explained, top_k: int) -> list[OutputTensor]:
@@ -447,15 +391,6 @@ def _sparse(explanation: Explained, top_k: int) -> list[OutputTensor]:
         _tensor(f"{EXPLAIN}.features", "INT32", features),
         *(_tensor(f"{EXPLAIN}.{name}", "FP64", array) for name, array in arrays.items()),
     ]
-
-
-def _said(explanation: Explained) -> Iterator[tuple[str, ParameterValue]]:
-    yield f"{EXPLAIN}.method", explanation.method
-    yield f"{EXPLAIN}.reference", explanation.reference
-    yield f"{EXPLAIN}.layer", explanation.what.layer
-    yield f"{EXPLAIN}.nodes_are_inputs", explanation.what.nodes_are_inputs
-    if explanation.notes:
-        yield f"{EXPLAIN}.notes", "; ".join(explanation.notes)
 
 
 def _tensor(name: str, datatype: str, values: Array) -> OutputTensor:

@@ -29,7 +29,7 @@ from kanserve.models.registry import Registry
 from kanserve.observability.metrics import Metrics, ModelMetrics
 from kanserve.observability.statistics import FailureReason, Timing
 from kanserve.services import error_bars, intervals, validation
-from kanserve.services.explain import Insights
+from kanserve.services.explain import Explainer
 from kanserve.types import (
     BYTES,
     DTYPES,
@@ -37,7 +37,6 @@ from kanserve.types import (
     Array,
     InferRequest,
     InferResponse,
-    InputTensor,
     ModelInfo,
     OutputTensor,
     ParameterValue,
@@ -92,7 +91,7 @@ class Inference:
     metrics: Metrics
     max_response_bytes: int
     max_input_strings: int
-    insights: Insights
+    explainer: Explainer
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """The response to one request. Raises any KanserveError that `errors.py` lists for requests."""
@@ -101,18 +100,40 @@ class Inference:
             attempt.series = model.metrics
             ready = self.check(model, request)
             info = model.info
-            insight, plan = request.insight, None
+            insight, work = request.insight, None
             if insight is not None:
-                plan = self.insights.check(model, request, insight, ready.rows)
-            feeds = {tensor.name: self._array(info, request, tensor) for tensor in request.inputs}
-            words = _outside(model, feeds)
+                work = self.explainer.check(model, request, insight, ready.rows)
+            most, prefix = self.max_input_strings, validation.prefix_of(request)
+            feeds = {
+                tensor.name: validation.strings(tensor, info.name, most=most, prefix=prefix)
+                if tensor.datatype == BYTES
+                else validation.numbers(tensor)
+                for tensor in request.inputs
+            }
+            words: list[tuple[str, ParameterValue]] = []
+            if model.range_guard is not None:
+                outside = model.range_guard.outside(feeds)
+                count = int(np.count_nonzero(outside))
+                model.range_guard.rows.inc(count)
+                if count and model.range_guard.policy == REJECT:
+                    raise validation.beyond(
+                        model.info, model.range_guard.place(feeds, int(outside.argmax())), count, len(outside)
+                    )
+                if model.range_guard.policy == FLAG:
+                    words.append((OUT_OF_RANGE_ROWS, count))
             if ready.rows == 0 and not any(-1 in tensor.shape[1:] for tensor in ready.outputs):
-                answers, _ = await self._answers(request, ready, feeds, _no_rows(ready))
-                return _response(info, request, answers)
+                tensors = {tensor.name: tensor for tensor in ready.model.info.outputs}
+                named = [tensors[name] for name in ready.names]
+                empty = [np.empty((0, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in named]
+                outputs, _ = await self._outputs(request, ready, feeds, empty)
+                return InferResponse(info.name, info.version, request.id, tuple(outputs))
             arrays = await _execute(ready, feeds, request.deadline, attempt.started)
-            answers, more_words = await self._answers(request, ready, feeds, arrays)
-            more_outputs, more_parameters = ([], []) if plan is None else await self.insights.annotate(plan, feeds)
-            return _response(info, request, [*answers, *more_outputs], [*words, *more_words, *more_parameters])
+            outputs, more_words = await self._outputs(request, ready, feeds, arrays)
+            words += more_words
+            if insight is not None:
+                more_outputs, more_words = await self.explainer.annotate(model, request, insight, work, feeds)
+                outputs, words = outputs + more_outputs, words + more_words
+            return InferResponse(info.name, info.version, request.id, tuple(outputs), tuple(words))
 
     def check(self, model: Model, request: InferRequest) -> ValidatedRequest:
         """Check a request before it runs. Raises the errors of `infer`."""
@@ -120,7 +141,14 @@ class Inference:
         outputs = validation.requested_outputs(model.info, request)
         rows = validation.validate(model.info, request)
         more = (intervals.row_bytes(model.info) if interval else 0) + error_bar * error_bars.row_bytes(model.info)
-        self._bound(model.info, outputs, rows, more)
+        needed = rows * (more + sum(tensor.row_bytes for tensor in outputs))
+        if needed > self.max_response_bytes:
+            raise ResourceExhausted(
+                f"the response for {rows} rows of model '{model.info.name}' takes {needed} bytes, "
+                f"the limit is {self.max_response_bytes}",
+                code="response-too-large",
+                hint="send fewer rows in one request",
+            )
         if request.classes:
             check_classification(request, outputs)
         names = tuple(tensor.name for tensor in outputs)
@@ -137,39 +165,31 @@ class Inference:
         with _Attempt(ready.model.metrics, started):
             return await _execute(ready, feeds, deadline, started)
 
-    def _array(self, info: ModelInfo, request: InferRequest, tensor: InputTensor) -> Array:
-        if tensor.datatype != BYTES:
-            return validation.numbers(tensor)
-        return validation.strings(tensor, info.name, most=self.max_input_strings, prefix=validation.prefix_of(request))
-
-    async def _answers(
+    async def _outputs(
         self, request: InferRequest, ready: ValidatedRequest, feeds: Mapping[str, Array], arrays: list[Array]
     ) -> tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]:
         """The requested outputs in the order of the request, the marks of rows out of range if their intervals are
         requested, and response parameters. `arrays`: of `ready.names`."""
-        answers = await self._own_outputs(request, ready, arrays[: len(ready.outputs)])
+        own = arrays[: len(ready.outputs)]
+        if not request.classes:
+            outputs = [self._packed(tensor, array) for tensor, array in zip(ready.outputs, own, strict=True)]
+        elif sum(array.size for array in own) > LARGE:
+            outputs = await asyncio.to_thread(self._classes, request, ready, own)
+        else:
+            outputs = self._classes(request, ready, own)
         if not (ready.interval or ready.error_bar):
-            return answers, []
+            return outputs, []
         info, words, marks = ready.model.info, list[tuple[str, ParameterValue]](), list[OutputTensor]()
         if ready.interval:
-            answers.append(await intervals.tensor(info, arrays[ready.names.index(info.outputs[0].name)]))
+            outputs.append(await intervals.tensor(info, arrays[ready.names.index(info.outputs[0].name)]))
             outside = await intervals.out_of_range(ready.model, feeds) if ready.rows else np.zeros(0, np.bool_)
             marks = intervals.marks(outside)
             words += intervals.parameters(ready.model, outside)
         if ready.error_bar:
             error_bar, more_words = await error_bars.tensor(ready.model, feeds)
-            answers.append(error_bar)
+            outputs.append(error_bar)
             words += more_words
-        return [*sorted(answers, key=lambda answer: request.outputs.index(answer.name)), *marks], words
-
-    async def _own_outputs(
-        self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]
-    ) -> list[OutputTensor]:
-        if not request.classes:
-            return [self._packed(tensor, array) for tensor, array in zip(ready.outputs, arrays, strict=True)]
-        if sum(array.size for array in arrays) > LARGE:
-            return await asyncio.to_thread(self._classes, request, ready, arrays)
-        return self._classes(request, ready, arrays)
+        return [*sorted(outputs, key=lambda output: request.outputs.index(output.name)), *marks], words
 
     def _classes(self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]) -> list[OutputTensor]:
         """The outputs, as classes if the request sets a number of classes for them."""
@@ -199,16 +219,6 @@ class Inference:
             )
         return OutputTensor(tensor.name, tensor.datatype, array.shape, data)
 
-    def _bound(self, info: ModelInfo, outputs: Sequence[TensorInfo], rows: int, more: int) -> None:
-        needed = rows * (more + sum(tensor.row_bytes for tensor in outputs))
-        if needed > self.max_response_bytes:
-            raise ResourceExhausted(
-                f"the response for {rows} rows of model '{info.name}' takes {needed} bytes, "
-                f"the limit is {self.max_response_bytes}",
-                code="response-too-large",
-                hint="send fewer rows in one request",
-            )
-
 
 class _Attempt:
     """Context of one request, which counts the request when it ends."""
@@ -229,27 +239,12 @@ class _Attempt:
             self.series.succeeded(spent)
         elif isinstance(error, asyncio.CancelledError):
             self.series.statistics.failed(spent, FailureReason.CANCELED)
+        elif isinstance(error, REJECTED):
+            self.series.statistics.failed(spent, FailureReason.REJECTED)
+        elif isinstance(error, BackendError):
+            self.series.statistics.failed(spent, FailureReason.BACKEND)
         elif isinstance(error, KanserveError):
-            self.series.statistics.failed(spent, _reason(error))
-
-
-def _outside(model: Model, feeds: Mapping[str, Array]) -> list[tuple[str, ParameterValue]]:
-    """The response parameters about rows with inputs out of range, if the model flags these. Raises BadRequest if
-    the model rejects them."""
-    if model.range_guard is None:
-        return []
-    outside = model.range_guard.outside(feeds)
-    count = int(np.count_nonzero(outside))
-    model.range_guard.rows.inc(count)
-    if count and model.range_guard.policy == REJECT:
-        raise validation.beyond(model.info, model.range_guard.place(feeds, int(outside.argmax())), count, len(outside))
-    return [(OUT_OF_RANGE_ROWS, count)] if model.range_guard.policy == FLAG else []
-
-
-def _no_rows(ready: ValidatedRequest) -> list[Array]:
-    """The outputs of a request without rows."""
-    tensors = {tensor.name: tensor for tensor in ready.model.info.outputs}
-    return [np.empty((0, *tensors[name].shape[1:]), NUMPY_DTYPES[tensors[name].datatype]) for name in ready.names]
+            self.series.statistics.failed(spent, FailureReason.OTHER)
 
 
 async def _execute(
@@ -312,23 +307,6 @@ def record_cancelled(ready: ValidatedRequest, ns: int) -> None:
     ready.model.metrics.statistics.failed(ns, FailureReason.CANCELED)
 
 
-def _response(
-    info: ModelInfo,
-    request: InferRequest,
-    tensors: Sequence[OutputTensor],
-    words: Sequence[tuple[str, ParameterValue]] = (),
-) -> InferResponse:
-    return InferResponse(info.name, info.version, request.id, tuple(tensors), tuple(words))
-
-
-def _reason(error: KanserveError) -> FailureReason:
-    if isinstance(error, REJECTED):
-        return FailureReason.REJECTED
-    if isinstance(error, BackendError):
-        return FailureReason.BACKEND
-    return FailureReason.OTHER
-
-
 LARGE = 2**14  # values; more are sorted off the event loop
 MOST = 10**6  # values of one row
 UNORDERED = ("BOOL", "FP16")  # among the types of numpy; Triton does not classify these either
@@ -367,19 +345,14 @@ def classified(
             hint="request fewer classes, or send fewer rows in one request",
         )
     rows = values.reshape(math.prod(batch), width)
-    chosen = _largest(rows)[:, :count]
+    # From the largest value to the smallest; first come first among equals.
+    order: NDArray[np.intp] = rows.shape[1] - 1 - np.argsort(rows[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    if rows.dtype.kind == "f":
+        missing = np.take_along_axis(np.isnan(rows), order, axis=1)  # numpy sorts NaN as the largest
+        order = np.take_along_axis(order, np.argsort(missing, axis=1, kind="stable"), axis=1)
+    chosen = order[:, :count]
     form = "{:f}:{}" if values.dtype.kind == "f" else "{}:{}"
     pairs = zip(np.take_along_axis(rows, chosen, axis=1).ravel().tolist(), chosen.ravel().tolist(), strict=True)
     ends = {at: f":{label}" for at, label in enumerate(labels) if label}
     data = validation.joined((form.format(value, at) + ends.get(at, "")).encode() for value, at in pairs)
     return OutputTensor(tensor.name, BYTES, (*batch, count), data)
-
-
-def _largest(rows: Array) -> NDArray[np.intp]:
-    """Columns of [rows, n] from the largest value to the smallest; first come first among equals."""
-    order: NDArray[np.intp] = rows.shape[1] - 1 - np.argsort(rows[:, ::-1], axis=1, kind="stable")[:, ::-1]
-    if rows.dtype.kind != "f":
-        return order
-    missing = np.take_along_axis(np.isnan(rows), order, axis=1)  # numpy sorts NaN as the largest
-    order = np.take_along_axis(order, np.argsort(missing, axis=1, kind="stable"), axis=1)
-    return order

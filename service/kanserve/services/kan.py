@@ -30,10 +30,10 @@ from kanserve.types import (
     Estimate,
     LayerScores,
     ModelInfo,
-    TensorInfo,
 )
 
 FARTHEST = 1e30  # from one end of a curve to the other; float32 ends at 3e38
+MOST_QUANTILES = 101
 FEWER_LAYERS = "request fewer layers, or raise max_edge_query_evaluations on the server"
 
 
@@ -63,6 +63,49 @@ class Kan:
             raise missing(model.info.name)
         return model.info.manifest
 
+    async def edges(self, request: EdgeRequest) -> EdgeResponse:
+        """Edge values for rows. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the errors of
+        `Model.edges`."""
+        model, manifest = self.describe(request.model, request.version)
+        info = model.info
+        rows = self.rows(info, request.rows, request.row_count)
+        plans = _plans(info, manifest, request)
+        count, most = request.row_count, self.max_response_bytes
+        needed = sum(plan.response_bytes(count) for plan in plans)
+        if needed > most:
+            values = sum(math.prod(plan.shape(1)) for plan in plans)
+            raise ResourceExhausted(
+                f"the response takes {needed} bytes ({count} rows x {values} edge values per row), the limit is {most}",
+                code="response-too-large",
+                hint="request fewer layers, sources or destinations, set top_k, or send fewer rows",
+            )
+        if (total := sum(_kept(plan, count) for plan in plans)) > most:
+            raise ResourceExhausted(
+                f"quantiles and histograms need all values at the same time, {total} bytes, the limit is {most}",
+                code="reduction-too-large",
+                hint="request fewer layers, sources or destinations, other reductions, or send fewer rows",
+            )
+        self.bound_work([manifest.layers[plan.layer] for plan in plans], request.row_count)
+        layers = await model.edges(
+            plans,
+            rows,
+            deadline=request.deadline,
+            caller=request.caller,
+            most_bytes=self.max_response_bytes,
+        )
+        model.metrics.edge_values.inc(sum(layer.nbytes // query_plan.VALUE_BYTES for layer in layers))
+        return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
+
+    def estimate(self, request: EdgeRequest) -> tuple[ModelInfo, Estimate]:
+        """The cost of a query for the given number of rows, which need not be sent. Raises BadRequest,
+        FailedPrecondition."""
+        model, manifest = self.describe(request.model, request.version)
+        plans = _plans(model.info, manifest, request)
+        each = evaluations([manifest.layers[plan.layer] for plan in plans])
+        needed = sum(max(plan.response_bytes(request.row_count), _kept(plan, request.row_count)) for plan in plans)
+        limits = self.max_response_bytes, self.max_edge_query_evaluations
+        return model.info, Estimate(needed, limits[0], each * request.row_count, limits[1])
+
     def curves(self, request: CurveRequest) -> tuple[ModelInfo, AsyncGenerator[CurveBlock]]:
         """The model, and curves of its edges, one block at a time. Raises BadRequest, ResourceExhausted,
         FailedPrecondition; the curves raise the errors of `Model.edges`."""
@@ -79,10 +122,20 @@ class Kan:
         )
         for plan in plans:
             alone(manifest, plan.layer)
-        self._bound_curves(plans, request.points * (1 + request.derivative + 3 * request.parts) + 6 * request.extrema)
+        numbers = request.points * (1 + request.derivative + 3 * request.parts) + 6 * request.extrema
+        count = sum(math.prod(plan.shape(1)) for plan in plans)
+        if (needed := count * numbers * query_plan.VALUE_BYTES) > self.max_response_bytes:
+            raise ResourceExhausted(
+                f"the response takes {needed} bytes ({count} edges x {numbers} numbers), the limit is "
+                f"{self.max_response_bytes}",
+                code="response-too-large",
+                hint="request fewer layers, sources, destinations or points",
+            )
+        # Each extreme needs additional points, around it.
+        wide = max((len(plan.destinations) for plan in plans), default=0) if request.extrema else 0
         self.bound_work(
             [dataclasses.replace(manifest.layers[plan.layer], positions=()) for plan in plans],
-            request.points * (3 if request.derivative else 1) + _closer(plans, request),
+            request.points * (3 if request.derivative else 1) + 2 * curves.ROUNDS * curves.ZOOM * wide,
             "points",
         )
         return model.info, model.curves(manifest, plans, request)
@@ -91,7 +144,18 @@ class Kan:
         """The model, the source of the rows, their number, and the scores over them. Raises BadRequest,
         ResourceExhausted, FailedPrecondition, and the errors of `Model.edges`."""
         model, manifest = self.scored(request)
-        over, rows = self._batch(model.info, manifest, request)
+        if request.row_count == 1:
+            raise BadRequest(
+                "scores over 1 row, expected 2 or more rows",
+                code="too-few-rows",
+                hint="send at least two rows: scores measure the variation between rows",
+            )
+        over = "rows" if request.row_count else "reference"
+        rows = (
+            self.rows(model.info, request.rows, request.row_count)
+            if request.row_count
+            else edge_scores.reference(manifest)
+        )
         count = len(next(iter(rows.values())))
         self.bound_work(manifest.layers, count)
         layers = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
@@ -115,24 +179,38 @@ class Kan:
             )
         return model, manifest
 
-    def _batch(self, info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[str, dict[str, Array]]:
-        """The rows of the request, or those of the export. Raises BadRequest, FailedPrecondition."""
-        if request.row_count == 1:
-            raise BadRequest(
-                "scores over 1 row, expected 2 or more rows",
-                code="too-few-rows",
-                hint="send at least two rows: scores measure the variation between rows",
-            )
-        if request.row_count:
-            return "rows", self.rows(info, request.rows, request.row_count)
-        return "reference", edge_scores.reference(manifest)
-
     def rows(self, info: ModelInfo, packed: Sequence[tuple[str, bytes]], count: int) -> dict[str, Array]:
         """Packed rows by the input's name -> [B, ...] by input, shaped as each. Raises BadRequest,
         ResourceExhausted."""
         self.bound_rows(count)
-        named = _named(info, packed)
-        return {tensor.name: _unpacked(tensor, named[tensor.name], count) for tensor in info.inputs}
+        names = [tensor.name for tensor in info.inputs]
+        input_names = [names[0] if name == ONLY and len(names) == 1 else name for name, _ in packed]
+        if input_names == [ONLY]:
+            raise BadRequest(
+                f"model '{info.name}' has the inputs {', '.join(names)}, but the request has rows without a name",
+                code="input-missing",
+                hint="send the rows of each input in `inputs`",
+            )
+        if sorted(input_names) != sorted(names):
+            got = ", ".join(input_names)[:200]
+            raise BadRequest(
+                f"the request has the inputs {got}, model '{info.name}' has {', '.join(names)}",
+                code="input-unknown",
+                hint="send each input of the model once",
+            )
+        named, arrays = dict(zip(input_names, (rows for _, rows in packed), strict=True)), {}
+        for tensor in info.inputs:
+            data, needed = named[tensor.name], count * tensor.row_bytes
+            if len(data) != needed:
+                raise BadRequest(
+                    f"rows has {len(data)} bytes, expected {needed} for {count} rows of input '{tensor.name}' "
+                    f"({tensor.datatype}, {tensor.row_bytes} bytes per row)",
+                    code="rows-wrong-size",
+                    hint=f"send the rows as {tensor.datatype} in C order, and their number in row_count",
+                )
+            shape = (count, *tensor.shape[1:])
+            arrays[tensor.name] = np.frombuffer(data, DTYPES[tensor.datatype]).reshape(shape)
+        return arrays
 
     def bound_rows(self, count: int) -> None:
         """Raises ResourceExhausted for more rows than a query may have."""
@@ -141,16 +219,6 @@ class Kan:
                 f"the query has {count} rows, expected at most {self.max_edge_query_rows}",
                 code="too-many-rows",
                 hint="send the rows in several queries",
-            )
-
-    def _bound_curves(self, plans: tuple[LayerPlan, ...], numbers: int) -> None:
-        count = sum(math.prod(plan.shape(1)) for plan in plans)
-        if (needed := count * numbers * query_plan.VALUE_BYTES) > self.max_response_bytes:
-            raise ResourceExhausted(
-                f"the response takes {needed} bytes ({count} edges x {numbers} numbers), the limit is "
-                f"{self.max_response_bytes}",
-                code="response-too-large",
-                hint="request fewer layers, sources, destinations or points",
             )
 
     def bound_work(self, layers: Sequence[LayerInfo], rows: int, what: str = "rows") -> None:
@@ -188,12 +256,6 @@ def shapes(info: ModelInfo, manifest: Manifest) -> list[LayerShape]:
     ]
 
 
-def _closer(plans: Sequence[LayerPlan], request: CurveRequest) -> int:
-    """The number of additional points per edge for its extremes."""
-    wide = max((len(plan.destinations) for plan in plans), default=0)
-    return 2 * curves.ROUNDS * curves.ZOOM * wide if request.extrema else 0
-
-
 def _in_reason(request: CurveRequest) -> CurveRequest:
     """The request with the default number of points filled in. Raises BadRequest."""
     request = dataclasses.replace(request, points=request.points or curves.POINTS)
@@ -227,78 +289,6 @@ def alone(manifest: Manifest, at: int) -> None:
         )
 
 
-def _named(info: ModelInfo, packed: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
-    """Bytes by input; a model with one need not name it. Raises BadRequest."""
-    names = [tensor.name for tensor in info.inputs]
-    input_names = [names[0] if name == ONLY and len(names) == 1 else name for name, _ in packed]
-    if input_names == [ONLY]:
-        raise BadRequest(
-            f"model '{info.name}' has the inputs {', '.join(names)}, but the request has rows without a name",
-            code="input-missing",
-            hint="send the rows of each input in `inputs`",
-        )
-    if sorted(input_names) != sorted(names):
-        got = ", ".join(input_names)[:200]
-        raise BadRequest(
-            f"the request has the inputs {got}, model '{info.name}' has {', '.join(names)}",
-            code="input-unknown",
-            hint="send each input of the model once",
-        )
-    return dict(zip(input_names, (rows for _, rows in packed), strict=True))
-
-
-def _unpacked(tensor: TensorInfo, rows: bytes, count: int) -> Array:
-    """[count, ...] of an input. Raises BadRequest."""
-    needed = count * tensor.row_bytes
-    if len(rows) != needed:
-        raise BadRequest(
-            f"rows has {len(rows)} bytes, expected {needed} for {count} rows of input '{tensor.name}' "
-            f"({tensor.datatype}, {tensor.row_bytes} bytes per row)",
-            code="rows-wrong-size",
-            hint=f"send the rows as {tensor.datatype} in C order, and their number in row_count",
-        )
-    return np.frombuffer(rows, DTYPES[tensor.datatype]).reshape(count, *tensor.shape[1:])
-
-
-MOST_QUANTILES = 101
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeQueries:
-    """Use case of edge queries; one object per server."""
-
-    kan: Kan
-
-    async def edges(self, request: EdgeRequest) -> EdgeResponse:
-        """Edge values for rows. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the errors of
-        `Model.edges`."""
-        model, manifest = self.kan.describe(request.model, request.version)
-        info = model.info
-        rows = self.kan.rows(info, request.rows, request.row_count)
-        plans = _plans(info, manifest, request)
-        _bound(plans, request.row_count, self.kan.max_response_bytes)
-        self.kan.bound_work([manifest.layers[plan.layer] for plan in plans], request.row_count)
-        layers = await model.edges(
-            plans,
-            rows,
-            deadline=request.deadline,
-            caller=request.caller,
-            most_bytes=self.kan.max_response_bytes,
-        )
-        model.metrics.edge_values.inc(sum(layer.nbytes // query_plan.VALUE_BYTES for layer in layers))
-        return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
-
-    def estimate(self, request: EdgeRequest) -> tuple[ModelInfo, Estimate]:
-        """The cost of a query for the given number of rows, which need not be sent. Raises BadRequest,
-        FailedPrecondition."""
-        model, manifest = self.kan.describe(request.model, request.version)
-        plans = _plans(model.info, manifest, request)
-        each = evaluations([manifest.layers[plan.layer] for plan in plans])
-        needed = sum(max(plan.response_bytes(request.row_count), _kept(plan, request.row_count)) for plan in plans)
-        limits = self.kan.max_response_bytes, self.kan.max_edge_query_evaluations
-        return model.info, Estimate(needed, limits[0], each * request.row_count, limits[1])
-
-
 def _plans(info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[LayerPlan, ...]:
     """The plans of the requested layers. Raises BadRequest, FailedPrecondition."""
     options = _edges_in_reason(request.options)
@@ -317,15 +307,6 @@ def _plans(info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[L
             code="query-options-conflict",
             hint="send a path with layers only, or send no path",
         )
-    ways = _ways(info, manifest, request.path)
-    chosen = [(plan, *ways[plan.layer]) for plan in plans]
-    return tuple(
-        dataclasses.replace(plan, sources=sources, destinations=destinations) for plan, sources, destinations in chosen
-    )
-
-
-def _ways(info: ModelInfo, manifest: Manifest, path: tuple[int, int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Sources and destinations of each layer. Raises BadRequest, FailedPrecondition."""
     layers = manifest.layers
     if manifest.source.family == HYBRID or any(layer.positions for layer in layers):
         raise FailedPrecondition(
@@ -335,14 +316,18 @@ def _ways(info: ModelInfo, manifest: Manifest, path: tuple[int, int]) -> list[tu
         )
     widths = [shape.nodes for shape in shapes(info, manifest)]
     ends = widths[0], query_plan.results(layers[-1]).shape[1]
-    for what, at, count in zip(("input", "output"), path, ends, strict=True):
+    for what, at, count in zip(("input", "output"), request.path, ends, strict=True):
         if not 0 <= at < count:
             raise BadRequest(
                 f"unknown {what} {at}: the model has {count} {what}s",
                 code="path-end-unknown",
                 hint=f"send a number from 0 to {count - 1}",
             )
-    return query_plan.on_the_way(layers, widths, *path)
+    ways = query_plan.on_the_way(layers, widths, *request.path)
+    chosen = [(plan, *ways[plan.layer]) for plan in plans]
+    return tuple(
+        dataclasses.replace(plan, sources=sources, destinations=destinations) for plan, sources, destinations in chosen
+    )
 
 
 def _edges_in_reason(options: EdgeOptions) -> EdgeOptions:
@@ -409,24 +394,6 @@ def _of_picking(options: EdgeOptions) -> None:
             "min_magnitude cannot be combined with per_row",
             code="query-options-conflict",
             hint="select edges over all rows (min_magnitude), or for each row (per_row)",
-        )
-
-
-def _bound(plans: Sequence[LayerPlan], rows: int, most: int) -> None:
-    """Raises ResourceExhausted for a response that is too large."""
-    needed = sum(plan.response_bytes(rows) for plan in plans)
-    if needed > most:
-        values = sum(math.prod(plan.shape(1)) for plan in plans)
-        raise ResourceExhausted(
-            f"the response takes {needed} bytes ({rows} rows x {values} edge values per row), the limit is {most}",
-            code="response-too-large",
-            hint="request fewer layers, sources or destinations, set top_k, or send fewer rows",
-        )
-    if (total := sum(_kept(plan, rows) for plan in plans)) > most:
-        raise ResourceExhausted(
-            f"quantiles and histograms need all values at the same time, {total} bytes, the limit is {most}",
-            code="reduction-too-large",
-            hint="request fewer layers, sources or destinations, other reductions, or send fewer rows",
         )
 
 

@@ -12,14 +12,15 @@ import itertools
 import math
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kanexport.shared.manifest import arrows, row_shapes
 from kanserve.observability.multiprocess import MetricsPage
-from kanserve.services.control import Catalogue, Control, ShadowReport
-from kanserve.types import ModelInfo, VersionStatus
+from kanserve.services.control import Catalogue, Control
+from kanserve.types import VersionStatus
 
 KEPT, APART, ROOM = 300, 1.0, 3000  # readings, seconds between two, and readings of one version in all
 RECENT = 300.0  # seconds
@@ -42,32 +43,83 @@ class Operations:
         """All figures, and the readings after `since`, in seconds since the epoch."""
         await self._refresh()
         now, before = self._ledger.last, self._ledger.since(RECENT)
+        shadows = []  # with the counts of all workers, as in the metrics
+        for shadow in self._control.shadows.reports():
+            own = now.numbers.get((shadow.model, str(shadow.version)), {})
+            facts = asdict(shadow)
+            del facts["requests"]  # a count of this worker alone
+            classes = None if shadow.rows_with_other_class is None else own.get("shadow_classes", 0)
+            shadows.append(
+                {
+                    **facts,
+                    "version": str(shadow.version),
+                    "baseline_version": str(shadow.baseline_version),
+                    "rows": own.get("shadow_rows", 0),
+                    "rows_out_of_tolerance": own.get("shadow_beyond", 0),
+                    "requests_dropped": own.get("shadow_dropped", 0),
+                    "requests_failed": own.get("shadow_failed", 0),
+                    "largest_difference": own.get("shadow_largest", 0),
+                    "rows_with_other_class": classes,
+                }
+            )
+        calls = []
+        for (method, code), count in sorted(now.calls.items()):
+            old = None if before is None else count - before.calls.get((method, code), 0.0)
+            good = code.startswith(GOOD) or (code in LEFT and method.endswith(WATCHES))
+            calls.append({"method": method, "code": code, "good": good, "count": count, "recent": old})
         return {
             "time": now.at,
             "recent_seconds": 0.0 if before is None else now.at - before.at,
-            "server": self._server(now),
+            "server": {**now.build, **now.server, "ready": self._catalogue.ready(), "live": self._catalogue.live()},
             "versions": [self._version(status, now, before) for status in self._catalogue.index(only_ready=False)],
-            "calls": list(_calls(now, before)),
-            "shadows": [self._shadow(report, now) for report in self._control.shadows.reports()],
+            "calls": calls,
+            "shadows": shadows,
             "history": [
-                {
-                    "time": event.at,
-                    "what": event.what,
-                    "model": event.model,
-                    "version": str(event.version),
-                    "text": event.text,
-                }
+                {"time": event.at, **{name: str(getattr(event, name)) for name in ("what", "model", "version", "text")}}
                 for event in self._control.reconciler.history.latest()
             ],
             "readings": [_reading(step, older) for older, step in self._ledger.steps(since)],
         }
 
     async def overview(self) -> JsonObject:
-        """A summary of each version: its identity, the verification of its export, its use, and its traffic."""
+        """A summary of each version: its identity, the verification of its export (`error`: the largest relative error
+        of the outputs on finite rows), its use, and its traffic (`drift`: the largest ratio to the no-drift threshold;
+        None without a baseline)."""
         await self._refresh()
         now, before = self._ledger.last, self._ledger.since(RECENT)
-        versions = [self._short(status, now, before) for status in self._catalogue.index(only_ready=False)]
+        versions = []
+        for status in self._catalogue.index(only_ready=False):
+            key = (status.name, str(status.version))
+            model = self._catalogue.registry.model(status.name, status.version)
+            total, recent = (history_span(key, now, since) for since in (None, before))
+            traffic: JsonObject = {
+                "requests": total.requests,
+                "rows": total.rows,
+                "requests_per_second": recent.requests / recent.seconds if recent.seconds else None,
+                "drift": now.numbers.get(key, {}).get("drift"),
+            }
+            identity: JsonObject = {}
+            if model is not None:  # without a manifest, it has only its shapes
+                info, known = model.info, model.info.manifest
+                shapes = [[tensor.shape for tensor in tensors] for tensors in (info.inputs, info.outputs)]
+                zones = known.verification.zones if known else ()
+                identity = {
+                    "family": known.source.family if known else "",
+                    "shape": arrows(row_shapes(shapes[0], known.layers if known else (), shapes[1])),
+                    "verification_basis": known.verification_basis if known else "",
+                    "error": max((zone.outputs_max_rel for zone in zones if zone.name != "nonfinite"), default=None),
+                }
+            versions.append(self._state(status) | traffic | identity)
         return {"time": now.at, "versions": versions}
+
+    def _state(self, status: VersionStatus) -> JsonObject:
+        return {
+            "model": status.name,
+            "version": str(status.version),
+            "state": status.state,
+            "reason": status.reason,
+            "default": self._catalogue.registry.default(status.name) == status.version,
+        }
 
     async def _refresh(self) -> None:
         """Read the metrics, if the last reading is old enough. All callers that wait share one reading, and it goes on
@@ -79,35 +131,9 @@ class Operations:
 
     async def _take_reading(self) -> None:
         try:
-            self._ledger.add(await asyncio.to_thread(self._read))
+            self._ledger.add(await asyncio.to_thread(lambda: read(self._page.text().decode(), time.time())))
         finally:
             self._refreshing = None
-
-    def _short(self, status: VersionStatus, now: Figures, before: Figures | None) -> JsonObject:
-        """`drift`: the largest ratio to the no-drift threshold; None without a baseline. `error`: the largest relative
-        error of the outputs in the verification, on finite rows."""
-        registry, key = self._catalogue.registry, (status.name, str(status.version))
-        model = registry.model(status.name, status.version)
-        total, recent = (history_span(key, now, since) for since in (None, before))
-        summary: JsonObject = {
-            "model": status.name,
-            "version": str(status.version),
-            "state": status.state,
-            "reason": status.reason,
-            "default": registry.default(status.name) == status.version,
-            "requests": total.requests,
-            "rows": total.rows,
-            "requests_per_second": recent.requests / recent.seconds if recent.seconds else None,
-            "drift": now.numbers.get(key, {}).get("drift"),
-        }
-        return summary if model is None else summary | _identity(model.info)
-
-    def _read(self) -> Figures:
-        text = self._page.text()
-        return read(text.decode(), time.time())
-
-    def _server(self, now: Figures) -> JsonObject:
-        return {**now.build, **now.server, "ready": self._catalogue.ready(), "live": self._catalogue.live()}
 
     def _version(self, status: VersionStatus, now: Figures, before: Figures | None) -> JsonObject:
         key, own = (status.name, str(status.version)), now.numbers.get((status.name, str(status.version)), {})
@@ -115,11 +141,7 @@ class Operations:
         model = registry.model(status.name, status.version)
         manifest = None if model is None else model.info.manifest
         return {
-            "model": status.name,
-            "version": str(status.version),
-            "state": status.state,
-            "reason": status.reason,
-            "default": registry.default(status.name) == status.version,
+            **self._state(status),
             "chosen": registry.choice(status.name) is not None,
             "digest": "" if model is None else model.info.digest,
             "has_card": manifest is not None,
@@ -130,43 +152,6 @@ class Operations:
             "total": _span(history_span(key, now, None)),
             "recent": None if before is None else _span(history_span(key, now, before)),
         }
-
-    def _shadow(self, report: ShadowReport, now: Figures) -> JsonObject:
-        """A report with the counts of all workers, as in the metrics."""
-        own = now.numbers.get((report.model, str(report.version)), {})
-        facts = asdict(report)
-        del facts["requests"]  # a count of this worker alone
-        return {
-            **facts,
-            "version": str(report.version),
-            "baseline_version": str(report.baseline_version),
-            "rows": own.get("shadow_rows", 0),
-            "rows_out_of_tolerance": own.get("shadow_beyond", 0),
-            "requests_dropped": own.get("shadow_dropped", 0),
-            "requests_failed": own.get("shadow_failed", 0),
-            "largest_difference": own.get("shadow_largest", 0),
-            "rows_with_other_class": None if report.rows_with_other_class is None else own.get("shadow_classes", 0),
-        }
-
-
-def _identity(info: ModelInfo) -> JsonObject:
-    """The identity of a serving version. Without a manifest, it has only its shapes."""
-    shapes = [[tensor.shape for tensor in tensors] for tensors in (info.inputs, info.outputs)]
-    known = info.manifest
-    if known is None:
-        return {
-            "family": "",
-            "shape": arrows(row_shapes(shapes[0], (), shapes[1])),
-            "verification_basis": "",
-            "error": None,
-        }
-    errors = [zone.outputs_max_rel for zone in known.verification.zones if zone.name != "nonfinite"]
-    return {
-        "family": known.source.family,
-        "shape": arrows(row_shapes(shapes[0], known.layers, shapes[1])),
-        "verification_basis": known.verification_basis,
-        "error": max(errors, default=None),
-    }
 
 
 def _reading(now: Figures, before: Figures) -> JsonObject:
@@ -207,19 +192,6 @@ def _span(span: Span) -> JsonObject:
             {"up_to": None if bound == float("inf") else bound, "executions": count} for bound, count in span.batches
         ],
     }
-
-
-def _calls(now: Figures, before: Figures | None) -> Iterator[JsonObject]:
-    """The calls by method and code, in total and since `before`."""
-    for (method, code), count in sorted(now.calls.items()):
-        old = None if before is None else count - before.calls.get((method, code), 0.0)
-        yield {
-            "method": method,
-            "code": code,
-            "good": code.startswith(GOOD) or (code in LEFT and method.endswith(WATCHES)),
-            "count": count,
-            "recent": old,
-        }
 
 
 Key = tuple[str, str]  # a model and its version
@@ -281,11 +253,11 @@ class Figures:
 
     at: float
     numbers: Mapping[Key, Mapping[str, float]]
-    spreads: Mapping[Key, Mapping[str, Buckets]]
+    spreads: dict[Key, Mapping[str, Buckets]]
     failures: Mapping[Key, Mapping[str, float]]
-    calls: Mapping[tuple[str, str], float]
-    server: Mapping[str, float]
-    build: Mapping[str, str]
+    calls: dict[tuple[str, str], float]
+    server: dict[str, float]
+    build: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,59 +284,41 @@ class Span:
     batches: Buckets
 
 
-@dataclass(slots=True)
-class _Reading:
-    """Metrics page while it is parsed."""
-
-    numbers: dict[Key, dict[str, float]] = field(default_factory=dict)
-    buckets: dict[Key, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
-    failures: dict[Key, dict[str, float]] = field(default_factory=dict)
-    calls: dict[tuple[str, str], float] = field(default_factory=dict)
-    server: dict[str, float] = field(default_factory=dict)
-    build: dict[str, str] = field(default_factory=dict)
-
-    def take(self, name: str, labels: Mapping[str, str], value: float) -> None:
-        """A sample."""
-        key = labels.get("model", ""), labels.get("version", "")
-        if name in NUMBERS:
-            self.numbers.setdefault(key, {})[NUMBERS[name]] = value
-        elif name == DRIFT:
-            numbers = self.numbers.setdefault(key, {})
-            numbers["drift"] = max(value, numbers.get("drift", 0.0))
-        elif name in SPREADS:
-            own = self.buckets.setdefault(key, {})
-            own.setdefault(SPREADS[name], []).append((float(labels["le"]), value))
-        elif name == FAILURES:
-            self.failures.setdefault(key, {})[labels["reason"]] = value
-        elif name in SERVER:
-            self.server[SERVER[name]] = value
-        elif name == BUILD:
-            self.build.update(labels)
-        elif value:
-            self.calls[_called(name, labels)] = value
-
-
-def _called(name: str, labels: Mapping[str, str]) -> tuple[str, str]:
-    if name == GRPC:
-        return f"{labels['grpc_service']}/{labels['grpc_method']}", labels["grpc_code"]
-    return f"{labels['method']} {labels['handler']}", labels["status"]
-
-
 KNOWN = frozenset({*NUMBERS, *SPREADS, *SERVER, DRIFT, FAILURES, BUILD, GRPC, HTTP})
 LINES = re.compile(rf"^({'|'.join(sorted(KNOWN))})(?:{{(.*)}})? (\S+)$", re.MULTILINE)
 
 
 def read(text: str, at: float) -> Figures:
     """The numbers of a metrics page of this server."""
-    reading = _Reading()
-    for name, labels, value in LINES.findall(text):
-        reading.take(name, {key: _plain(word) for key, word in LABEL.findall(labels)}, float(value))
-    spreads = {key: {what: _alone(buckets) for what, buckets in own.items()} for key, own in reading.buckets.items()}
-    return Figures(at, reading.numbers, spreads, reading.failures, reading.calls, reading.server, reading.build)
-
-
-def _plain(value: str) -> str:
-    return value.replace(r"\"", '"').replace(r"\n", "\n").replace(r"\\", "\\") if "\\" in value else value
+    numbers: defaultdict[Key, dict[str, float]] = defaultdict(dict)
+    buckets: defaultdict[Key, defaultdict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    failures: defaultdict[Key, dict[str, float]] = defaultdict(dict)
+    figures = Figures(at, numbers, {}, failures, {}, {}, {})
+    for name, pairs, number in LINES.findall(text):
+        labels = {
+            key: (word.replace(r"\"", '"').replace(r"\n", "\n").replace(r"\\", "\\") if "\\" in word else word)
+            for key, word in LABEL.findall(pairs)
+        }
+        key, value = (labels.get("model", ""), labels.get("version", "")), float(number)
+        if name in NUMBERS:
+            numbers[key][NUMBERS[name]] = value
+        elif name == DRIFT:
+            numbers[key]["drift"] = max(value, numbers[key].get("drift", 0.0))
+        elif name in SPREADS:
+            buckets[key][SPREADS[name]].append((float(labels["le"]), value))
+        elif name == FAILURES:
+            failures[key][labels["reason"]] = value
+        elif name in SERVER:
+            figures.server[SERVER[name]] = value
+        elif name == BUILD:
+            figures.build.update(labels)
+        elif value and name == GRPC:
+            figures.calls[f"{labels['grpc_service']}/{labels['grpc_method']}", labels["grpc_code"]] = value
+        elif value:
+            figures.calls[f"{labels['method']} {labels['handler']}", labels["status"]] = value
+    for key, own in buckets.items():
+        figures.spreads[key] = {what: _alone(cumulated) for what, cumulated in own.items()}
+    return figures
 
 
 def _alone(cumulated: Sequence[tuple[float, float]]) -> Buckets:
@@ -382,12 +336,13 @@ def history_span(key: Key, now: Figures, before: Figures | None) -> Span:
     own, since = now.numbers.get(key, NONE), before
     if since is not None and own.get("requests", 0) < since.numbers.get(key, NONE).get("requests", 0):
         since = None  # it was counted anew
-    old, failed, buckets = _of(key, since)
+    older = since or Figures(now.at, {}, {}, {}, {}, {}, {})
+    old, failed, buckets = older.numbers.get(key, NONE), older.failures.get(key, NONE), older.spreads.get(key, {})
     spreads = now.spreads.get(key, {})
     grown = {what: own.get(what, 0.0) - old.get(what, 0.0) for what in ("requests", "rows", "executions", *PHASES)}
     times = _less(spreads.get("request", ()), buckets.get("request", ()))
     return Span(
-        seconds=0.0 if since is None else now.at - since.at,
+        seconds=now.at - older.at,
         requests=grown["requests"],
         rows=grown["rows"],
         executions=grown["executions"],
@@ -396,13 +351,6 @@ def history_span(key: Key, now: Figures, before: Figures | None) -> Span:
         phases={phase: grown[phase] / 1e6 / max(1.0, grown["requests"]) for phase in PHASES},
         batches=_less(spreads.get("batch", ()), buckets.get("batch", ())),
     )
-
-
-def _of(key: Key, before: Figures | None) -> tuple[Mapping[str, float], Mapping[str, float], Mapping[str, Buckets]]:
-    """Numbers, failures and spreads of a version."""
-    if before is None:
-        return NONE, NONE, {}
-    return before.numbers.get(key, NONE), before.failures.get(key, NONE), before.spreads.get(key, {})
 
 
 def _less(now: Buckets, before: Buckets) -> Buckets:

@@ -54,32 +54,25 @@ def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
 async def gather(kan: Kan, info: ModelInfo, manifest: Manifest, caller: str) -> tuple[Plan, Curves]:
     """The plan of a report, and the responses to its requests. `caller`: as in EdgeRequest. Raises the errors of
     `Model.edges`, except FailedPrecondition and ResourceExhausted: the report then has no scores, or no curves."""
-    described = description(kan, info, manifest)
-    scores = await _scores(kan, described, caller)
-    plan = await asyncio.to_thread(selection.plan, described, scores)
-    return plan, {request: await _curves(kan, request, caller) for request in plan.requests}
-
-
-async def _scores(kan: Kan, described: Description, caller: str) -> Scores | None:
-    """Scores over the baseline of the export, or over its reference rows. None if the model has none, or too many."""
+    described, scores = description(kan, info, manifest), None
     request = EdgeRequest(described.name, described.version, id="", rows=(), row_count=0, caller=caller)
-    try:
+    # Over the baseline of the export, or over its reference rows. The model may have none, or too many.
+    with contextlib.suppress(FailedPrecondition, ResourceExhausted):
         if source := statistics.best(kan, request):
             counted = await statistics.counted_scores(kan, request, source)
-            return Scores(described.version, counted.source, counted.rows, counted.layers, counted.notes)
-        _, source, row_count, layers = await kan.scores(request)
-    except (FailedPrecondition, ResourceExhausted):
-        return None
-    return Scores(described.version, source, row_count, layers)
-
-
-async def _curves(kan: Kan, request: CurveRequest, caller: str) -> tuple[LayerCurves, ...]:
-    """The response to a request. Empty for edges of class B, which have no curves, and if the response is too
-    large."""
-    try:
-        _, blocks = kan.curves(dataclasses.replace(request, caller=caller))
-        async with contextlib.aclosing(blocks):
-            answer = [block async for block in blocks]
-    except (FailedPrecondition, ResourceExhausted):
-        return ()
-    return await asyncio.to_thread(curves.joined, answer)
+            scores = Scores(described.version, counted.source, counted.rows, counted.layers, counted.notes)
+        else:
+            _, source, row_count, layers = await kan.scores(request)
+            scores = Scores(described.version, source, row_count, layers)
+    plan = await asyncio.to_thread(selection.plan, described, scores)
+    responses: dict[CurveRequest, tuple[LayerCurves, ...]] = {}
+    for curve_request in plan.requests:
+        try:
+            _, blocks = kan.curves(dataclasses.replace(curve_request, caller=caller))
+            async with contextlib.aclosing(blocks):
+                response = [block async for block in blocks]
+        except (FailedPrecondition, ResourceExhausted):  # edges of class B have no curves; a response may be too large
+            responses[curve_request] = ()
+        else:
+            responses[curve_request] = await asyncio.to_thread(curves.joined, response)
+    return plan, responses

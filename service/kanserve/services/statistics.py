@@ -14,9 +14,8 @@ from kanexport.shared.manifest import Manifest
 from kanserve.analysis.histogram import Counts
 from kanserve.errors import BadRequest, FailedPrecondition, NotFound, ResourceExhausted, Unavailable, WatchesLimited
 from kanserve.insight import edge_scores
-from kanserve.insight.drift_history import PastDrift
 from kanserve.insight.statistics import NodeCounts, NodeStatistics
-from kanserve.insight.traffic_sampler import KeptRow, TrafficSampler, TrafficStatistics
+from kanserve.insight.traffic_sampler import KeptRow, PastDrift, TrafficSampler, TrafficStatistics
 from kanserve.models.model import Model
 from kanserve.services.kan import Kan, alone
 from kanserve.types import EdgeRequest, LayerScores, ModelInfo
@@ -64,20 +63,13 @@ class StatisticsResult:
 async def statistics(kan: Kan, request: EdgeRequest, source: str = "") -> StatisticsResult:
     """Statistics over the client's rows, or without rows over the model's traffic. Raises BadRequest,
     ResourceExhausted, FailedPrecondition, and the errors of `Model.edges`."""
-    if request.row_count:
-        return await _of_rows(kan, request, source)
-    model, _ = described(kan, request.model, request.version)
-    return statistics_result(model.info, request.id, source, await traffic_statistics(live_statistics(model), source))
-
-
-async def _of_rows(kan: Kan, request: EdgeRequest, source: str) -> StatisticsResult:
+    if not request.row_count:
+        model = described(kan, request.model, request.version)
+        counted = await traffic_statistics(live_statistics(model), source)
+        return statistics_result(model.info, request.id, source, counted)
     model, manifest = kan.describe(request.model, request.version)
     if source not in ("", ROWS):
-        raise BadRequest(
-            f"the source '{source[:32]}' cannot be combined with rows",
-            code="rows-with-source",
-            hint="send the rows without a source, or the source without rows",
-        )
+        raise _rows_with_source(source)
     if not manifest.baseline.rows:
         raise FailedPrecondition(
             f"model '{model.info.name}' has no baseline to compare the rows with",
@@ -89,11 +81,19 @@ async def _of_rows(kan: Kan, request: EdgeRequest, source: str) -> StatisticsRes
     return StatisticsResult(model.info, request.id, request.row_count, nodes, classes)
 
 
-def described(kan: Kan, name: str, version: str) -> tuple[Model, object]:
-    """A version and its manifest, as `Kan.describe`. If the version is no longer served, the error names the default
+def _rows_with_source(source: str) -> BadRequest:
+    return BadRequest(
+        f"the source '{source[:32]}' cannot be combined with rows",
+        code="rows-with-source",
+        hint="send the rows without a source, or the source without rows",
+    )
+
+
+def described(kan: Kan, name: str, version: str) -> Model:
+    """A version with a manifest, as `Kan.describe`. If the version is no longer served, the error names the default
     version."""
     try:
-        return kan.describe(name, version)
+        return kan.describe(name, version)[0]
     except (NotFound, Unavailable) as error:
         default = kan.registry.default(name)
         if not version or default is None:
@@ -136,7 +136,7 @@ class RecentRows:
 
 def recent_rows(kan: Kan, name: str, version: str) -> RecentRows:
     """The latest rows of a version's traffic. Raises NotFound, FailedPrecondition, BadRequest, Unavailable."""
-    model, _ = described(kan, name, version)
+    model = described(kan, name, version)
     sampler = model.live
     if sampler is None:
         return RecentRows(model.info, 0, (), counted=False, note=model.blind or SHUTTING_DOWN)
@@ -147,7 +147,7 @@ def recent_rows(kan: Kan, name: str, version: str) -> RecentRows:
 def drift_history(kan: Kan, name: str, version: str) -> tuple[ModelInfo, Sequence[PastDrift]]:
     """The drift of a version's traffic in each minute of the last hour, the oldest first. Raises the errors of
     `statistics`."""
-    model, _ = described(kan, name, version)
+    model = described(kan, name, version)
     return model.info, live_statistics(model).drift_history()
 
 
@@ -211,11 +211,7 @@ async def counted_scores(kan: Kan, request: EdgeRequest, source: str) -> Scored:
             hint="send one of these sources, or send rows without a source",
         )
     if request.row_count:
-        raise BadRequest(
-            f"the source '{source}' cannot be combined with rows",
-            code="rows-with-source",
-            hint="send the rows without a source, or the source without rows",
-        )
+        raise _rows_with_source(source)
     described(kan, request.model, request.version)
     model, manifest = kan.scored(request)
     tally = (
@@ -245,7 +241,7 @@ def _counted_of(kan: Kan, manifest: Manifest, tally: NodeCounts) -> None:
 def reset(kan: Kan, name: str, version: str) -> tuple[ModelInfo, float]:
     """Restart the statistics of a version's traffic. Returns the time in seconds since the epoch. Raises the errors of
     `statistics`."""
-    model, _ = described(kan, name, version)
+    model = described(kan, name, version)
     return model.info, live_statistics(model).anew()
 
 
@@ -313,8 +309,21 @@ class Watches:
         """Statistics now and after each interval; the last ones have the reason for the end. Raises BadRequest,
         WatchesLimited, and the errors of `statistics`."""
         interval, most = _in_reason(request)
-        self._bound(request.caller)
-        model, _ = described(self._kan, request.model, request.version)
+        if len(self._open) >= self.most:
+            raise WatchesLimited(
+                f"{self.most} watches of statistics are open, which is the limit max_watch_streams",
+                code="too-many-watches",
+                hint="close a watch, or raise max_watch_streams on the server",
+            )
+        own = list(self._open.values()).count(request.caller)
+        if request.caller and own >= max(1, self.most // SHARE):
+            raise WatchesLimited(
+                f"{request.caller} has {own} open watches of statistics, the limit of one caller (25% of "
+                "max_watch_streams)",
+                code="too-many-watches",
+                hint="close a watch, or raise max_watch_streams on the server",
+            )
+        model = described(self._kan, request.model, request.version)
         info, live = model.info, live_statistics(model)
         del model  # the watch does not keep its memory
         woken = asyncio.Event()
@@ -330,7 +339,17 @@ class Watches:
                 yield statistics_result(info, request.id, request.source, counted), ended
                 if ended:
                     return
-                await self._pause(woken, interval, info, live, request.version)
+                end = time.monotonic() + interval
+                while (left := end - time.monotonic()) > 0 and not self._ended(info, live, request.version):
+                    woken.clear()
+                    waiting = [asyncio.ensure_future(event.wait()) for event in (woken, self._closing)]
+                    try:
+                        await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        for waiter in waiting:
+                            waiter.cancel()
+                            with contextlib.suppress(asyncio.CancelledError):
+                                await waiter
         finally:
             del self._open[woken]
             shared.users -= 1
@@ -341,38 +360,6 @@ class Watches:
         """Forget the last counts, because the counts start again."""
         for shared in self._counted.values():
             shared.task = None
-
-    def _bound(self, caller: str) -> None:
-        """Raises WatchesLimited."""
-        if len(self._open) >= self.most:
-            raise WatchesLimited(
-                f"{self.most} watches of statistics are open, which is the limit max_watch_streams",
-                code="too-many-watches",
-                hint="close a watch, or raise max_watch_streams on the server",
-            )
-        own, most = list(self._open.values()).count(caller), max(1, self.most // SHARE)
-        if caller and own >= most:
-            raise WatchesLimited(
-                f"{caller} has {own} open watches of statistics, the limit of one caller (25% of max_watch_streams)",
-                code="too-many-watches",
-                hint="close a watch, or raise max_watch_streams on the server",
-            )
-
-    async def _pause(
-        self, woken: asyncio.Event, seconds: float, info: ModelInfo, live: TrafficSampler, version: str
-    ) -> None:
-        """Wait for `seconds`, or until the watch must end."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._ended(info, live, version):
-            woken.clear()
-            waiting = [asyncio.ensure_future(event.wait()) for event in (woken, self._closing)]
-            try:
-                await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for waiter in waiting:
-                    waiter.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await waiter
 
     def _ended(self, info: ModelInfo, live: TrafficSampler, version: str) -> str:
         """The reason why a watch ends, or ""."""

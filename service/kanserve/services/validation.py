@@ -26,16 +26,16 @@ DIMENSION_LIMIT = 16
 CLASSES, SHARED_MEMORY = "classification", "shared_memory_region"  # parameters of an output
 PREFIX, COVERAGE, TOP_K = "kan.", "kan.coverage", "kan.explain_top_k"
 MOST_TOP_K = 20
-# Parameters of Triton and kanserve -> accepted members of InferParameter, and their names in errors.
+# Parameters of Triton and kanserve -> accepted members of InferParameter.
 PARAMETERS = {
-    "sequence_id": (("int64_param", "string_param"), "int64_param or string_param"),
-    "sequence_start": (("bool_param",), "bool_param"),
-    "sequence_end": (("bool_param",), "bool_param"),
-    "priority": (("int64_param", "uint64_param"), "int64_param or uint64_param"),
-    "timeout": (("int64_param",), "int64_param"),
-    "triton_enable_empty_final_response": (("bool_param",), "bool_param"),
-    COVERAGE: (("bool_param",), "bool_param"),
-    TOP_K: (("int64_param", "uint64_param"), "int64_param or uint64_param"),
+    "sequence_id": ("int64_param", "string_param"),
+    "sequence_start": ("bool_param",),
+    "sequence_end": ("bool_param",),
+    "priority": ("int64_param", "uint64_param"),
+    "timeout": ("int64_param",),
+    "triton_enable_empty_final_response": ("bool_param",),
+    COVERAGE: ("bool_param",),
+    TOP_K: ("int64_param", "uint64_param"),
 }
 
 
@@ -74,9 +74,41 @@ def options(parameters: Mapping[str, Parameter]) -> Options:
         return Options()
     timeout, priority = None, 0
     for key, (kind, value) in parameters.items():
-        _check_kind(key, kind)
+        if key in PARAMETERS:
+            words = " or ".join(PARAMETERS[key])
+            if kind not in PARAMETERS[key]:
+                raise BadRequest(
+                    f"invalid value type for '{key}' parameter, expected {words}.",
+                    code="parameter-type-wrong",
+                    hint=f"send the parameter as {words}",
+                )
+        elif key.startswith(PREFIX):
+            raise BadRequest(
+                f"unknown parameter '{key[:80]}'",
+                code="parameter-unknown",
+                hint=advice(key, (COVERAGE, TOP_K), what="parameters", prefix=PREFIX),
+            )
+        elif key.startswith("triton_"):
+            raise BadRequest(
+                "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
+                "starting with 'triton_' are allowed: triton_enable_empty_final_response",
+                code="parameter-unknown",
+                hint="remove the parameter, or give it another name",
+            )
+        elif not kind:
+            raise BadRequest(
+                f"invalid value type for '{key}' parameter, expected int64_param, bool_param, or string_param.",
+                code="parameter-type-wrong",
+                hint="send a value with the parameter",
+            )
         if key == "timeout":
-            timeout = _timeout(_integer(value))
+            if _integer(value) < 0:
+                raise BadRequest(
+                    "invalid value for 'timeout' parameter, expected microseconds >= 0.",
+                    code="parameter-value-invalid",
+                    hint="send 0 for no timeout, or a number of microseconds",
+                )
+            timeout = _integer(value) / 1e6 or None  # 0 is Triton's "no timeout"
         if key == "priority":
             priority = _integer(value)
             if priority < 0:
@@ -139,37 +171,6 @@ def no_data(model: str, name: str) -> BadRequest:
     )
 
 
-def _check_kind(key: str, kind: str) -> None:
-    """Check that a parameter of this name exists, and that its value has an accepted kind. Raises BadRequest."""
-    if key in PARAMETERS:
-        allowed, words = PARAMETERS[key]
-        if kind not in allowed:
-            raise BadRequest(
-                f"invalid value type for '{key}' parameter, expected {words}.",
-                code="parameter-type-wrong",
-                hint=f"send the parameter as {words}",
-            )
-    elif key.startswith(PREFIX):
-        raise BadRequest(
-            f"unknown parameter '{key[:80]}'",
-            code="parameter-unknown",
-            hint=advice(key, (COVERAGE, TOP_K), what="parameters", prefix=PREFIX),
-        )
-    elif key.startswith("triton_"):
-        raise BadRequest(
-            "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
-            "starting with 'triton_' are allowed: triton_enable_empty_final_response",
-            code="parameter-unknown",
-            hint="remove the parameter, or give it another name",
-        )
-    elif not kind:
-        raise BadRequest(
-            f"invalid value type for '{key}' parameter, expected int64_param, bool_param, or string_param.",
-            code="parameter-type-wrong",
-            hint="send a value with the parameter",
-        )
-
-
 def _insight(parameters: Mapping[str, Parameter]) -> Insight | None:
     if not (COVERAGE in parameters or TOP_K in parameters):
         return None
@@ -182,16 +183,6 @@ def _insight(parameters: Mapping[str, Parameter]) -> Insight | None:
         )
     coverage = COVERAGE in parameters and parameters[COVERAGE].value is True
     return Insight(coverage, top_k) if coverage or top_k else None
-
-
-def _timeout(microseconds: int) -> float | None:
-    if microseconds < 0:
-        raise BadRequest(
-            "invalid value for 'timeout' parameter, expected microseconds >= 0.",
-            code="parameter-value-invalid",
-            hint="send 0 for no timeout, or a number of microseconds",
-        )
-    return microseconds / 1e6 or None  # 0 is Triton's "no timeout"
 
 
 def _integer(value: object) -> int:
@@ -222,7 +213,34 @@ def validate(info: ModelInfo, request: InferRequest) -> int:
             )
     rows = _rows(info, request, prefix)
     for tensor in request.inputs:
-        _check(info, tensor, expected[tensor.name], prefix)
+        known = expected[tensor.name]
+        if tensor.datatype != known.datatype:
+            raise BadRequest(
+                f"{prefix}inference input '{tensor.name}' data-type is '{tensor.datatype}', "
+                f"but model '{info.name}' expects '{known.datatype}'",
+                code="input-datatype-wrong",
+                hint=f"convert the input to {known.datatype}",
+            )
+        fits = len(tensor.shape) == len(known.shape) and all(
+            want in (-1, have) for want, have in zip(known.shape, tensor.shape, strict=True)
+        )
+        if not fits:
+            note = f" {BATCH_NOTE}" if info.max_batch_size else ""
+            raise BadRequest(
+                f"{prefix}unexpected shape for input '{tensor.name}' for model '{info.name}'. "
+                f"Expected {_list(known.shape)}, got {_list(tensor.shape)}.{note}",
+                code="input-shape-wrong",
+                hint="send the shape that the model expects; -1 is any number",
+            )
+        # Strings are counted later. Python integers do not overflow.
+        size = math.prod(tensor.shape) * NUMPY_DTYPES[tensor.datatype].itemsize
+        if size != len(tensor.data) and tensor.datatype != BYTES:
+            raise BadRequest(
+                f"{prefix}input byte size mismatch for input '{tensor.name}' for model '{info.name}'. "
+                f"Expected {size}, got {len(tensor.data)}",
+                code="input-size-wrong",
+                hint="send as many values as the shape has",
+            )
     return rows
 
 
@@ -286,36 +304,6 @@ def _rows(info: ModelInfo, request: InferRequest, prefix: str) -> int:
             hint="send fewer rows in one request",
         )
     return rows
-
-
-def _check(info: ModelInfo, tensor: InputTensor, expected: TensorInfo, prefix: str) -> None:
-    """Check the datatype, then the shape, then the byte count (of strings later). Python integers do not overflow."""
-    if tensor.datatype != expected.datatype:
-        raise BadRequest(
-            f"{prefix}inference input '{tensor.name}' data-type is '{tensor.datatype}', "
-            f"but model '{info.name}' expects '{expected.datatype}'",
-            code="input-datatype-wrong",
-            hint=f"convert the input to {expected.datatype}",
-        )
-    fits = len(tensor.shape) == len(expected.shape) and all(
-        want in (-1, have) for want, have in zip(expected.shape, tensor.shape, strict=True)
-    )
-    if not fits:
-        note = f" {BATCH_NOTE}" if info.max_batch_size else ""
-        raise BadRequest(
-            f"{prefix}unexpected shape for input '{tensor.name}' for model '{info.name}'. "
-            f"Expected {_list(expected.shape)}, got {_list(tensor.shape)}.{note}",
-            code="input-shape-wrong",
-            hint="send the shape that the model expects; -1 is any number",
-        )
-    size = math.prod(tensor.shape) * NUMPY_DTYPES[tensor.datatype].itemsize
-    if size != len(tensor.data) and tensor.datatype != BYTES:
-        raise BadRequest(
-            f"{prefix}input byte size mismatch for input '{tensor.name}' for model '{info.name}'. "
-            f"Expected {size}, got {len(tensor.data)}",
-            code="input-size-wrong",
-            hint="send as many values as the shape has",
-        )
 
 
 def requested_outputs(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:

@@ -54,17 +54,13 @@ def chosen(accepted: str) -> str:
     best, weight = "", 0.0
     for item in accepted.lower().split(",")[:16]:
         name, _, rest = item.partition(";")
-        name = name.strip()
-        if name in WINDOWS and (quality := _quality(rest)) > weight:
-            best, weight = name, quality
+        parameter, _, value = rest.partition("=")
+        quality = 1.0
+        if parameter.strip() == "q":
+            try:
+                quality = float(value)
+            except ValueError:
+                continue
+        if name.strip() in WINDOWS and quality > weight:
+            best, weight = name.strip(), quality
     return best
-
-
-def _quality(parameter: str) -> float:
-    name, _, value = parameter.partition("=")
-    if name.strip() != "q":
-        return 1.0
-    try:
-        return float(value)
-    except ValueError:
-        return 0.0

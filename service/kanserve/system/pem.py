@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanexport.shared import atomic, safe_files
-from kanexport.shared.coded import CodedError
+from kanexport.shared.cli.console import CodedError
 
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 KEY = b"PRIVATE KEY-----"
@@ -92,10 +92,11 @@ def served(pair: Identity, cert: Path, key: Path) -> float:
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     client.load_verify_locations(cadata=_text(pair.chain))
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    caller, answerer = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
+    caller, responder = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
     try:
-        for side in (caller, answerer, caller):
-            _step(side)
+        for side in (caller, responder, caller):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
     except ssl.SSLCertVerificationError as error:
         if error.verify_code == EXPIRED:
             raise PemError(
@@ -119,13 +120,6 @@ def served(pair: Identity, cert: Path, key: Path) -> float:
             hint="use a certificate for TLS servers",
         ) from error
     return float(ssl.cert_time_to_seconds(str((caller.getpeercert() or {})["notAfter"])))
-
-
-def _step(side: ssl.SSLObject) -> None:
-    try:
-        side.do_handshake()
-    except ssl.SSLWantReadError:
-        return
 
 
 def _read(path: Path, begin: bytes, what: str) -> bytes:

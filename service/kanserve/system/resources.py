@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from kanserve.errors import LoadError, LoadReason
-from kanserve.system import slices
+from kanserve.system import time_slices
 
 PAUSE, LATEST = 1.0, 32.0  # seconds between two checks, and at most between two returns of pages
 GROWN = 2**23  # growth in bytes after which pages are returned immediately
@@ -69,15 +69,13 @@ def trim() -> None:
 async def give_back() -> None:
     """Return freed memory of glibc to the system, until cancelled. Such memory remains after large messages, and
     after connections that were reset by the thousand. The function returns at once without glibc or /proc."""
-    with contextlib.suppress(FileNotFoundError):
-        if TRIM is not None:
-            await _keep(os.open("/proc/self/statm", os.O_RDONLY))
-
-
-async def _keep(statm: int) -> None:
-    """Return memory repeatedly, at growing intervals, because little can be returned during a burst. `statm` is
-    opened once, because a process may have no descriptors left."""
-    try:
+    try:  # opened once, because a process may have no descriptors left
+        statm = os.open("/proc/self/statm", os.O_RDONLY) if TRIM is not None else -1
+    except FileNotFoundError:
+        return
+    if statm < 0:
+        return
+    try:  # at growing intervals, because little can be returned during a burst
         low, wait, left = _resident(statm), LATEST, LATEST
         while True:
             await asyncio.sleep(PAUSE)
@@ -118,14 +116,13 @@ def check(size: int, cgroup: Path = CGROUP, proc: Path = PROC) -> None:
 def available(cgroup: Path = CGROUP, proc: Path = PROC) -> int | None:
     """Bytes of memory that this process may still take, of the machine, of its cgroup and of the parents of that. Their
     file cache counts as free. None if unknown."""
-    groups = (free(folder) for folder in _groups("memory", cgroup, proc) for free in (_unified_free, _v1_free))
-    known = [free for free in (_machine(proc), *groups) if free is not None]
+    folders = _groups("memory", cgroup, proc)
+    machine = _table(proc / "meminfo").get("MemAvailable:")
+    known = [] if machine is None else [machine * 1024]
+    for folder in folders:
+        known += _free(folder, "memory.max", "memory.current", "inactive_file")
+        known += _free(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")  # of v1
     return max(0, min(known)) if known else None
-
-
-def _machine(proc: Path) -> int | None:
-    kilobytes = _table(proc / "meminfo").get("MemAvailable:")
-    return None if kilobytes is None else kilobytes * 1024
 
 
 def _groups(controller: str, cgroup: Path, proc: Path) -> list[Path]:
@@ -141,18 +138,11 @@ def _groups(controller: str, cgroup: Path, proc: Path) -> list[Path]:
     return list(dict.fromkeys((*(folder for folder in own if folder.is_relative_to(cgroup)), *roots)))
 
 
-def _unified_free(folder: Path) -> int | None:
-    most, used = _number(folder / "memory.max"), _number(folder / "memory.current")
-    if most is None or used is None:
-        return None
-    return most - used + _table(folder / "memory.stat").get("inactive_file", 0)
-
-
-def _v1_free(folder: Path) -> int | None:
-    most, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
-    if most is None or used is None:
-        return None
-    return most - used + _table(folder / "memory.stat").get("total_inactive_file", 0)
+def _free(folder: Path, limit: str, usage: str, cached: str) -> Iterator[int]:
+    """Free bytes of a cgroup; nothing without a limit."""
+    most, used = _number(folder / limit), _number(folder / usage)
+    if most is not None and used is not None:
+        yield most - used + _table(folder / "memory.stat").get(cached, 0)
 
 
 def _number(path: Path) -> int | None:
@@ -202,7 +192,7 @@ def running() -> dict[int, str]:
     return dict(_running)
 
 
-_ALONE = ThreadPoolExecutor(1, "alone", initializer=slices.usual)
+_ALONE = ThreadPoolExecutor(1, "alone", initializer=time_slices.usual)
 
 
 async def alone(work: Callable[[], T]) -> T:
@@ -212,8 +202,8 @@ async def alone(work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(_ALONE, context.run, work)
 
 
-class Pool(ThreadPoolExecutor):
-    """Thread pool that reports its current work."""
+class WatchedPool(ThreadPoolExecutor):
+    """Pool as `pool` makes it, for executions of graphs, so that the watchdog sees hung ones."""
 
     def __init__(self, most: int, name: str, nice: int) -> None:
         super().__init__(most, thread_name_prefix=name, initializer=functools.partial(_stand_back, nice))
@@ -221,21 +211,16 @@ class Pool(ThreadPoolExecutor):
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **named: P.kwargs) -> Future[T]:
         """Submit a function as `Executor.submit` does."""
-        return super().submit(_noted, self._name, functools.partial(work, *args, **named))
 
+        def noted() -> T:
+            number = next(_numbers)
+            _running[number] = self._name
+            try:
+                return work(*args, **named)
+            finally:
+                del _running[number]
 
-def _noted(name: str, work: Callable[[], T]) -> T:
-    number = next(_numbers)
-    _running[number] = name
-    try:
-        return work()
-    finally:
-        del _running[number]
-
-
-def watched(most: int, name: str, nice: int) -> Pool:
-    """Pool as `pool` makes it, for executions of graphs, so that the watchdog sees hung ones."""
-    return Pool(most, name, nice)
+        return super().submit(noted)
 
 
 def pool(most: int, name: str, nice: int) -> ThreadPoolExecutor:
@@ -250,13 +235,13 @@ def single_thread(name: str) -> ThreadPoolExecutor:
 
     The event loop waits while another thread has the interpreter lock. If that thread had a lower priority, other
     programs would run instead of it, and the loop would wait for them too (priority inversion)."""
-    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=functools.partial(_share_priority, name))
 
+    def share_priority() -> None:
+        time_slices.short()
+        if NAME_THREAD is not None:
+            NAME_THREAD(PR_SET_NAME, name.encode(), 0, 0, 0)
 
-def _share_priority(name: str) -> None:
-    slices.short()
-    if NAME_THREAD is not None:
-        NAME_THREAD(PR_SET_NAME, name.encode(), 0, 0, 0)
+    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=share_priority)
 
 
 def yield_lock() -> None:
@@ -269,12 +254,12 @@ def separate(loop: asyncio.AbstractEventLoop, most: int, nice: int) -> None:
     """Prefer the current thread, which runs the event loop, and threads that it starts directly, such as those of a
     transport: they get a short time slice. The default executor of the loop gets compute threads. So rejections and
     small requests stay fast when the compute threads use all cores."""
-    slices.short()
+    time_slices.short()
     loop.set_default_executor(pool(most, "work", nice))
 
 
 def _stand_back(nice: int) -> None:
-    slices.usual()
+    time_slices.usual()
     if nice:  # Linux counts it per thread
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + nice)
 
@@ -288,11 +273,15 @@ def budget(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
 
 def _quota(folder: Path) -> float | None:
     """CPUs granted by a cgroup of v2 or v1; None without a limit."""
-    unified = _words(folder / "cpu.max")
-    if len(unified) == 2 and unified[0] != "max":
-        return _ratio(unified[0], unified[1])
-    quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
-    return _ratio(quota[0], period[0]) if quota and period else None
+    words = _words(folder / "cpu.max")
+    if len(words) != 2 or words[0] == "max":
+        words = [*_words(folder / "cpu.cfs_quota_us")[:1], *_words(folder / "cpu.cfs_period_us")[:1]]
+    try:
+        quota, period = map(int, words)
+        value = quota / period
+    except (ValueError, ZeroDivisionError):
+        return None
+    return value if value > 0 else None  # -1: unlimited
 
 
 def _words(path: Path) -> list[str]:
@@ -300,15 +289,6 @@ def _words(path: Path) -> list[str]:
         return path.read_text().split()
     except OSError:
         return []
-
-
-def _ratio(quota: str, period: str) -> float | None:
-    """The quotient of two numbers. None for an unlimited quota (-1), and for text that is not a number."""
-    try:
-        value = int(quota) / int(period)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return value if value > 0 else None
 
 
 # For files that are not connections of clients: models during a load, the log, scrapes, files of the runtime.

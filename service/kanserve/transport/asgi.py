@@ -20,9 +20,16 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
-from kanserve.grpc_api.call_context import ID_HEADER, Code, RequestMetadata, begin_call
-from kanserve.grpc_api.failures import CallFailed, error_body, with_trailers
-from kanserve.grpc_api.interceptor import ClientDisconnected, Guarded, Kind, Stream, Unary
+from kanserve.grpc_api.call_context import (
+    ID_HEADER,
+    CallFailed,
+    Code,
+    RequestMetadata,
+    begin_call,
+    error_body,
+    with_trailers,
+)
+from kanserve.grpc_api.interceptor import ClientDisconnected, Guarded, Kind, Stream, Unary, alone
 from kanserve.grpc_api.services import HOT, Services
 from kanserve.observability import logs
 from kanserve.transport import framing
@@ -37,13 +44,18 @@ from kanserve.transport.call_io import (
     SMALL,
     START,
     TIMEOUT,
+    Application,
+    Calls,
+    Event,
+    Receive,
     Request,
     Response,
     Resumed,
+    Send,
     replay,
+    unless_disconnected,
 )
 from kanserve.transport.framing import Headers
-from kanserve.transport.open_calls import Application, Calls, Event, Receive, Send, Watched
 
 T = TypeVar("T")
 
@@ -83,7 +95,7 @@ class GrpcApp:
     ) -> None:
         """`certified`: the certificate of a connection identifies the caller."""
         self._services, self._limits, self._watch, self._certified = services, limits, watch, certified
-        self._pages = Watched(pages) if watch else pages
+        self._pages = pages
         self._calls = Calls(limits.arrival, limits.coming)
         self._grace: float | None = None
         self.closes = False  # whether the connections close soon, which each response of HTTP/1 says
@@ -92,7 +104,15 @@ class GrpcApp:
         hot, account, native = services.hot, services.hot.account, services.hot.native
         self._hot = None if native is None or watch else services.methods[HOT]
         if self._hot is not None:
-            facts = (limits.message_bytes, SMALL, hot.queues, account.callers, account.keyed, certified, hot.sampled)
+            facts = (
+                limits.message_bytes,
+                SMALL,
+                hot.queues,
+                account.callers,
+                services.guard.gate is not None,
+                certified,
+                hot.sampled,
+            )
             self.application = native.Application(HOT, self.__call__, self._resume, START, OK, *facts)
             self.task_factory = native.start
 
@@ -125,7 +145,7 @@ class GrpcApp:
         self._calls.whole(task)
         try:
             if stage == "large":
-                await Response(send, self._services.hold).only(last[framing.PREFIX.size :])
+                await Response(send, self._services.guard.hold).only(last[framing.PREFIX.size :])
                 return
             await waiting
             for event in {"started": (last, OK), "sent": (OK,)}.get(stage, ()):
@@ -134,7 +154,7 @@ class GrpcApp:
             if not self._calls.was_cut(task):
                 raise
             async with asyncio.timeout(LAST):
-                await Response(send, self._services.hold, started=True).fail(_cut_off(self._grace))
+                await Response(send, self._services.guard.hold, started=True).fail(_cut_off(self._grace))
         except OSError:  # in ASGI, a `send` to a client that has disconnected
             await asyncio.sleep(CANCELLED)
         finally:
@@ -150,14 +170,22 @@ class GrpcApp:
         try:
             headers = dict(scope["headers"])
             if scope["type"] != "http" or UPGRADE in headers:
+                # For every caller: the transport does not read the request, and checks no credential.
                 self._calls.whole(task)
-                await self._no_upgrade(scope, send, headers)
+                upgrade = CallFailed(
+                    Code.UNIMPLEMENTED,
+                    "this server does not upgrade a connection to websocket or h2c",
+                    code="upgrade-not-supported",
+                    hint="send gRPC or HTTP requests directly",
+                )
+                failure = self._services.unknown.refused(upgrade, _named(headers))
+                await _refuse(send, HTTPStatus.NOT_IMPLEMENTED, failure, "" if scope["type"] == "http" else SOCKET)
             elif scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
                 self._calls.whole(task)
                 await self._page(task, scope, receive, send)
             elif scope["http_version"] != HTTP2:
                 method = self._services.methods.get(scope["path"], self._services.unknown)
-                old = framing.failed(
+                old = CallFailed(
                     Code.UNIMPLEMENTED,
                     "gRPC needs HTTP/2, but this request uses HTTP/1",
                     code="grpc-needs-http2",
@@ -167,9 +195,9 @@ class GrpcApp:
             else:
                 await self._call(
                     task,
-                    Request(scope, receive, self._services.open_request, began),
+                    Request(scope, receive, self._services.guard.open_request, began),
                     headers,
-                    Response(send, self._services.hold),
+                    Response(send, self._services.guard.hold),
                 )
         except (ClientDisconnected, OSError):  # OSError: in ASGI, a `send` to a client that has disconnected
             # A server that cancels the task does so now. It would log a call that returns before that as a failure.
@@ -183,18 +211,6 @@ class GrpcApp:
         self._grace = grace
         return self._calls.cut()
 
-    async def _no_upgrade(self, scope: Event, send: Send, headers: dict[bytes, bytes]) -> None:
-        """Reject a request for another protocol, for every caller. The transport does not read it, and checks no
-        credential."""
-        upgrade = framing.failed(
-            Code.UNIMPLEMENTED,
-            "this server does not upgrade a connection to websocket or h2c",
-            code="upgrade-not-supported",
-            hint="send gRPC or HTTP requests directly",
-        )
-        failure = self._services.unknown.refused(upgrade, _named(headers))
-        await _refuse(send, HTTPStatus.NOT_IMPLEMENTED, failure, "" if scope["type"] == "http" else SOCKET)
-
     async def _page(self, task: asyncio.Task[Any], scope: Event, receive: Receive, send: Send) -> None:
         started = False
 
@@ -205,8 +221,19 @@ class GrpcApp:
             started = True
             await send(event)
 
+        whole = asyncio.Event()
+
+        async def arriving() -> Event:
+            event = await receive()
+            if not event.get("more_body", False):
+                whole.set()
+            return event
+
         try:
-            await self._pages(scope, receive, noted)
+            if self._watch:
+                await unless_disconnected(self._pages(scope, arriving, noted), receive, whole)
+            else:
+                await self._pages(scope, receive, noted)
         except asyncio.CancelledError:
             if not self._calls.was_cut(task):
                 raise
@@ -220,12 +247,15 @@ class GrpcApp:
         method = self._services.methods.get(call.path, self._services.unknown)
         try:
             if self._certified or not READ.isdisjoint(headers):
-                _read(method, call, headers)
+                try:
+                    call.read(headers)
+                except CallFailed as failure:
+                    raise method.refused(failure, _named(headers)) from None
             if call.arrival.remaining is None:
-                await self._answer(method, task, call, wire)
+                await self._run(method, task, call, wire)
             else:
                 async with asyncio.timeout(call.arrival.remaining):
-                    await self._answer(method, task, call, wire)
+                    await self._run(method, task, call, wire)
             if method is self._hot:
                 self._services.hot.account.learn(headers.get(CREDENTIAL_HEADER), call.arrival)
         except CallFailed as failure:
@@ -239,22 +269,22 @@ class GrpcApp:
             async with asyncio.timeout(LAST):
                 await wire.fail(_cut_off(self._grace))
 
-    async def _answer(self, method: Guarded, task: asyncio.Task[Any], call: Request, wire: Response) -> None:
+    async def _run(self, method: Guarded, task: asyncio.Task[Any], call: Request, wire: Response) -> None:
         if isinstance(method, Unary):
             data = b"" if method is self._services.unknown else await self._message(method, task, call)
             call.guarded = True
-            work = method.answer(data, call.arrival)
-            await wire.only(await (call.unless_disconnected(work, None) if self._watch else work))
+            work = method.respond(data, call.arrival)
+            await wire.only(await (unless_disconnected(work, call.receive, None) if self._watch else work))
         elif method.kind is Kind.SERVER_STREAM:
             data = await self._message(method, task, call)
             call.guarded = True
-            answers = _stream(method, _alone(data), call.arrival, wire)
-            await (call.unless_disconnected(answers, None) if self._watch else answers)
+            flow = _stream(method, alone(data), call.arrival, wire)
+            await (unless_disconnected(flow, call.receive, None) if self._watch else flow)
         else:
             self._calls.whole(task)
             call.guarded, read = True, asyncio.Event()
-            answers = _stream(method, _until(call.messages(self._limits.message_bytes), read), call.arrival, wire)
-            await (call.unless_disconnected(answers, read) if self._watch else answers)
+            flow = _stream(method, _until(call.messages(self._limits.message_bytes), read), call.arrival, wire)
+            await (unless_disconnected(flow, call.receive, read) if self._watch else flow)
 
     async def _message(self, method: Guarded, task: asyncio.Task[Any], call: Request) -> bytes:
         """The only message of a call; empty if the method rejects the caller. Raises CallFailed, also for a message
@@ -274,14 +304,6 @@ class GrpcApp:
         return data
 
 
-def _read(method: Guarded, call: Request, headers: dict[bytes, bytes]) -> None:
-    """Read the headers of a call. Raises CallFailed for invalid ones."""
-    try:
-        call.read(headers)
-    except CallFailed as failure:
-        raise method.refused(failure, _named(headers)) from None
-
-
 def _named(headers: dict[bytes, bytes]) -> RequestMetadata:
     """The metadata of a call that ends here: its id only."""
     return RequestMetadata(tuple(framing.metadata([(ID, headers[ID])])) if ID in headers else (), None)
@@ -289,7 +311,7 @@ def _named(headers: dict[bytes, bytes]) -> RequestMetadata:
 
 def _late(method: Guarded, call: Request) -> CallFailed:
     """The failure of a call whose deadline passed. The guard has logged it, unless the call never got that far."""
-    failure = framing.failed(
+    failure = CallFailed(
         Code.DEADLINE_EXCEEDED, LATE, code="deadline-exceeded", hint="set a longer timeout in the client"
     )
     if not call.guarded:
@@ -300,14 +322,14 @@ def _late(method: Guarded, call: Request) -> CallFailed:
 def _cut_off(grace: float | None) -> CallFailed:
     """The status of a call that the server ends; see `GrpcApp.cut`. The guard has logged it already."""
     if grace is None:
-        failure = framing.failed(
+        failure = CallFailed(
             Code.UNAVAILABLE,
             "the server is shutting down and has ended this call",
             code="server-shutting-down",
             hint="send the request to another server, or again later",
         )
     else:
-        failure = framing.failed(
+        failure = CallFailed(
             Code.UNAVAILABLE,
             f"the server has closed this connection, and the call did not end within {grace:g} s",
             code="connection-closed-by-age",
@@ -318,9 +340,9 @@ def _cut_off(grace: float | None) -> CallFailed:
 
 
 async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: RequestMetadata, wire: Response) -> None:
-    async with contextlib.aclosing(cast(AsyncGenerator[bytes], method.answers(messages, arrival))) as answers:
-        async for answer in answers:
-            await wire.message(answer)
+    async with contextlib.aclosing(cast(AsyncGenerator[bytes], method.respond(messages, arrival))) as responses:
+        async for message in responses:
+            await wire.message(message)
     await wire.end()
 
 
@@ -328,10 +350,6 @@ async def _until(messages: AsyncIterator[bytes], read: asyncio.Event) -> AsyncIt
     async for data in messages:
         yield data
     read.set()
-
-
-async def _alone(data: bytes) -> AsyncIterator[bytes]:
-    yield data
 
 
 def _is_grpc(kind: bytes) -> bool:

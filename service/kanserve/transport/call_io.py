@@ -1,37 +1,40 @@
-"""The two sides of one gRPC call over ASGI: `Request`, while it arrives, and `Response`, while it is sent."""
+"""Calls over ASGI: `Request`, while it arrives, `Response`, while it is sent, and the registry of open calls."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Hashable, MutableMapping
 from typing import Any, TypeVar
 
 from kanserve.auth import authenticator
 from kanserve.errors import RequestBufferLimited
 from kanserve.grpc_api import interceptor
-from kanserve.grpc_api.call_context import Code, RequestMetadata
-from kanserve.grpc_api.failures import PUSHBACK, CallFailed
+from kanserve.grpc_api.call_context import PUSHBACK, CallFailed, Code, RequestMetadata
 from kanserve.grpc_api.interceptor import ClientDisconnected
 from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.transport import framing
 from kanserve.transport.framing import Headers, Messages
-from kanserve.transport.open_calls import Event, Receive, Send
 
 T = TypeVar("T")
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Application = Callable[[Event, Receive, Send], Awaitable[None]]
 
 GRPC = b"application/grpc"
 TRAILERS = "http.response.trailers"
 HEADERS: Headers = [(b"content-type", GRPC), (b"grpc-accept-encoding", framing.ACCEPTED)]
 START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
-REQUEST, BODY = "http.request", "http.response.body"
+REQUEST, DISCONNECT, BODY = "http.request", "http.disconnect", "http.response.body"
 TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
 METADATA_HEADERS = tuple(name.encode() for name in interceptor.HEADERS)
 CREDENTIAL_HEADER = authenticator.HEADER.encode()
 NO_METADATA = RequestMetadata((), None)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
+GRAIN = 0.02  # seconds between two checks for calls that do not arrive
 SMALL = 4096  # bytes of a response that are not worth counting while it is sent
 
 
@@ -123,7 +126,7 @@ class Response:
 class Request:
     """Request side of a call, while it arrives."""
 
-    __slots__ = ("_began", "_open_request", "_packed", "_receive", "_scope", "arrival", "guarded", "path")
+    __slots__ = ("_began", "_open_request", "_packed", "_scope", "arrival", "guarded", "path", "receive")
 
     def __init__(
         self,
@@ -134,14 +137,16 @@ class Request:
     ) -> None:
         """`began`: time of the arrival on the monotonic clock."""
         self._began = began
-        self._scope, self.path, self._receive, self._open_request = scope, scope["path"], receive, part
+        self._scope, self.path, self.receive, self._open_request = scope, scope["path"], receive, part
         self._packed: bytes | None = None
         self.arrival, self.guarded = NO_METADATA, False
 
     def read(self, headers: dict[bytes, bytes]) -> None:
         """Read the headers in READ. Raises CallFailed for an invalid header."""
-        seconds = self._seconds(headers[TIMEOUT]) if TIMEOUT in headers else None
-        self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
+        seconds = None
+        if TIMEOUT in headers:
+            seconds = framing.timeout(headers[TIMEOUT]) - (time.monotonic() - self._began)
+        self._packed = framing.encoding(headers.get(ENCODING))
         pairs = [(name, headers[name]) for name in METADATA_HEADERS if name in headers]
         if CREDENTIAL_HEADER in headers:  # each of them, so that a second credential is seen
             pairs += [
@@ -151,19 +156,15 @@ class Request:
             tuple(framing.metadata(pairs)) if pairs else (), seconds, authenticator.presented(self._scope)
         )
 
-    def _seconds(self, timeout: bytes) -> float:
-        """Seconds until the deadline of a call with this header. Raises CallFailed for an invalid one."""
-        return framing.timeout(timeout) - (time.monotonic() - self._began)
-
     async def message(self, limit: int) -> bytes:
         """The one message of a unary call. Raises CallFailed, or ClientDisconnected."""
-        first = await self._receive()
+        first = await self.receive()
         alone = framing.alone(first.get("body", b""), limit)
         if alone is None:
             return await self._only(limit, first)
         if not first.get("more_body", False):
             return alone
-        last = await self._receive()
+        last = await self.receive()
         if last["type"] != REQUEST or last.get("body") or last.get("more_body", False):
             return await self._only(limit, first, last)
         return alone
@@ -173,7 +174,7 @@ class Request:
         async with contextlib.aclosing(self.messages(limit, *begun)) as messages:
             async for data in messages:
                 if payloads:
-                    raise framing.failed(
+                    raise CallFailed(
                         Code.INTERNAL,
                         "a unary call has more than one message, expected one",
                         code="grpc-message-count",
@@ -193,7 +194,7 @@ class Request:
         with self._open_request(client, client[0] if client else "", self.arrival) as part:
             try:
                 while more:
-                    event = before.pop(0) if before else await part.more(self._receive())
+                    event = before.pop(0) if before else await part.more(self.receive())
                     if event["type"] != REQUEST:
                         raise ClientDisconnected
                     more = event.get("more_body", False)
@@ -206,28 +207,126 @@ class Request:
                     Code.RESOURCE_EXHAUSTED, str(error), (PUSHBACK,), code=error.code, hint=error.hint
                 ) from None
         if not messages.whole:
-            raise framing.failed(
+            raise CallFailed(
                 Code.INTERNAL,
                 "the call ends inside a message",
                 code="grpc-message-incomplete",
                 hint="send the call again",
             )
 
-    async def _after(self, read: asyncio.Event | None) -> None:
+
+async def unless_disconnected(running: Awaitable[T], receive: Receive, read: asyncio.Event | None) -> T:
+    """Return the result of `running`, unless the client disconnects first. The transport watches for that once all is
+    `read`. Raises ClientDisconnected."""
+
+    async def wait_disconnected() -> None:
         if read is not None:
             await read.wait()
-        await self._receive()
+        while (await receive())["type"] != DISCONNECT:
+            pass
 
-    async def unless_disconnected(self, answering: Awaitable[T], read: asyncio.Event | None) -> T:
-        """Return the result of `answering`, unless the client disconnects first. The transport watches for that once
-        all is `read`. Raises ClientDisconnected."""
-        work = asyncio.ensure_future(answering)
-        gone = asyncio.ensure_future(self._after(read))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ClientDisconnected
-            return work.result()
-        finally:
-            gone.cancel()
-            work.cancel()
+    work, gone = asyncio.ensure_future(running), asyncio.ensure_future(wait_disconnected())
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnected
+        return work.result()
+    finally:
+        gone.cancel()
+        work.cancel()
+
+
+class Calls:
+    """Registry of the calls of a transport, with a time limit for the arrival of each.
+
+        seconds  time within which each call must arrive completely; one timer checks all calls
+        most     number of calls that may arrive at the same time, since each takes memory
+
+    If more than `most` calls arrive, the server rejects the call that has been arriving for the longest time. So one
+    client cannot shut out others.
+    """
+
+    def __init__(self, seconds: float, most: int) -> None:
+        self._seconds, self._most = seconds, most
+        self._since: dict[asyncio.Task[Any], float | None] = {}  # begin of the arrival, the oldest first; None: arrived
+        self._coming = 0  # of these, not arrived
+        self._given_up: dict[asyncio.Task[Any], CallFailed] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._cut: set[asyncio.Task[Any]] = set()
+
+    def begin(self, now: float) -> asyncio.Task[Any]:
+        """Register the running task as a call that arrives. `now`: on the monotonic clock."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._since[task] = now
+        self._coming += 1
+        if self._timer is None:
+            loop = task.get_loop()
+            self._timer = loop.call_later(self._seconds, self._reject_late, loop)
+        if self._coming > self._most:
+            failure = CallFailed(
+                Code.RESOURCE_EXHAUSTED,
+                f"more than {self._most} requests arrive at the same time, and this one is the slowest",
+                (PUSHBACK,),
+                code="too-many-incomplete-requests",
+                hint="send the request again later",
+            )
+            self._give_up(next(task for task, since in self._since.items() if since is not None), failure)
+        return task
+
+    def whole(self, task: asyncio.Task[Any]) -> None:
+        """The call has arrived completely, or has no time limit."""
+        if self._since.get(task) is not None:
+            self._since[task] = None
+            self._coming -= 1
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """Forget a call that has ended."""
+        if self._since.pop(task, None) is not None:
+            self._coming -= 1
+        if self._given_up:
+            self._given_up.pop(task, None)
+        if self._cut:
+            self._cut.discard(task)
+
+    def given_up(self, task: asyncio.Task[Any]) -> CallFailed | None:
+        """The failure to report if the task was cancelled because its call did not arrive."""
+        return self._given_up.get(task) if task in self._given_up and task.uncancel() == 0 else None
+
+    def cut(self) -> int:
+        """Cancel every call: the server no longer waits. Returns their number."""
+        for task in tuple(self._since):
+            self._cut.add(task)
+            task.cancel()
+        return len(self._since)
+
+    def was_cut(self, task: asyncio.Task[Any]) -> bool:
+        """Whether `cut` has cancelled the task. The first query clears the cancellation, so the task can send its
+        status."""
+        if task not in self._cut:
+            return False
+        self._cut.discard(task)
+        return task.uncancel() == 0
+
+    def _give_up(self, task: asyncio.Task[Any], failure: CallFailed) -> None:
+        self.whole(task)
+        self._given_up[task] = failure
+        task.cancel()
+
+    def _reject_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Reject the calls that have not arrived in time, the oldest first."""
+        self._timer, now = None, loop.time()
+        for task, since in tuple(self._since.items()):
+            if since is None:
+                continue
+            if since + self._seconds > now:
+                # Each check takes time for all calls, so that calls do not get one check each.
+                self._timer = loop.call_at(max(since + self._seconds, now + GRAIN), self._reject_late, loop)
+                return
+            late = CallFailed(
+                Code.DEADLINE_EXCEEDED,
+                f"the request did not arrive completely within {self._seconds:g} s",
+                code="request-too-slow",
+                hint="send a smaller request, or raise request_read_timeout on the server",
+            )
+            self._give_up(task, late)

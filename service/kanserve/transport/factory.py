@@ -14,8 +14,8 @@ from kanserve.errors import ConfigError
 from kanserve.grpc_api.services import Services
 from kanserve.observability import logs
 from kanserve.transport import endpoints
+from kanserve.transport.call_io import Application
 from kanserve.transport.endpoints import Port, Tls
-from kanserve.transport.open_calls import Application
 
 
 class Transport(Protocol):
@@ -70,6 +70,7 @@ class Transports:
 
     def __init__(self, first: Transport, second: Transport | None, *, both: bool, tls: Tls | None = None) -> None:
         self._first, self._second, self._both = first, second, both
+        self._all = (first,) if second is None else (first, second)
         self.tls = tls
 
     async def start(self) -> Ports:
@@ -85,21 +86,17 @@ class Transports:
 
     async def renew(self, tls: Tls) -> None:
         """Use these certificates in all transports; see `Transport.renew`."""
-        await self._first.renew(tls)
-        if self._second is not None:
-            await self._second.renew(tls)
+        for transport in self._all:
+            await transport.renew(tls)
         self.tls = tls
 
     async def part(self, grace: float) -> None:
         """Close the open connections of all transports; see `Transport.part`."""
-        await asyncio.gather(*(transport.part(grace) for transport in self._all()))
-
-    def _all(self) -> tuple[Transport, ...]:
-        return (self._first,) if self._second is None else (self._first, self._second)
+        await asyncio.gather(*(transport.part(grace) for transport in self._all))
 
     async def stop(self, grace: float | None) -> None:
         """Stop all transports; see `Transport.stop`."""
-        await asyncio.gather(*(transport.stop(grace) for transport in self._all()))
+        await asyncio.gather(*(transport.stop(grace) for transport in self._all))
 
 
 Build = Callable[[Settings, Services, Pages], Transports]
@@ -112,9 +109,22 @@ def build(settings: Settings, services: Services, pages: Pages) -> Transports:
     connections = endpoints.connection_limit(settings.max_connections, listeners=1 if settings.http_port is None else 2)
 
     def asgi(port: Port) -> Transport:
-        return _asgi(settings, services, pages, port, connections, shown)
+        if lacking := missing():
+            raise ConfigError(
+                f"HTTP and the transport asgi need packages that are not installed: {', '.join(lacking)}",
+                code="package-not-installed",
+                hint=f"{how_to_install('serve')}, or use --transport grpcio without --http-port",
+            )
+        from kanserve.transport.h2corn_server import H2corn
 
-    first = asgi(Port.grpc(settings)) if both else _grpcio(settings, services, connections, shown)
+        return H2corn(settings, services, pages(), port, connections, shown)
+
+    if both:
+        first = asgi(Port.grpc(settings))
+    else:
+        from kanserve.transport.grpc_aio import Grpcio
+
+        first = Grpcio(settings, services, connections, shown)
     second = None if settings.http_port is None else asgi(Port.http(settings))
     return Transports(first, second, both=both, tls=shown)
 
@@ -139,24 +149,3 @@ def resolve_transport(transport: str) -> str:
 def missing() -> list[str]:
     """Packages that HTTP needs and that are not installed."""
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
-
-
-def _asgi(
-    settings: Settings, services: Services, pages: Pages, port: Port, connections: int, shown: Tls | None
-) -> Transport:
-    lacking = missing()
-    if lacking:
-        raise ConfigError(
-            f"HTTP and the transport asgi need packages that are not installed: {', '.join(lacking)}",
-            code="package-not-installed",
-            hint=f"{how_to_install('serve')}, or use --transport grpcio without --http-port",
-        )
-    from kanserve.transport.h2corn_server import H2corn
-
-    return H2corn(settings, services, pages(), port, connections, shown)
-
-
-def _grpcio(settings: Settings, services: Services, connections: int, shown: Tls | None) -> Transport:
-    from kanserve.transport.grpc_aio import Grpcio
-
-    return Grpcio(settings, services, connections, shown)

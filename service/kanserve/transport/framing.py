@@ -12,8 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from kanserve.grpc_api.call_context import Code, percent_encoded
-from kanserve.grpc_api.failures import CallFailed
+from kanserve.grpc_api.call_context import CallFailed, Code, percent_encoded
 from kanserve.grpc_api.unfinished_requests import Buffer
 from kanserve.system import compression
 
@@ -94,14 +93,14 @@ class Messages:
             return PREFIX.size
         packed, length = PREFIX.unpack_from(content, at)
         if length > self._limit:
-            raise failed(
+            raise CallFailed(
                 Code.RESOURCE_EXHAUSTED,
                 f"received message larger than max ({length} vs. {self._limit})",
                 code="message-too-large",
                 hint=TOO_LARGE_HINT,
             )
         if packed > 1:
-            raise failed(
+            raise CallFailed(
                 Code.INTERNAL,
                 f"a message begins with the byte {packed}, expected 0 or 1",
                 code="grpc-frame-invalid",
@@ -116,7 +115,7 @@ class Messages:
 
     def _packed(self, message: bytes) -> Packed:
         if self._encoding not in ENCODINGS:
-            raise failed(
+            raise CallFailed(
                 Code.INTERNAL,
                 "a message is compressed, but the call has no header grpc-encoding",
                 code="grpc-encoding-missing",
@@ -138,14 +137,14 @@ class Packed:
         try:
             return await compression.aside(self.data, self.encoding, self.limit)
         except compression.Corrupt:
-            raise failed(
+            raise CallFailed(
                 Code.INTERNAL,
                 f"a message is not a valid {self.encoding} stream",
                 code="grpc-message-corrupt",
                 hint="send the message again, or send it uncompressed",
             ) from None
         except compression.TooLong:
-            raise failed(
+            raise CallFailed(
                 Code.RESOURCE_EXHAUSTED,
                 f"received message larger than max ({self.limit}) when unpacked",
                 code="message-too-large",
@@ -153,14 +152,9 @@ class Packed:
             ) from None
 
 
-def failed(status: Code, text: str, *, code: str, hint: str = "") -> CallFailed:
-    """The failure of a call that ends in the transport."""
-    return CallFailed(status, text, code=code, hint=hint)
-
-
 def no_message() -> CallFailed:
     """The failure of a unary call without a message."""
-    return failed(
+    return CallFailed(
         Code.INTERNAL,
         "a unary call has no message, expected one",
         code="grpc-message-count",
@@ -172,7 +166,7 @@ def timeout(value: bytes) -> float:
     """The seconds of a grpc-timeout. Raises CallFailed for an invalid one."""
     match = TIMEOUT.fullmatch(value)
     if match is None:
-        raise failed(
+        raise CallFailed(
             Code.INTERNAL,
             "invalid grpc-timeout: expected up to eight digits and one of H, M, S, m, u, n",
             code="grpc-timeout-invalid",
@@ -187,7 +181,7 @@ def encoding(value: bytes | None) -> bytes | None:
         return None
     if value not in ENCODINGS:
         named = value[:40].decode("ascii", "replace")
-        raise failed(
+        raise CallFailed(
             Code.UNIMPLEMENTED,
             f"grpc-encoding {named} is not supported, expected one of {ACCEPTED.decode()}",
             code="encoding-not-supported",

@@ -8,15 +8,15 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
 
 from kanserve.config.fields import GRPC_LIMIT
 from kanserve.config.settings import Settings
-from kanserve.grpc_api.call_context import Code, RequestMetadata
-from kanserve.grpc_api.failures import PUSHBACK, CallFailed
-from kanserve.grpc_api.interceptor import Guarded, Kind, Stream, Unary
+from kanserve.grpc_api.call_context import PUSHBACK, CallFailed, Code, RequestMetadata
+from kanserve.grpc_api.interceptor import Guarded, Kind, Unary, alone
 from kanserve.grpc_api.services import Services
 from kanserve.grpc_api.unfinished_requests import SHARE
 from kanserve.transport import endpoints, framing
@@ -30,7 +30,6 @@ STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
-Arrived = Callable[[Context], RequestMetadata]
 
 
 def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
@@ -73,18 +72,28 @@ class Grpcio:
     def __init__(self, settings: Settings, services: Services, connections: int, tls: Tls | None) -> None:
         self._port = Port.grpc(settings)
         self._renewed: grpc.ServerCertificateConfiguration | None = None
-        self._credentials = None if tls is None else self._dynamic(tls)
+        self._credentials = None
+        if tls is not None:  # requested in every handshake; open connections keep theirs
+            self._credentials = grpc.dynamic_ssl_server_credentials(
+                _configured(tls), self._take, require_client_authentication=tls.client_ca is not None
+            )
         logging.getLogger("grpc._cython.cygrpc").addFilter(_worth_a_line)
         self._server = grpc.aio.server(options=options(settings, connections))
-        arrival = _certified if settings.certified else _arrival
-        self._server.add_generic_rpc_handlers((_Router(services, arrival, _readers(settings)),))
+        # As many readers of the largest requests as fit the share of `max_inflight_bytes` for unfinished requests.
+        most = max(LEAST, int(SHARE * settings.max_inflight_bytes) // settings.max_request_bytes)
+        readers = Readers(most, settings.max_inflight_requests)
+        self._server.add_generic_rpc_handlers((_Router(services, readers, certified=settings.certified),))
 
     async def start(self) -> int:
         """Bind the port and serve. Returns the port. Raises ConfigError if the address is taken or wrong."""
         host = self._port.host
         host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        address = f"{host}:{self._port.port}"
         try:
-            bound = self._listen(f"{host}:{self._port.port}")
+            if self._credentials is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, self._credentials)
         except RuntimeError:  # gRPC core does not say why
             bound = 0
         if not bound:
@@ -92,16 +101,6 @@ class Grpcio:
             raise endpoints.bind_error(self._port) or self._port.refused(taken)
         await self._server.start()
         return bound
-
-    def _listen(self, address: str) -> int:
-        if self._credentials is None:
-            return int(self._server.add_insecure_port(address))
-        return int(self._server.add_secure_port(address, self._credentials))
-
-    def _dynamic(self, tls: Tls) -> grpc.ServerCredentials:
-        """Credentials that gRPC requests in every handshake. Open connections keep theirs."""
-        shown = tls.client_ca is not None
-        return grpc.dynamic_ssl_server_credentials(_configured(tls), self._take, require_client_authentication=shown)
 
     def _take(self) -> grpc.ServerCertificateConfiguration:
         """The new certificates since the last handshake, or None, which the stubs of gRPC do not allow. gRPC calls
@@ -131,58 +130,44 @@ def _configured(tls: Tls) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(tls.identity.key, tls.identity.chain)], tls.client_ca)
 
 
-def _readers(settings: Settings) -> Readers:
-    """As many readers of the largest requests as fit the share of `max_inflight_bytes` for unfinished requests."""
-    most = int(SHARE * settings.max_inflight_bytes) // settings.max_request_bytes
-    return Readers(max(LEAST, most), settings.max_inflight_requests)
-
-
 class _Router(grpc.GenericRpcHandler):
     """Table from the full name of a method to its handler."""
 
-    def __init__(self, services: Services, arrival: Arrived, readers: Readers) -> None:
-        self._methods = {path: _handler(method, arrival, readers) for path, method in services.methods.items()}
-        self._unknown = _handler(services.unknown, arrival, readers)
+    def __init__(self, services: Services, readers: Readers, *, certified: bool) -> None:
+        self._methods = {path: _handler(method, readers, certified) for path, method in services.methods.items()}
+        self._unknown = _handler(services.unknown, readers, certified)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         return self._methods.get(handler_call_details.method, self._unknown)
 
 
-def _handler(method: Guarded, arrival: Arrived, readers: Readers) -> Handler:
+def _handler(method: Guarded, readers: Readers, certified: bool) -> Handler:
     if isinstance(method, Unary):
-        return _unary(method, arrival, readers)
-    if method.kind is Kind.SERVER_STREAM:
-        return _server_stream(method, arrival, readers)
-    return _bidi_stream(method, arrival)
 
+        async def unary(messages: AsyncIterator[bytes], context: Context) -> bytes:
+            data = b""
+            try:
+                shown = _arrival(context, certified)
+                data = await _message(method, shown, context, readers)
+                return await method.respond(data, shown)
+            except CallFailed as failure:
+                del data  # this frame stays with the error that `abort` raises, until the garbage is collected
+                await _abort(context, failure)
+                raise  # abort has raised already
 
-def _unary(method: Unary, arrival: Arrived, readers: Readers) -> Handler:
-    async def handle(messages: AsyncIterator[bytes], context: Context) -> bytes:
-        data = b""
+        return grpc.stream_unary_rpc_method_handler(unary)
+
+    async def stream(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         try:
-            shown = arrival(context)
-            data = await _message(method, shown, context, readers)
-            return await method.answer(data, shown)
-        except CallFailed as failure:
-            del data  # this frame stays with the error that `abort` raises, until the garbage is collected
-            await _abort(context, failure)
-            raise  # abort has raised already
-
-    return grpc.stream_unary_rpc_method_handler(handle)
-
-
-def _server_stream(method: Stream, arrival: Arrived, readers: Readers) -> Handler:
-    async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        try:
-            shown = arrival(context)
-            data = await _message(method, shown, context, readers)
+            shown = _arrival(context, certified)
+            if method.kind is Kind.SERVER_STREAM:
+                messages = alone(await _message(method, shown, context, readers))
+            async for response in method.respond(messages, shown):
+                yield response
         except CallFailed as failure:
             await _abort(context, failure)
-            raise  # abort has raised already
-        async for answer in _answers(method, _alone(data), context, shown):
-            yield answer
 
-    return grpc.stream_stream_rpc_method_handler(handle)
+    return grpc.stream_stream_rpc_method_handler(stream)
 
 
 async def _message(method: Guarded, shown: RequestMetadata, context: Context, readers: Readers) -> bytes:
@@ -200,43 +185,14 @@ async def _message(method: Guarded, shown: RequestMetadata, context: Context, re
     return cast(bytes, data)
 
 
-def _bidi_stream(method: Stream, arrival: Arrived) -> Handler:
-    async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async for answer in _answers(method, messages, context, arrival(context)):
-            yield answer
-
-    return grpc.stream_stream_rpc_method_handler(handle)
-
-
-async def _answers(
-    method: Stream, messages: AsyncIterator[bytes], context: Context, shown: RequestMetadata
-) -> AsyncIterator[bytes]:
-    try:
-        async for answer in method.answers(messages, shown):
-            yield answer
-    except CallFailed as failure:
-        await _abort(context, failure)
-
-
-async def _alone(data: bytes) -> AsyncIterator[bytes]:
-    yield data
-
-
-def _arrival(context: Context) -> RequestMetadata:
-    return RequestMetadata(context.invocation_metadata() or (), _remaining(context))
-
-
-def _certified(context: Context) -> RequestMetadata:
-    """The metadata of a call, with the certificate that the client has presented."""
-    shown = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
-    return RequestMetadata(context.invocation_metadata() or (), _remaining(context), shown)
-
-
-def _remaining(context: Context) -> float | None:
-    """Seconds until the deadline. grpc.aio computes them from the wall clock. If none are left and the call is
-    alive, that clock has jumped. Core has its own timer, and ends the call in time."""
+def _arrival(context: Context, certified: bool) -> RequestMetadata:
+    """The metadata of a call; if it is `certified`, with the certificate that the client has presented."""
+    certificates = context.auth_context().get("x509_pem_cert", ()) if certified else ()
+    # grpc.aio computes the seconds until the deadline from the wall clock. If none are left and the call is alive, that
+    # clock has jumped. Core has its own timer, and ends the call in time.
     left = context.time_remaining()
-    return None if left is not None and left <= 0 else left
+    remaining = None if left is not None and left <= 0 else left
+    return RequestMetadata(context.invocation_metadata() or (), remaining, next(iter(certificates), b""))
 
 
 async def _abort(context: Context, failure: CallFailed) -> None:
@@ -401,14 +357,14 @@ class Readers:
         ]
 
 
+@dataclass(slots=True, eq=False)
 class _Reader:
     """Call that has been reading its message since `since`. `refused`: seconds that it had when it was rejected; 0 if
     it was not."""
 
-    __slots__ = ("connection", "refused", "since")
-
-    def __init__(self, connection: str, since: float) -> None:
-        self.connection, self.since, self.refused = connection, since, 0.0
+    connection: str
+    since: float
+    refused: float = 0.0
 
 
 def _give_up(late: list[tuple[asyncio.Task[object], _Reader]], connection: str, seconds: float) -> None:

@@ -22,8 +22,8 @@ from kanserve.observability import logs
 from kanserve.system import pem
 from kanserve.transport import endpoints
 from kanserve.transport.asgi import GrpcApp, Limits
+from kanserve.transport.call_io import Application
 from kanserve.transport.endpoints import Port, Tls
-from kanserve.transport.open_calls import Application
 
 RUNTIME_THREADS = 1  # on a few cores, a second one only competes with the interpreter
 PACKED = 4  # times as many bytes of headers are read before the connection is closed, and not only the request
@@ -69,7 +69,7 @@ class H2corn:
             GrpcApp, services, limits, pages, watch=False, certified=settings.certified
         )
         self._settings, self._port, self._connections, self._tls = settings, port, connections, tls
-        self._hold_responses = services.hold_responses
+        self._hold_responses = services.guard.lifecycle.hold
         self._listener: socket.socket | None = None
         self._carriers: list[_Carrier] = []  # the last accepts new connections
         self._replacing = asyncio.Lock()
@@ -91,7 +91,7 @@ class H2corn:
         # servers as the end of the service.
         os.environ.pop("NOTIFY_SOCKET", None)
         if self._settings.max_connection_age_seconds:
-            self._aging = asyncio.create_task(self._age(self._settings), name="connection age")
+            self._aging = asyncio.create_task(self._age(), name="connection age")
         return int(self._listener.getsockname()[1])
 
     async def _carry(self, listener: socket.socket) -> None:
@@ -107,11 +107,11 @@ class H2corn:
             self._carriers.remove(carrier)
             raise
 
-    async def _age(self, settings: Settings) -> None:
+    async def _age(self) -> None:
         """Replace the server each time that its connections reach their maximum age."""
         while True:
-            await asyncio.sleep(settings.max_connection_age_seconds * random.uniform(1 - JITTER, 1 + JITTER))
-            await self.part(settings.max_connection_age_grace_seconds)
+            await asyncio.sleep(self._settings.max_connection_age_seconds * random.uniform(1 - JITTER, 1 + JITTER))
+            await self.part(self._settings.max_connection_age_grace_seconds)
 
     async def part(self, grace: float) -> None:
         """Close open connections; see `Transport.part`. A failure is only logged."""
@@ -174,9 +174,15 @@ class _Carrier:
     def __init__(
         self, application: GrpcApp, settings: Settings, connections: int, listener: int, tls: Tls | None
     ) -> None:
-        self._files = _Files(tls)
+        # Copies that h2corn can read again, even while the original files are being rotated.
+        self._files = contextlib.ExitStack()
+        contents = (None,) * 3 if tls is None else (tls.identity.chain, tls.identity.key, tls.client_ca)
+        files = [
+            None if data is None else self._files.enter_context(contextlib.closing(pem.Held(data))).path
+            for data in contents
+        ]
         self.application = application
-        self._server = h2corn.Server(application.application, _config(settings, connections, listener, self._files))
+        self._server = h2corn.Server(application.application, _config(settings, connections, listener, *files))
         self.serving: asyncio.Task[None]
         self.ending = False
 
@@ -199,7 +205,7 @@ class _Carrier:
         free, exits; then another one starts. The port stays bound meanwhile, and clients wait."""
         loop = asyncio.get_running_loop()
         last_failure = -QUIET
-        with contextlib.closing(self._files):
+        with self._files:
             while not self.ending:
                 try:
                     await self._server.serve()
@@ -224,31 +230,13 @@ class _Carrier:
         if self.ending:
             return
         self.end()
-        late = asyncio.get_running_loop().call_later(grace, self._cut, grace)
+
+        def cut() -> None:
+            if calls := self.application.cut(grace):
+                log.info("calls_cut_off", calls=calls, grace=grace)
+
+        late = asyncio.get_running_loop().call_later(grace, cut)
         self.serving.add_done_callback(lambda task: late.cancel())
-
-    def _cut(self, grace: float) -> None:
-        if calls := self.application.cut(grace):
-            log.info("calls_cut_off", calls=calls, grace=grace)
-
-
-class _Files:
-    """Copies of the certificates that h2corn can read again, even while the original files are being rotated."""
-
-    def __init__(self, tls: Tls | None) -> None:
-        self._held: list[pem.Held] = []
-        self.cert = None if tls is None else self._hold(tls.identity.chain)
-        self.key = None if tls is None else self._hold(tls.identity.key)
-        self.ca = None if tls is None or tls.client_ca is None else self._hold(tls.client_ca)
-
-    def _hold(self, data: bytes) -> Path:
-        self._held.append(pem.Held(data))
-        return self._held[-1].path
-
-    def close(self) -> None:
-        """Remove the copies, when no server starts from them any longer."""
-        for file in self._held:
-            file.close()
 
 
 def _takes(line: str) -> bool:
@@ -259,24 +247,18 @@ def _takes(line: str) -> bool:
     later. Until then h2corn applies the messages that the application has sent, cannot write them, and reports that as
     an error. The application has done nothing wrong, and cannot prevent it."""
     text = line.strip()
-    if not text or text.startswith(BANNER) or _report(text).get("event") in BANNER_EVENTS:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    report: dict[str, Any] = document if isinstance(document, dict) else {}
+    if not text or text.startswith(BANNER) or report.get("event") in BANNER_EVENTS:
         return True
     for detail in LEFT:
-        if text == FAILED_TEXT + detail or (
-            detail in text and _report(text).items() >= {**FAILED, "detail": detail}.items()
-        ):
+        if text == FAILED_TEXT + detail or report.items() >= {**FAILED, "detail": detail}.items():
             log.debug("client_disconnected", reason=detail)
             return True
     return False
-
-
-def _report(text: str) -> dict[str, Any]:
-    """h2corn's line of JSON; empty for other text."""
-    try:
-        report = json.loads(text)
-    except ValueError:
-        return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _handle_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -287,7 +269,9 @@ def _handle_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
         loop.default_exception_handler(context)
 
 
-def _config(settings: Settings, connections: int, listener: int, files: _Files) -> h2corn.Config:
+def _config(
+    settings: Settings, connections: int, listener: int, chain: Path | None, key: Path | None, ca: Path | None
+) -> h2corn.Config:
     return h2corn.Config(
         bind=(f"fd://{listener}",),
         grpc=True,
@@ -312,8 +296,8 @@ def _config(settings: Settings, connections: int, listener: int, files: _Files) 
         h2_max_header_block_size=PACKED * settings.max_header_bytes,
         max_request_body_size=0,  # both applications have their limit, and say so
         h2_timeout_response_stall=settings.request_read_timeout,
-        certfile=files.cert,
-        keyfile=files.key,
-        ca_certs=files.ca,
-        cert_reqs="none" if files.ca is None else "required",
+        certfile=chain,
+        keyfile=key,
+        ca_certs=ca,
+        cert_reqs="none" if ca is None else "required",
     )

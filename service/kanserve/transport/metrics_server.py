@@ -22,6 +22,8 @@ TLS = b"\x16\x03"  # first bytes of a TLS handshake
 UNREAD = (HTTPStatus.BAD_REQUEST, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)  # for a request that is not HTTP
 QUIET = 60.0  # seconds between two lines about requests that are not HTTP
 
+TIMEOUT = 10.0  # seconds for a client to send its request, and to read the response
+
 log = logs.get_logger("metrics")
 
 
@@ -29,16 +31,16 @@ class MetricsServer:
     """HTTP server for /metrics and probes on its own thread, so that load on the event loop does not delay it. The
     server process sets `live` and `ready`, which the probes report."""
 
-    def __init__(self, metrics: MetricsPage, host: str, port: int, scrape_timeout: float, sites: Sites) -> None:
-        """Bind the port. A silent client is disconnected after `scrape_timeout` seconds. Raises OSError if the address
-        is taken."""
+    def __init__(self, metrics: MetricsPage, host: str, port: int, sites: Sites) -> None:
+        """Bind the port. A silent client is disconnected after `TIMEOUT` seconds. Raises OSError if the address is
+        taken."""
         self.live, self.ready = True, False
         pages: dict[str, Callable[[], tuple[bool, bytes]]] = {
             "/metrics": lambda: (True, metrics.text()),
             "/healthz": lambda: _state(self.live),
             "/readyz": lambda: _state(self.ready),
         }
-        self._server = _Server((host, port), _handler(pages, scrape_timeout, sites))
+        self._server = _Server((host, port), _handler(pages, sites))
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
 
@@ -103,11 +105,9 @@ def _state(good: bool) -> tuple[bool, bytes]:
     return good, b"ok\n" if good else b"not ready\n"
 
 
-def _handler(
-    pages: Mapping[str, Callable[[], tuple[bool, bytes]]], scrape_timeout: float, sites: Sites
-) -> type[BaseHTTPRequestHandler]:
+def _handler(pages: Mapping[str, Callable[[], tuple[bool, bytes]]], sites: Sites) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = scrape_timeout
+        timeout = TIMEOUT
 
         def do_GET(self) -> None:
             if fault := sites.fault(self.command, {name.lower(): value for name, value in self.headers.items()}):

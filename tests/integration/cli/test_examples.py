@@ -82,7 +82,7 @@ def examples(name: str) -> list[str]:
 def test_the_examples_of_a_command_run(desk: Desk, name: str) -> None:
     lines = examples(name)
     assert any(re.match(rf"(.*\| )?kanserve {name}\b", line) for line in lines)
-    if name in ("drift", "scores", "stats"):
+    if name in ("drift", "importance", "stats"):
         assert desk.run("kanserve infer digits --input examples/digits.csv").returncode == 0
     if name == "copy":
         shutil.rmtree(desk.folder / "models" / "digits" / "2")

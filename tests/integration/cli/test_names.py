@@ -128,6 +128,7 @@ def test_edges_are_chosen_by_the_names_of_their_ends(server: Server, tmp_path: P
 
     width = len(edges("--source", FEATURES[12], "--show", "99"))
     assert edges("--source", FEATURES[12], "--show", "99") == [(0, 12, at) for at in range(width)]
+    assert edges("--edge", f"0:{FEATURES[12]}:1") == [(0, 12, 1)]
     assert edges("--destination", "grignolino", "--show", "99") == [(1, at, 1) for at in range(width)]
     ways = edges("--path", FEATURES[12], "grignolino", "--show", "99")
     assert ways == [(0, 12, at) for at in range(width)] + [(1, at, 1) for at in range(width)]

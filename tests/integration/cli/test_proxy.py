@@ -24,7 +24,7 @@ COMMANDS = {
     "drift": "none --input ROWS", "edges": "tiny --input ROWS", "explain": "tiny --input ROWS --row 0",
     "formula": "tiny", "health": "", "infer": "tiny --input ROWS", "models": "", "open": "tiny --no-browser",
     "plan": "tiny --rate 50 --p99 1s --seconds 1", "plot": "tiny --output OUT.svg", "promote": "tiny 9",
-    "report": "tiny --output OUT.html", "rollback": "none", "scores": "tiny", "shadow": "tiny", "stats": "tiny",
+    "report": "tiny --output OUT.html", "rollback": "none", "importance": "tiny", "shadow": "tiny", "stats": "tiny",
 }  # fmt: skip
 # Codes of the errors with which the server responds to some of them.
 ANSWERS = {

@@ -99,7 +99,7 @@ def test_the_table_counts_rows_and_positions(grid: Server, rows: Path) -> None:
     done = kanserve(*arguments, "--layer", "token.kan")
     mean = np.abs(toy_grid_model.edges(ROWS, 1)).mean(axis=(0, 1))
     source, destination = np.unravel_index(mean.argmax(), mean.shape)
-    assert f"1 (token.kan): {source} → {destination}" in done.stdout
+    assert f"1:{source}:{destination} (token.kan: {source} → {destination})" in done.stdout
     assert f"{mean.max():.4g}" in done.stdout
     for words in ("2 of 192 edges", "layer 1 has 2;", "class B (a value depends on all sources"):
         assert words in done.stdout

@@ -122,7 +122,7 @@ def test_one_name_for_each_number_without_names(
     for result in (ask("edges", *rows, "--show", "99")["edges"], ask("curves", "--show", "99")["curves"]):
         assert {edge["source_name"] for edge in result if edge["layer"] == 0} == inputs
         assert {edge["destination_name"] for edge in result if edge["layer"] == 1} == outputs
-    scores = ask("scores", *rows, "--show", "99")
+    scores = ask("importance", *rows, "--show", "99")
     assert set(scores["features"]) == inputs
     assert {edge["source_name"] for edge in scores["edges"] if edge["layer"] == 0} == inputs
     assert inputs < {node["name"] for node in ask("coverage", *rows)["nodes"]}

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import dataset, parquet
 
 from kanexport.pipeline import Request, export
-from kanserve.batch import Scorer
+from kanserve.scoring import Scorer
 from tests.support import ray_cluster
 from tests.support.command_line import CLEAN
 from tests.support.tiers import full

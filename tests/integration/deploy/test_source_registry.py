@@ -52,10 +52,10 @@ def of_version(block: str, version: int) -> str:
     return block.replace("toy:2", f"toy:{version}").replace("toy/2", f"toy/{version}")
 
 
-def stalled(here: Desk, block: str, address: str) -> None:
-    """Run a block through a relay that stops halfway, and kill it."""
+def stalled(here: Desk, block: str, address: str, partial: str = "") -> None:
+    """Run a block through a relay that stops halfway, and kill it, once it has the file `partial`."""
     path = here.local("registry.example/models").partition("/")[2]
-    here.stalled(block.replace("registry.example/models", f"localhost:RELAY/{path}"), address)
+    here.stalled(block.replace("registry.example/models", f"localhost:RELAY/{path}"), address, partial)
 
 
 def test_servers_follow_a_tag_forward_and_back_and_no_call_is_lost(here: Desk) -> None:
@@ -112,7 +112,7 @@ def test_a_killed_pull_into_the_live_repository_is_not_served(here: Desk, addres
     publish(here, 2, 4.0, PAD)
 
     def interrupted() -> None:
-        stalled(here, DIRECT, address)
+        stalled(here, DIRECT, address, "toy/2/model.onnx")
         graph = here.models / "toy" / "2" / "model.onnx"
         assert graph.stat().st_size < PAD, "it is written in place"
 

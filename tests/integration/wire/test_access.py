@@ -12,8 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.grpc_api.access_log import AccessLog
-from kanserve.grpc_api.call_context import Call, Code, RequestMetadata
-from kanserve.grpc_api.failures import CallFailed
+from kanserve.grpc_api.call_context import Call, CallFailed, Code, RequestMetadata
 from kanserve.grpc_api.interceptor import Interceptor
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
@@ -59,9 +58,9 @@ def test_what_the_table_does_not_have_is_refused_by_any_server() -> None:
             Metrics(), Lifecycle(), AccessLog("none"), None, max_inflight_requests=9, max_inflight_bytes=10**6
         )
         with pytest.raises(CallFailed) as caught:
-            await guard.unary("new.Service", "Method", answer).answer(b"", RequestMetadata((), None))
+            await guard.unary("new.Service", "Method", answer).respond(b"", RequestMetadata((), None))
         with pytest.raises(CallFailed) as probed:
-            await guard.unary("new.Service", "Method", answer, probe=True).answer(b"", RequestMetadata((), None))
+            await guard.unary("new.Service", "Method", answer, probe=True).respond(b"", RequestMetadata((), None))
         assert probed.value.status is Code.PERMISSION_DENIED
         return caught.value
 

@@ -20,8 +20,7 @@ from kanserve.auth.authenticator import Authenticator
 from kanserve.auth.permissions import HEALTH, INFERENCE, KAN, NEEDS, REFLECTION
 from kanserve.config.settings import Settings
 from kanserve.grpc_api.access_log import AccessLog
-from kanserve.grpc_api.call_context import Call, Code, RequestMetadata
-from kanserve.grpc_api.failures import CallFailed
+from kanserve.grpc_api.call_context import Call, CallFailed, Code, RequestMetadata
 from kanserve.grpc_api.interceptor import Interceptor, Kind
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
@@ -260,7 +259,7 @@ async def nothing() -> AsyncIterator[bytes]:
 
 async def begun(standing: Standing, token: str) -> tuple[AsyncIterator[bytes], asyncio.Future[bytes]]:
     """A stream after its first message, and its wait for the next one."""
-    answers = standing.stream.answers(nothing(), RequestMetadata(credentials.bearer(token), None))
+    answers = standing.stream.respond(nothing(), RequestMetadata(credentials.bearer(token), None))
     assert await anext(answers) == b"first"
     waiting = asyncio.ensure_future(anext(answers))
     await asyncio.sleep(0)
@@ -303,7 +302,7 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
         with pytest.raises(CallFailed) as caught:
             await asyncio.wait_for(waiting, wait.SECONDS)
         assert (caught.value.status, standing.cleaned) == (Code.UNAUTHENTICATED, 1)
-        assert not standing.gate._open
+        assert not standing.gate.permits
 
         # If the caller leaves at the same moment, the call is cancelled.
         standing.gate.take(standing.credentials(mine))
@@ -312,15 +311,15 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
         standing.gate.take(standing.credentials(text))
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert not standing.gate._open
+        assert not standing.gate.permits
 
         # A stream that is sending ends with the next message.
         standing.gate.take(standing.credentials(mine))
-        answers = standing.stream.answers(nothing(), RequestMetadata(credentials.bearer(token), None))
+        answers = standing.stream.respond(nothing(), RequestMetadata(credentials.bearer(token), None))
         await anext(answers)
         standing.gate.take(standing.credentials(text))
         with pytest.raises(CallFailed, match="the credential of mine was revoked"):
             await anext(answers)
-        assert not standing.gate._open
+        assert not standing.gate.permits
 
     asyncio.run(cut())

@@ -111,7 +111,7 @@ def test_the_process_of_an_edit_has_a_memory_limit(tmp_path: Path) -> None:
     (tmp_path / "network.safetensors").write_bytes(bytes(100))
     code = "import resource; input(); print(resource.getrlimit(resource.RLIMIT_DATA)); bytearray(2**32)"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, text=True)
-    edits._limit_memory(process.pid, tmp_path)
+    edits.limit_memory(process.pid, tmp_path)
     printed, errors = process.communicate("\n")
     assert (printed, process.returncode) == (f"{(2**31 + 1600,) * 2}\n", 1)
     assert errors.strip().endswith("MemoryError")

@@ -1,5 +1,6 @@
 """A served model with multi-axis rows and layers at positions, requested by real clients."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +20,13 @@ from kanserve.config.settings import Settings
 from kanserve.errors import BackendError, LoadError, LoadReason
 from kanserve.insight import edge_queries
 from kanserve.models import tuning
-from kanserve.models.loader import Loader
+from kanserve.models.loader import Loader, VersionGraphs
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
-from kanserve.runtime import base
-from kanserve.runtime.base import SessionOptions
+from kanserve.runtime import ort
+from kanserve.runtime.base import Session, SessionOptions
 from kanserve.types import Array, EdgeOptions
 from tests.integration.wire.test_edge_queries import values
 from tests.support import toy_grid_model, toy_model
@@ -120,7 +121,7 @@ def test_one_row_beyond_an_answer_comes_in_groups_of_destinations(tmp_path: Path
 class Watched:
     """A session that remembers how much it was given at once."""
 
-    def __init__(self, session: base.Session) -> None:
+    def __init__(self, session: Session) -> None:
         self.inner = session
         self.inputs, self.outputs = session.inputs, session.outputs
         self.given: list[int] = []
@@ -137,7 +138,7 @@ def bundled(root: Path) -> tuple[Bundle, manifests.Manifest]:
 
 
 def loader(root: Path) -> Loader:
-    return Loader(base.load("ort"), Settings(repository=root), 1, Metrics())
+    return Loader(Settings(repository=root), 1, Metrics())
 
 
 @pytest.mark.parametrize(
@@ -146,10 +147,9 @@ def loader(root: Path) -> Loader:
 def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, layer: int, piece_rows: int) -> None:
     toy_grid_model.write(tmp_path)
     bundle, manifest = bundled(tmp_path)
-    backend = base.load("ort")
 
     def create(name: str) -> Watched:
-        return Watched(backend.create(bundle.files[name], SessionOptions("cpu", 1)))
+        return Watched(ort.create(bundle.files[name], SessionOptions("cpu", 1)))
 
     shapes = [query_plan.LayerShape(i.sources, i.destinations, i.positions) for i in manifest.layers]
     plans = query_plan.plan(shapes, layers=[layer], sources=[], destinations=[], wanted=EdgeOptions(top_k=top_k))
@@ -172,9 +172,10 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
 
 def test_a_node_tensor_that_is_not_its_positions_is_found_when_it_runs(tmp_path: Path) -> None:
     toy_grid_model.write(tmp_path)
-    bundle, manifest = bundled(tmp_path)
-    graphs = loader(tmp_path)._graphs(bundle, manifest)
-    session = base.load("ort").create(bundle.files["model.onnx"], SessionOptions("cpu", 1))
+    bundle, _ = bundled(tmp_path)
+    graphs = VersionGraphs(bundle, Settings(repository=tmp_path), 1).layers()
+    graphs[1].layer = dataclasses.replace(graphs[1].layer, positions=(3,))
+    session = ort.create(bundle.files["model.onnx"], SessionOptions("cpu", 1))
     plans = (query_plan.LayerPlan(1, (0,), (0,), (3,)),)
     with pytest.raises(BackendError, match=r"tokens_in has shape \(9, 2, 12\), expected \(9, 3, 'n'\)"):
         list(edge_queries.compute(session, graphs, plans, {"x": ROWS}, chunk_bytes=2**20))
@@ -216,5 +217,4 @@ def test_a_manifest_that_is_not_its_graphs(tmp_path: Path) -> None:
 
 def test_pieces_of_inference_count_positions(tmp_path: Path) -> None:
     manifest = manifests.load(toy_grid_model.write(tmp_path))  # the widest basis makes 32 numbers of a row
-    assert tuning.piece_rows(manifest, 2**21) == 2**21 // (4 * 32)
-    assert tuning.piece_rows(manifest, 1) == 16 // 6
+    assert tuning.piece_rows(manifest) == 2**21 // (4 * 32)

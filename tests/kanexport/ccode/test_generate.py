@@ -82,8 +82,8 @@ def test_comments_name_the_model_and_cannot_end_early_and_the_reference_row_has_
 def test_code_that_differs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     kan = network(SMALL)
     other = replace(kan, layers=(*kan.layers[:-1], replace(kan.layers[-1], bias=kan.layers[-1].bias + 0.01)))
-    write = generate.network.network
-    monkeypatch.setattr(generate.network, "network", lambda _, *others: write(other, *others))
+    write = generate.network
+    monkeypatch.setattr(generate, "network", lambda _, *others: write(other, *others))
     with pytest.raises(VerificationFailed, match=r"net\.c differs from the checkpoint on inside rows"):
         c_code.generated(kan, FACTS)
 
@@ -120,8 +120,8 @@ def test_names_types_and_folders_that_do_not_fit_are_errors(tmp_path: Path) -> N
 
 
 def test_an_unsupported_operator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(generate.network.operators.ELEMENTS, "Tanh")
+    monkeypatch.delitem(generate.operators.ELEMENTS, "Tanh")
     kan = network("efficient-kan-wine-update-grid")
     with pytest.raises(InvalidKan, match="the operator Tanh has no C code") as caught:
-        generate.network.network(kan, ("x", "layer1_in"), None)
+        generate.network(kan, ("x", "layer1_in"), None)
     assert caught.value.code == "c-operator-unsupported"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from kanexport.certify import branch, certificate, search
-from kanexport.certify.enclosure import Network
+from kanexport.certify.propagation import Network
 from kanexport.certify.search import Found
 from tests.support.sample_networks import random_network
 

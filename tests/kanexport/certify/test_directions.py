@@ -4,7 +4,7 @@ import numpy as np
 
 from kanexport.certify import certificate, directions
 from kanexport.certify.edges import Edges, Table
-from kanexport.certify.enclosure import Network
+from kanexport.certify.propagation import Network
 from kanexport.functions.elementwise import SYMBOLIC
 from kanexport.ir.model import Layer, SymbolicEdge
 from kanexport.shared.sections import DECREASING, INCREASING, NEITHER, UNDECIDED

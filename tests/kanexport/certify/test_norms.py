@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from kanexport.certify import certificate
-from kanexport.certify.enclosure import Network
+from kanexport.certify.propagation import Network
 from kanexport.certify.search import random_points
 from kanexport.errors import InvalidKan
 from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.ir.model import BasisTerm, Kan, Layer
-from kanexport.ir.norms import GroupNorm, LayerNorm, RmsNorm, Softmax
-from kanexport.ir.steps import Elementwise, PRelu, RowRange, Step, Swish
+from kanexport.ir.norms import GroupNorm, LayerNorm, RmsNorm
+from kanexport.ir.steps import Elementwise, PRelu, RowRange, Softmax, Step, Swish
 from kanexport.verify import float64_reference
 from tests.kanexport.certify.test_certificate import assert_graphs_hold
-from tests.kanexport.certify.test_enclosure import assert_encloses
+from tests.kanexport.certify.test_propagation import assert_encloses
 from tests.support import sample_networks
 from tests.support.tiers import spread
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from kanexport.certify import search
-from kanexport.certify.enclosure import Network
+from kanexport.certify.propagation import Network
 from kanexport.certify.search import Found
 from kanexport.functions.elementwise import SYMBOLIC
 from kanexport.ir.model import Kan, Layer, SymbolicEdge

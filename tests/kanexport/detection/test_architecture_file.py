@@ -14,7 +14,7 @@ from kanexport.detection.architecture_file import KINDS
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.formats import checkpoint
 from kanexport.ir.model import Kan
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 from tests.support.golden_cases import ROOT, cases
@@ -49,7 +49,7 @@ def assembled(folder: Path, tensors: Tensors, steps: str, *options: str) -> tupl
     text = "".join("[[step]]\n" + line.strip().replace("; ", "\n") + "\n" for line in steps.strip().splitlines())
     (folder / "layers.toml").write_text(text)
     loaded = checkpoint.load(save(folder, tensors))
-    given = Options.parse(options)
+    given = Options(KnownFacts.parse(options))
     actual = architecture_file.assemble(loaded, architecture_file.load(folder / "layers.toml"), given)
     given.finish(actual[1])
     return actual
@@ -275,5 +275,7 @@ def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     # The checkpoint of the second example.
     loaded = checkpoint.load(save(tmp_path, named(_0=cheby(2, 4), _3=cheby(4, 1))))
     (tmp_path / "other.toml").write_text(blocks[1])
-    kan, _ = architecture_file.assemble(loaded, architecture_file.load(tmp_path / "other.toml"), Options.parse(()))
+    kan, _ = architecture_file.assemble(
+        loaded, architecture_file.load(tmp_path / "other.toml"), Options(KnownFacts.parse(()))
+    )
     assert kinds(kan) == ["affine", "0", "function", "3"]

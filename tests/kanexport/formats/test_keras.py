@@ -41,13 +41,13 @@ def changed(folder: Path, change: Any, name: str = "chain") -> Path:
 
 
 @pytest.mark.parametrize("name", ["chain", "functional"])
-def test_it_computes_what_keras_answered(tmp_path: Path, name: str) -> None:
+def test_it_computes_what_keras_computes(tmp_path: Path, name: str) -> None:
     path = packed(tmp_path, parts(FOLDER / f"{name}.keras"))
     source, kan = exported(path).source, reading(path).kan
     assert source.family == "keras-efficient-kan"
     assert source.options_assumed["layernorm_eps"] == "1e-3"
-    with np.load(FOLDER / f"{name}.npz") as answers:
-        x, y = answers["x"].astype(np.float64), answers["y"]
+    with np.load(FOLDER / f"{name}.npz") as outputs:
+        x, y = outputs["x"].astype(np.float64), outputs["y"]
     np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, y, rtol=0, atol=3e-6 * np.abs(y).max())
 
 

@@ -13,7 +13,7 @@ from kanexport.detection import registry
 from kanexport.errors import InvalidKan, OptionError, UnknownFunction
 from kanexport.formats import checkpoint
 from kanexport.functions.expression import MAX_TEXT_CHARACTERS, MAX_TEXT_DEPTH, function
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from tests.support.conformance import check_each, computed, edge_values
 from tests.support.small_checkpoints import exported, refused
 from tests.support.tiers import full
@@ -113,13 +113,13 @@ def test_a_function_of_add_symbolic_is_given_with_the_export(pykan: Any, tmp_pat
     assert (edge.function, edge.expression) == ("xsinx", "x*sin(x)")
     assert manifest.source.options_given == {"function xsinx": "x*sin(x)"}
     loaded = checkpoint.load(tmp_path / "toy")
-    kan = registry.readers()["pykan"].read(loaded, Options.parse((), functions=("xsinx=x*sin(x)",)))
+    kan = registry.readers()["pykan"].read(loaded, Options(KnownFacts.parse((), functions=("xsinx=x*sin(x)",))))
     x = np.random.default_rng(0).normal(size=(20, 4))
     u = 1.25 * x[:, 3] + 0.5
     np.testing.assert_allclose(edge_values(kan.layers[1], x)[:, 3, 0], -0.5 * u * np.sin(u) + 0.25, rtol=0, atol=1e-14)
     # A masked edge of such a function spreads NaN.
     loaded = checkpoint.load(model(pykan, "own", mask=0.0).write(tmp_path))
-    kan = registry.readers()["pykan"].read(loaded, Options.parse((), functions=("own=log(x)",)))
+    kan = registry.readers()["pykan"].read(loaded, Options(KnownFacts.parse((), functions=("own=log(x)",))))
     assert np.isnan(edge_values(kan.layers[1], np.array([[0, 0, 0, -9.0]]))[0, 3, 0])
 
 

@@ -7,9 +7,21 @@ import pytest
 
 from kanexport.functions import elementwise
 from kanexport.ir import norms, scaling, steps
-from kanexport.ir.norms import FourierFeatures, GroupNorm, LayerNorm, NormOfGroups, RmsNorm, Softmax
+from kanexport.ir.norms import GroupNorm, LayerNorm, NormOfGroups, RmsNorm
 from kanexport.ir.scaling import Restore, Standardize
-from kanexport.ir.steps import Affine, Clip, Elementwise, PRelu, Product, RowRange, Select, Step, Swish
+from kanexport.ir.steps import (
+    Affine,
+    Clip,
+    Elementwise,
+    FourierFeatures,
+    PRelu,
+    Product,
+    RowRange,
+    Select,
+    Softmax,
+    Step,
+    Swish,
+)
 from tests.support.conformance import DTYPES, SOURCES, check_each, check_step
 
 ONES = np.array([1.0, -2.5, 0.5])

@@ -27,7 +27,7 @@ from kanexport.verify import attribution, float64_reference, graph_runner, verif
 from kanexport.verify.attribution import NoContributions
 from kanserve.insight import explain
 from kanserve.insight.edge_queries import LayerGraph
-from kanserve.runtime import base
+from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
 from tests.support.golden_cases import case, cases, exported, relative_error, run
 from tests.support.small_checkpoints import network, read
@@ -57,10 +57,10 @@ def told(result: Result, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def served(result: Result, x: np.ndarray) -> np.ndarray:
     """Contributions that Explain computes from the model graph and the edge graphs, for the same reference."""
-    manifest, backend = result.manifest, base.load("ort")
+    manifest = result.manifest
 
     def create(graph: bytes) -> Any:
-        return backend.create(graph, SessionOptions("cpu", 1), beside={})
+        return ort.create(graph, SessionOptions("cpu", 1), beside={})
 
     graphs = tuple(
         LayerGraph(layer, lambda layer=layer: create((result.directory / layer.edges_file).read_bytes()))

@@ -11,7 +11,7 @@ from kanexport.detection import detect, registry
 from kanexport.formats import checkpoint
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 from tests.support.tiers import spread
@@ -32,7 +32,7 @@ def folder(path: Path, name: str) -> Path:
 
 def read(path: Path, *options: str) -> Kan:
     loaded = checkpoint.load(path)
-    return detect.read(registry.readers()["pykan"], loaded, Options.parse(options))
+    return detect.read(registry.readers()["pykan"], loaded, Options(KnownFacts.parse(options)))
 
 
 def symbolic(pykan: Any, base: str = "silu", names: tuple[str, str] = ("sin", "x^2")) -> Any:

@@ -108,7 +108,7 @@ def test_coefficients_are_fitted_to_what_is_emitted() -> None:
     spline = rounded(1, 100)
     basis = UniformSpline(spline)
     x = np.linspace(spline.extended[0, 0], spline.extended[0, -1], 5000)[:, None]
-    exact, near = spline.evaluate(x)[:, :, 0], basis._closed(x)
+    exact, near = spline.evaluate(x)[:, :, 0], basis.closed(x)
     assert basis.fit is not None
     coefficients = np.random.default_rng(0).normal(size=(spline.functions, 50))
     before, after = (np.abs(near @ c - exact @ coefficients).max() for c in (coefficients, basis.fit @ coefficients))

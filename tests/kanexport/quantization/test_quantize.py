@@ -20,7 +20,7 @@ from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.lowering import lower
 from kanexport.pipeline import Request, export
-from kanexport.quantization import plan, quantize
+from kanexport.quantization import quantize
 from kanexport.quantization.options import MAX_ERROR, QuantizationOptions
 from kanexport.shared import manifest as manifests
 from kanexport.shared.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS
@@ -37,16 +37,17 @@ FAMILIES = (*SPLINES, "fastkan-digits", "fasterkan-wine", "rbf-kan-diabetes")
 def rounded(kan: Kan, query: QuantizationOptions) -> tuple[Kan, Any]:
     """A network in the fewest bits that it can have, and its graphs."""
     chosen = {
-        (at, index): plan.possible(layer, term, query.quantize)[0]
+        (at, index): quantize.possible(layer, term, query.quantize)[0]
         for at, layer in enumerate(kan.layers)
         for index, term in enumerate(layer.terms)
     }
-    served = plan.served(kan, chosen)
-    return served, lower.lower(served, "float32", curves=plan.curves(served))
+    served = quantize.served(kan, chosen)
+    return served, lower.lower(served, "float32", curves=quantize.curves(served))
 
 
 def verified(kan: Kan, served: Kan, lowered: Any, requested: QuantizationOptions) -> Any:
-    return quantize.verify_quantized(kan, served, lowered, (), requested, 1e-5, lambda done, total: None)
+    network = quantize.QuantizedNetwork(kan, served, served, (), {}, np.zeros(0))
+    return network.proof(lowered, requested, 1e-5, lambda done, total: None)
 
 
 def save(path: Path, rows: np.ndarray) -> baseline.Rows:
@@ -75,7 +76,7 @@ def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(tmp_path: Path, nam
     kan = network(name)
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"]
     answers = run((result.directory / "model.onnx").read_bytes(), {"x": x.astype(np.float32)})["y"]
-    assert plan.errors(plan.network_outputs(kan, x), answers.astype(float)).largest <= actual.max_error
+    assert quantize.errors(quantize.network_outputs(kan, x), answers.astype(float)).largest <= actual.max_error
 
 
 @spread("name", ["pykan-hello-adapted", WINE, DIGITS], 1)
@@ -218,3 +219,31 @@ def test_the_command_prints_what_is_approximate(tmp_path: Path, capsys: pytest.C
     assert "int8-weights" in printed
     assert export_command.main([*command, "fp16-weights", "--max-error", "1e-9", "--force"]) == 3
     assert "the worst branch is" in capsys.readouterr().err
+
+
+@spread("name", ["sinekan-digits", "chebykan-digits-layernorm", "gr-kan-breast-cancer"], 1)
+def test_other_families_store_bytes_where_they_have_no_sums_of_them(tmp_path: Path, name: str) -> None:
+    result = exported(name, tmp_path, quantization=QuantizationOptions("int8", max_error=0.2)).manifest.approximation
+    assert {branch.form for branch in result.branches} <= {INT8_WEIGHTS, FP16_WEIGHTS, FLOAT32}
+    assert result.error <= 0.2
+
+
+def test_a_branch_that_takes_more_than_its_share_stays_as_it_is(tmp_path: Path) -> None:
+    bound = 5e-3
+    quantization = QuantizationOptions("int8", max_error=bound)
+    result = exported(DIGITS, tmp_path, quantization=quantization).manifest.approximation
+    kept = [branch for branch in result.branches if branch.form in (FP16_WEIGHTS, FLOAT32)]
+    assert kept
+    assert any(branch.form == INT8 for branch in result.branches)
+    assert all(branch.first > bound / 2 >= branch.error for branch in kept)
+    assert any("since quantizing only this branch" in note for note in result.notes())
+
+
+def test_too_large_an_error_and_nothing_to_quantize_are_refused(tmp_path: Path) -> None:
+    text = r"no branch can be quantized .* the worst branch is \w+ of layer \d"
+    with pytest.raises(VerificationFailed, match=text) as result:
+        exported(DIGITS, tmp_path, quantization=QuantizationOptions("int8", max_error=1e-5))
+    assert "set a larger --max-error" in result.value.hint
+    with pytest.raises(VerificationFailed, match="nothing to quantize"):
+        exported("wav-kan-dog-breast-cancer", tmp_path, quantization=QuantizationOptions("int8"))
+    assert not list(tmp_path.rglob("manifest.json"))

@@ -107,7 +107,7 @@ def test_a_checkpoint_with_them_exports_as_pykan_computes_it(pykan: Any, tmp_pat
     assert "repeated_knots" not in result.manifest.source.options_assumed
 
 
-def test_a_version_that_answers_nan_is_refused_unless_told(pykan: Any, tmp_path: Path) -> None:
+def test_a_version_that_returns_nan_is_refused_unless_told(pykan: Any, tmp_path: Path) -> None:
     toy = checkpoint(pykan, ["binary", "binary"])
     del toy.config["round"]
     path = toy.write(tmp_path)

@@ -83,8 +83,8 @@ def rows(toy: Any, columns: int) -> np.ndarray:
 
 def oracle(toy: Any, x: np.ndarray, base: str = "silu") -> tuple[np.ndarray, list[np.ndarray]]:
     """Outputs, and the edges of each layer."""
-    answers = [Oracle(toy, base).row(row) for row in x.tolist()]
-    return np.array([y for y, _ in answers]), [np.array(edges) for edges in zip(*(e for _, e in answers), strict=True)]
+    rows = [Oracle(toy, base).row(row) for row in x.tolist()]
+    return np.array([y for y, _ in rows]), [np.array(edges) for edges in zip(*(e for _, e in rows), strict=True)]
 
 
 def check(folder: Path, toy: Any, *options: str, base: str = "silu", columns: list[int] | None = None) -> Reading:

@@ -29,8 +29,8 @@ FORMS = {
     "rmsnorm": norms.RmsNorm(SCALE, BIAS, 1e-6),
     "groupnorm": norms.GroupNorm(SCALE, BIAS, 1e-5, groups=2),
     "norm of groups": norms.NormOfGroups(norms.LayerNorm(SCALE[:2], BIAS[:2], 1e-5), 3),
-    "softmax": norms.Softmax(),
-    "log_softmax": norms.Softmax(log=True),
+    "softmax": forms.Softmax(),
+    "log_softmax": forms.Softmax(log=True),
     **{name: forms.Elementwise(elementwise.ACTIVATIONS[name]) for name in elementwise.ACTIVATIONS},
 }
 EVERY = pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from kanexport.bundle.publish import Target
 from kanexport.errors import CheckpointError, ModuleRefused, OptionError
-from kanexport.options import Options
+from kanexport.options import KnownFacts
 from kanexport.shared import manifest
 from kanexport.torch_export import inputs, module_command
 from tests.support import torch_modules as modules
@@ -94,7 +95,7 @@ def run(factories: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             torch.save(weights, path)
         target = Target(repository=factories.with_name("models"), name="net")
         return module_command.run(
-            f"{factories.stem}:{factory}", path, None, "4", target, Options({}), lambda done, total: None
+            f"{factories.stem}:{factory}", path, None, "4", target, KnownFacts(), lambda done, total: None
         )
 
     monkeypatch.setattr(module_command, "convert", convert)
@@ -215,3 +216,11 @@ def test_the_generators_are_as_they_were() -> None:
     with module_command.other_randomness():
         assert draw() != expected
     assert draw() == expected
+
+
+def test_weights_that_were_expanded_are_loaded() -> None:
+    module = nn.Linear(3, 2)
+    module.weight = nn.Parameter(torch.arange(3.0).expand(2, 3))
+    state = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
+    module_command.assign(module, state)
+    torch.testing.assert_close(module.weight.detach(), state["weight"])

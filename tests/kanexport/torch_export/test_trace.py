@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kanexport.errors import ModuleRefused
-from kanexport.torch_export import plan, trace
+from kanexport.torch_export import convert, trace
 from tests.support import modules_unusual as odd
 from tests.support.golden_cases import relative_error, run
 from tests.support.tiers import full
@@ -84,7 +84,7 @@ def test_a_large_module_runs_few_rows_at_a_time_or_is_refused(tmp_path: Path, mo
     module = Composed(lambda m, x: (batches.append(len(x)), m.kan(x))[1], kan=KANLinear(4, 3))
     with trace.Operations([module.kan]) as operations:
         module(torch.zeros(2, 4))
-    monkeypatch.setattr(plan, "EFFORT", 2 * operations.numbers)
+    monkeypatch.setattr(convert, "EFFORT", 2 * operations.numbers)
     assert not export(module, draw(4), tmp_path / "slow").manifest.notes
     assert max(batches) == 5, "4 rows, and one more to show that the graph takes any number"
     monkeypatch.setattr(trace, "NUMBERS", operations.numbers // 4)

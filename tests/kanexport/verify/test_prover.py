@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kanexport.errors import VerificationFailed
-from kanexport.ir import norms
+from kanexport.ir import clamping
 from kanexport.ir.model import Kan
 from kanexport.ir.steps import Clip, Select
 from kanexport.lowering import lower
@@ -23,7 +23,7 @@ def network(folder: Path) -> Kan:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_proof_counts_what_lies_beyond_and_notices_another_grid(tmp_path: Path, dtype: str) -> None:
     kan = network(tmp_path)
-    plain, given_ = lower.lower(kan, dtype), norms.clamped(kan)
+    plain, given_ = lower.lower(kan, dtype), clamping.clamped(kan)
     first = given_.layers[0]
     beyond = prover.verify_clamping(first, 3, plain, lower.lower(given_, dtype), dtype)
     assert beyond > 10
@@ -46,10 +46,10 @@ def test_an_input_that_is_several_sources_is_kept_on_the_grids_of_all(tmp_path: 
     terms = tuple(dataclasses.replace(item, basis=shifted) if item is term else item for item in first.terms)
     layer = dataclasses.replace(first, terms=terms, pre_steps=(Select((1, 0, 1)),))
     two = Kan(2, (layer, *kan.layers[1:]))
-    low, high = norms.limits(layer)
+    low, high = clamping.limits(layer)
     assert low.tolist() == pytest.approx([-0.5, -1, -0.5], abs=1e-6)
     assert high.tolist() == pytest.approx([1, 1, 1], abs=1e-6)
-    given_ = norms.clamped(two)
+    given_ = clamping.clamped(two)
     assert prover.verify_clamping(
         given_.layers[0], 2, lower.lower(two, "float32"), lower.lower(given_, "float32"), "float32"
     )

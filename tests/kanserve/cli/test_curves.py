@@ -3,10 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from kanserve.report import text_tables
+from kanserve.plotting import characters
 from tests.support.command_line import Server, wrong_refusals
 
 EDGE = ("--layer", 0, "--source", 2, "--destination", 1)
@@ -14,13 +12,13 @@ EDGE = ("--layer", 0, "--source", 2, "--destination", 1)
 
 def test_one_edge_is_a_picture_and_several_are_a_table(server: Server) -> None:
     title, *lines = server.shown("curves", "tiny", *EDGE).splitlines()
-    assert title == "tiny version 1, edge 0: x2 → 1"
+    assert title == "tiny version 1, edge 0:2:1 (x2 → 1)"
     assert sum("┤" in line for line in lines) == 12
     assert any(0x2800 < ord(character) <= 0x28FF for character in "".join(lines))
     assert lines[-1].endswith("the grid, up to the outermost knots and 2% more")
     table = server.shown("curves", "tiny", "--show", 3)
     assert "3 of 20 edges, by spread of φ" in table
-    assert sum(any(bar in line for bar in text_tables.BARS) for line in table.splitlines()) == 3
+    assert sum(any(bar in line for bar in characters.BARS) for line in table.splitlines()) == 3
 
 
 def test_json_has_the_numbers_that_the_picture_has(server: Server) -> None:
@@ -61,22 +59,3 @@ def test_what_is_refused(server: Server) -> None:
     limit = "(20 edges x 1000 numbers), the limit is 16384\n"
     large = {"curves tiny --points 1000": ("error[response-too-large]", f"{limit}  help: request fewer layers")}
     assert wrong_refusals(large, "--url", server.url, code=1) == []
-
-
-@settings(max_examples=settings.default.max_examples // 5)
-@given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=2, max_size=300))
-def test_any_curve_can_be_drawn(values: list[float]) -> None:
-    drawn = text_tables.line(np.array(values), 24)
-    assert len(drawn) == min(24, len(values))
-    assert set(drawn) <= {*text_tables.BARS, text_tables.NO_VALUE}
-    picture = text_tables.picture(np.array(values), 20, 5)
-    assert [len(line) for line in picture] == [20] * 5
-    assert all(0x2800 <= ord(character) <= 0x28FF for line in picture for character in line)
-
-
-def test_a_straight_line_is_drawn_as_one() -> None:
-    assert text_tables.line(np.arange(8), 8) == text_tables.BARS
-    assert text_tables.line(np.ones(4), 4) == text_tables.BARS[4] * 4
-    assert text_tables.line(np.array([0.0, np.nan, 1.0]), 3) == "▁·█"
-    rising = text_tables.picture(np.arange(8.0), 4, 2)
-    assert rising == ["⠀⠀⣠⠞", "⣠⠞⠁⠀"]

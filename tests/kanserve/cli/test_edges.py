@@ -65,7 +65,7 @@ def test_the_table_names_edges_with_their_values(server: Server, rows: Path, tmp
     mean = np.abs(everything).mean(axis=0)
     source, destination = np.unravel_index(mean.argmax(), mean.shape)
     first = next(line for line in text.splitlines() if "→" in line and line.lstrip().startswith("0:"))
-    assert first.split()[:4] == ["0:", f"x{source}", "→", str(destination)]
+    assert first.split()[:4] == [f"0:{source}:{destination}", f"(x{source}", "→", f"{destination})"]
     assert f"{mean.max():.4g}" in first
     assert "3 of 12 edges" in text
     edges = server.ask(*arguments)["edges"]
@@ -88,6 +88,9 @@ def test_what_is_not_there_is_named(server: Server, rows: Path) -> None:
         "edges tiny --layer 0 --destination 99": "99",
         "edges tiny --layer head": "unknown layer 'head': the layers of the model have no names; its 2 layers have the "
         "numbers 0 to 1",
+        "edges tiny --edge 0:1": "edge '0:1' is not LAYER:SOURCE:DESTINATION",
+        "edges tiny --edge 0:1:2 --layer 0": "--edge cannot be combined with --layer, --source or --destination",
+        "edges tiny --edge 0:1:2 --path 0 0": "--path cannot be combined with --edge",
         "edges tiny --output edges.csv": ".npz",
     }
     assert wrong_refusals(cases, "--input", rows, "--url", server.url) == []

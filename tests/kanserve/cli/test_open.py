@@ -24,7 +24,7 @@ def test_addresses() -> None:
 
 
 def test_the_address_of_a_model(server: Server) -> None:
-    requested = ("open", "tiny", "edge/0/1/2")
+    requested = ("open", "tiny", "0:1:2")
     reported = server.ask(*requested, "--no-browser")
     assert reported == {"address": f"http://{server.url}/ui/tiny/edge/0/1/2", "opened": False}
     with urllib.request.urlopen(reported["address"], timeout=60) as answer:

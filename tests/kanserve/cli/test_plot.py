@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.command_line import Server, kanserve, wrong_refusals
 
-EDGE = ("--layer", 0, "--source", 2, "--destination", 1)
+EDGE = ("--edge", "0:2:1")
 
 
 @pytest.mark.parametrize("what", [(), EDGE], ids=["network", "edge"])
@@ -18,7 +18,7 @@ def test_a_picture_for_every_place(server: Server, tmp_path: Path, what: tuple[o
         assert server.ask("plot", "tiny", *what, "-o", tmp_path / name)["output"].endswith(name)
     root = ElementTree.parse(tmp_path / "picture.svg").getroot()
     title = root.find("{http://www.w3.org/2000/svg}title").text  # type: ignore[union-attr] # there is one
-    assert title == ("tiny version 1, layer 0: x2 to node 1" if what else "tiny version 1: efficient-kan, 3 → 4 → 2")
+    assert title == ("tiny version 1, edge 0:2:1 (x2 → node 1)" if what else "tiny version 1: efficient-kan, 3 → 4 → 2")
     assert (tmp_path / "picture.png").read_bytes()[1:4] == b"PNG"
     shown = server.shown("plot", "tiny", *what)
     assert str(title) in shown

@@ -65,13 +65,13 @@ def crowded(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 ROWS = ("--input", "rows.npy")
 COMMANDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("infer", "edges", "explain", "scores", "coverage", "drift"), ROWS),
+    **dict.fromkeys(("infer", "edges", "explain", "importance", "coverage", "drift"), ROWS),
     **dict.fromkeys(("curves", "plot", "stats", "models", "promote", "rollback", "shadow"), ()),
     "formula": ("--partial",),
     "report": ("-o", "tiny.html"),
     "open": ("--no-browser",),
 }
-FILES = ("infer", "edges", "explain", "scores", "coverage", "curves", "formula", "plot", "report")
+FILES = ("infer", "edges", "explain", "importance", "coverage", "curves", "formula", "plot", "report")
 
 
 def test_a_name_is_a_served_model_whatever_the_folder_has(server: Server, crowded: Path) -> None:

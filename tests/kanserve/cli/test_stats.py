@@ -52,15 +52,15 @@ def test_watching_prints_one_look_after_the_other(asked: Server) -> None:
 
 
 def test_scores_over_the_traffic(asked: Server) -> None:
-    said = asked.ask("scores", "counted", "--live")
+    said = asked.ask("importance", "counted", "--live")
     assert (said["source"], said["rows"], said["notes"]) == ("live", 150, [])
     assert max(said["features"], key=said["features"].get) in NAMES
-    assert "analysed rows of the model's live traffic" in asked.shown("scores", "counted", "--live")
+    assert "analysed rows of the model's live traffic" in asked.shown("importance", "counted", "--live")
 
 
 def test_what_is_refused(asked: Server) -> None:
     cases = {
-        "scores counted --live --input rows.npy": "--live cannot be combined with --input",
+        "importance counted --live --input rows.npy": "--live cannot be combined with --input",
         "stats counted --model-version 7": (
             "error[version-unknown]",
             "send version 1, the default version of model 'counted'",

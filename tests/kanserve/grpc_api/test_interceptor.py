@@ -19,7 +19,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.bad_requests import refused
-from tests.support.command_line import kanserve
 from tests.support.http_client import served
 from tests.support.reload_tools import handled
 from tests.support.server_process import INFERENCE, START, Server, request, serving
@@ -128,12 +127,6 @@ def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str)
             if ending == "ctrl-c":
                 os.close(controller)
     assert code == 0
-
-
-def test_the_backend_is_a_setting(tmp_path: Path) -> None:
-    done = kanserve("serve", tmp_path, "--backend", "abacus")
-    assert done.returncode == 2
-    assert "error[backend-unknown]: unknown backend 'abacus'\n  help: set backend to one of ort" in done.stderr
 
 
 def test_limits_are_settings_with_an_effect(tmp_path: Path) -> None:

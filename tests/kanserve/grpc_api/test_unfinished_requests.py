@@ -51,11 +51,11 @@ async def test_over_the_limit_the_newest_request_of_the_heaviest_connection_goes
     created, held = account(100)
     ends: Counter[str] = Counter()
     greedy = [
-        asyncio.create_task(waiting(created.open_request("a", "x"), 30, ends, f"greedy {number}"))
+        asyncio.create_task(waiting(IncomingRequest(created, "a", "x"), 30, ends, f"greedy {number}"))
         for number in range(3)
     ]
     await asyncio.sleep(0)
-    small = asyncio.create_task(waiting(created.open_request("b", "x"), 20, ends, "small"))
+    small = asyncio.create_task(waiting(IncomingRequest(created, "b", "x"), 20, ends, "small"))
     await turns()
     assert ends == {"greedy 2": 1}
     assert held[0] == created.total == 80
@@ -68,10 +68,10 @@ async def test_over_the_limit_the_newest_request_of_the_heaviest_connection_goes
 async def test_a_caller_with_many_connections_loses_its_own() -> None:
     created, held = account(100)
     ends: Counter[str] = Counter()
-    parts = [(created.open_request(number, "many"), 20, f"many {number}") for number in range(5)]
+    parts = [(IncomingRequest(created, number, "many"), 20, f"many {number}") for number in range(5)]
     tasks = [asyncio.create_task(waiting(part, size, ends, name)) for part, size, name in parts]
     await asyncio.sleep(0)
-    tasks.append(asyncio.create_task(waiting(created.open_request("one", "other"), 50, ends, "other")))
+    tasks.append(asyncio.create_task(waiting(IncomingRequest(created, "one", "other"), 50, ends, "other")))
     await turns()
     assert "other" not in ends
     assert ends.total() == 3
@@ -83,7 +83,7 @@ async def test_a_caller_with_many_connections_loses_its_own() -> None:
 
 def test_one_caller_may_use_all_of_the_limit_and_not_more() -> None:
     created, held = account(100)
-    with created.open_request("a", "x") as part:
+    with IncomingRequest(created, "a", "x") as part:
         part.holds(100)
         with pytest.raises(RequestBufferLimited):
             part.holds(101)

@@ -62,7 +62,8 @@ async def test_the_watch_counts_logs_and_pauses(manifest: Manifest, monkeypatch:
     monkeypatch.setattr(certificate, "asyncio", types.SimpleNamespace(get_running_loop=lambda: timers))
     monkeypatch.setattr(certificate, "time", types.SimpleNamespace(thread_time=lambda: next(processor)))
     number = Number()
-    watch = CertificateWatch(INFO, manifest, number, switched.append)
+    watch = CertificateWatch(INFO, manifest, number)
+    watch.start(switched.append)
     x, good = np.full((4, 3), 0.5, np.float32), np.full((4, 2), 0.25, np.float32)
     watch.offer(("layer1_in",), 1, lambda: pytest.fail("an output that the certificate does not have"))
     watch.offer(("y",), 1, lambda: ({"x": x}, [good]))
@@ -81,7 +82,7 @@ async def test_the_watch_counts_logs_and_pauses(manifest: Manifest, monkeypatch:
 
 async def test_a_part_of_a_large_request_is_checked(manifest: Manifest) -> None:
     number = Number()
-    watch = CertificateWatch(INFO, manifest, number, lambda watch: None)
+    watch = CertificateWatch(INFO, manifest, number)
     rows = 200_000
     x, y = np.full((rows, 3), 0.5, np.float32), np.full((rows, 2), 9, np.float32)
     watch.offer(("y",), 1, lambda: ({"x": x}, [y]))

@@ -16,7 +16,6 @@ from kanserve.models.loader import Loader
 from kanserve.observability.metrics import Metrics
 from kanserve.observability.series import Number
 from kanserve.repository import layout
-from kanserve.runtime import base
 from tests.support import toy_model
 from tests.support.golden_cases import cases
 
@@ -65,5 +64,5 @@ def test_a_border_that_cannot_be_drawn_is_a_load_that_fails(tmp_path: Path, step
     (result,) = layout.scan(tmp_path, plain_onnx=False)
     settings = Settings(repository=tmp_path)
     with pytest.raises(LoadError, match="the steps before layer 0 in the manifest do not fit its 3 nodes") as caught:
-        Loader(base.load("ort"), settings, 1, Metrics()).load(layout.load(result, settings.max_file_bytes))
+        Loader(settings, 1, Metrics()).load(layout.load(result, settings.max_file_bytes))
     assert caught.value.reason is LoadReason.MANIFEST

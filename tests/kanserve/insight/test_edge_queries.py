@@ -8,11 +8,10 @@ import pytest
 from kanserve.analysis import query_plan
 from kanserve.config.settings import Settings
 from kanserve.insight import edge_queries
-from kanserve.models.loader import Loader
-from kanserve.observability.metrics import Metrics
+from kanserve.models.loader import VersionGraphs
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
-from kanserve.runtime import base
+from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
 from kanserve.types import EdgeOptions, LayerEdges
 from tests.support import toy_model
@@ -54,10 +53,8 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     toy_model.write(tmp_path)
     bundle = layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
     assert bundle.manifest is not None
-    backend = base.load("ort")
-    loader = Loader(backend, Settings(repository=tmp_path), 1, Metrics())
-    session = backend.create(bundle.files["model.onnx"], SessionOptions("cpu", 1))
-    graphs = loader._graphs(bundle, bundle.manifest)
+    session = ort.create(bundle.files["model.onnx"], SessionOptions("cpu", 1))
+    graphs = VersionGraphs(bundle, Settings(repository=tmp_path), 1).layers()
     shapes = [query_plan.LayerShape(3, 4), query_plan.LayerShape(4, 2)]
     plans = query_plan.plan(shapes, layers=[], sources=[2, 1], destinations=[], wanted=EdgeOptions(top_k=top_k))
     rows = ROWS.astype(np.float32)

@@ -21,7 +21,7 @@ from kanserve.client.sync import Client
 from kanserve.insight import edge_scores
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.insight.statistics import Nodes
-from kanserve.runtime import base
+from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
 from kanserve.types import LayerScores
 from tests.kanserve.analysis import test_drift
@@ -98,10 +98,9 @@ GOLDEN = [
 @spread("case", GOLDEN, 1, ids=lambda case: case.name)
 def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case, tmp_path: Path) -> None:
     """Within 2 % of the largest of a layer; without an edge evaluated for a row."""
-    backend = base.load("ort")
     folder = export(Request(path=case.path, repository=tmp_path, name="m")).directory
     result = manifests.load(folder)
-    open_ = functools.partial(backend.create, options=SessionOptions("cpu", 1), beside={})
+    open_ = functools.partial(ort.create, options=SessionOptions("cpu", 1), beside={})
     session = open_((folder / "model.onnx").read_bytes())
     graphs = tuple(
         LayerGraph(layer, functools.partial(open_, (folder / layer.edges_file).read_bytes())) for layer in result.layers

@@ -23,7 +23,6 @@ from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
-from kanserve.runtime import base
 from tests.kanserve.analysis.test_drift import seen
 from tests.support import hostile_bundles, toy_model
 from tests.support.bad_requests import not_loaded, refused
@@ -34,7 +33,7 @@ from tests.support.toy_model import reference
 def load(root: Path, *, plain: bool = False) -> Model:
     (candidate,) = layout.scan(root, plain_onnx=plain)
     settings = Settings(repository=root)
-    return Loader(base.load("ort"), settings, 1, Metrics()).load(layout.load(candidate, settings.max_file_bytes))
+    return Loader(settings, 1, Metrics()).load(layout.load(candidate, settings.max_file_bytes))
 
 
 def test_a_good_version_and_a_graph_without_a_manifest(tmp_path: Path) -> None:
@@ -56,7 +55,7 @@ def test_the_next_version_of_the_same_form_runs_as_the_last_one(
     toy_model.write(tmp_path, "toy", 1)
     toy_model.write(tmp_path, "toy", 2)
     settings = Settings(repository=tmp_path)
-    loader = Loader(base.load("ort"), settings, 1, Metrics())
+    loader = Loader(settings, 1, Metrics())
     item, two = (layout.load(result, settings.max_file_bytes) for result in layout.scan(tmp_path, plain_onnx=False))
     first = loader.load(item)
     way = ExecutionPlan(3, 5, 7, 1)
@@ -73,7 +72,7 @@ def test_the_next_version_of_the_same_form_runs_as_the_last_one(
         model.close()
     first.close()
     monkeypatch.setattr(tuning, "session_on_all_threads", lambda info, session, create, **_: create(4))
-    shared = Loader(base.load("ort"), settings, 4, Metrics()).load(item)
+    shared = Loader(settings, 4, Metrics()).load(item)
     assert (shared.serving.way.threads, shared.serving.way.instances) == (4, 4)
     shared.close()
 
@@ -134,7 +133,7 @@ def test_graphs_take_weights_from_the_versions_own_file(tmp_path: Path) -> None:
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
     bundle = layout.load(candidate, 2**20)
     (directory / manifests.WEIGHTS_FILE).write_bytes(b"")
-    model = Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
+    model = Loader(Settings(repository=tmp_path), 1, Metrics()).load(bundle)
     model.close()
 
 
@@ -230,8 +229,8 @@ def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> No
     basis = manifests.BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
     wide = dataclasses.replace(manifest.layers[1], bases=(basis,))  # four sources
     manifest = dataclasses.replace(manifest, layers=(manifest.layers[0], wide))
-    assert tuning.piece_rows(manifest, 2**21) == 2**21 // (4 * 8 * 4)
-    assert tuning.piece_rows(None, 2**21) == 0
+    assert tuning.piece_rows(manifest) == 2**21 // (4 * 8 * 4)
+    assert tuning.piece_rows(None) == 0
 
 
 def test_pieces_are_smaller_where_that_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,13 +287,13 @@ def test_a_model_with_too_many_nodes_is_served_without_insight(tmp_path: Path, m
 async def test_a_version_is_looked_into_if_settings_say_so(tmp_path: Path, rows: int, rate: int, watched: bool) -> None:
     supplied = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
     toy_model.edit(toy_model.write(tmp_path), baseline=seen(supplied) if rows else NO_BASELINE)
-    loader = Loader(base.load("ort"), Settings(repository=tmp_path, statistics_rows_per_second=rate), 1, Metrics())
+    loader = Loader(Settings(repository=tmp_path, statistics_rows_per_second=rate), 1, Metrics())
     models = [loader.load(layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)) for _ in range(2)]
     for model in models:
         assert ((model.live is not None), model.observed) == (watched, watched)
         model.leave()
         assert (model.live, model.observed) == (None, False)
         model.close()
-    assert len(loader.asides) == watched  # one thread for all
-    for pool in loader.asides:
+    assert (loader.pool is not None) == watched  # one thread for all
+    for pool in filter(None, [loader.pool]):
         pool.shutdown()

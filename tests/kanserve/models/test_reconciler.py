@@ -17,7 +17,6 @@ from kanserve.models.registry import Registry, State
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle, Candidate, Texts
-from kanserve.runtime import base
 from kanserve.sandbox import pool
 from kanserve.system import resources
 from tests.kanserve.grpc_api.hot_path.test_method import nothing
@@ -29,7 +28,7 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
 ) -> None:
     registry, metrics, read = Registry(), Metrics(), layout.load
     settings = Settings(repository=tmp_path, load_check=False)
-    reconciler = Reconciler(settings, base.load("ort"), 1, registry, metrics, nothing)
+    reconciler = Reconciler(settings, 1, registry, metrics, nothing)
 
     def gone(candidate: Candidate, most: int, actual: Texts | None = None) -> Bundle:
         if candidate.version == 2:
@@ -78,7 +77,7 @@ def test_what_a_version_says_is_parsed_elsewhere_first(tmp_path: Path, monkeypat
         return loads(data, *rest, **more)
 
     monkeypatch.setattr(manifests, "loads", counted)
-    reconciler = Reconciler(Settings(repository=tmp_path), base.load("ort"), 1, registry, Metrics(), nothing)
+    reconciler = Reconciler(Settings(repository=tmp_path), 1, registry, Metrics(), nothing)
     asyncio.run(reconciler.load(asyncio.Event()))
     result = {entry.name: (entry.state, entry.reason) for entry in registry.entries()}
     assert result.pop("toy") == (State.READY, "")
@@ -113,7 +112,7 @@ def test_models_load_at_the_same_time_unless_some_may_be_rejected(
     monkeypatch.setattr(resources, "_open", set())  # without the loads of other tests in this process
     registry = Registry()
     settings = Settings(repository=tmp_path, max_models=most, load_timeout=600)
-    reconciler = Reconciler(settings, base.load("ort"), 1, registry, Metrics(), nothing)
+    reconciler = Reconciler(settings, 1, registry, Metrics(), nothing)
     asyncio.run(reconciler.load(asyncio.Event()))
     reasons = {entry.name: entry.reason for entry in registry.entries() if entry.state is not State.READY}
     assert list(reasons) == list("abcde")[most:], reasons

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ from kanexport.pipeline import Request, Result, export
 from kanexport.shared import manifest as manifests
 from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
+from kanserve.execution.config import ExecutionPlan
 from kanserve.grpc_api import model_codec
 from kanserve.models import tuning
-from kanserve.models.loader import BatchSizeDispatch, Loader, ServingVersion
+from kanserve.models.loader import BatchSizeDispatch, Loader, ServingVersion, VersionGraphs
 from kanserve.models.model import Model
+from kanserve.models.tuning import KnownPlans, MeasuredPlan
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
-from kanserve.runtime import base
+from tests.support import toy_model
 
 WIDTHS, INTERVALS = (160, 40, 3), 4  # 160 sources, 256 rows: more than 20 000 values of a function
 
@@ -70,7 +73,7 @@ def read(result: Result) -> Bundle:
 
 
 def load(bundle: Bundle, like: ServingVersion | None = None) -> Model:
-    return Loader(base.load("ort"), Settings(repository=Path()), 1, Metrics()).load(bundle, like)
+    return Loader(Settings(repository=Path()), 1, Metrics()).load(bundle, like)
 
 
 def always(info: object, few: object, many: object, most: int) -> int:
@@ -159,7 +162,7 @@ def test_what_is_timed_need_not_answer_rightly(wide: Wide) -> None:
     wrong = dataclasses.replace(bundle.manifest.reference, outputs=((9.0,) * 3,) * 4)
     wrong = dataclasses.replace(wrong, inputs=wrong.inputs[:4])
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, reference=wrong))
-    loader = Loader(base.load("ort"), Settings(repository=Path()), 1, Metrics())
+    loader = Loader(Settings(repository=Path()), 1, Metrics())
     info, session, way = loader.unproved(
         dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, variants=()))
     )
@@ -179,3 +182,53 @@ def test_a_border_that_does_not_fit_is_refused(wide: Wide) -> None:
     with pytest.raises(LoadError) as caught:
         load(dataclasses.replace(bundle, manifest=manifest))
     assert caught.value.reason is LoadReason.MANIFEST
+
+
+def two(root: Path) -> tuple[Loader, Bundle, Bundle]:
+    toy_model.write(root, "a")
+    toy_model.write(root, "b")
+    settings = Settings(repository=root)
+    first, second = (layout.load(item, 2**30) for item in layout.scan(root, plain_onnx=False))
+    return Loader(settings, 1, Metrics()), first, second
+
+
+PLAN = ExecutionPlan(3, 0, 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "inline", "taken"), [(1.0, 0, True), (1.6, 0, False), (0.6, 0, False), (1.0, 2, False)]
+)
+def test_a_plan_of_another_model_is_taken_if_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, inline: int, taken: bool
+) -> None:
+    """Each run takes 1 s, which is too long for the event loop."""
+    loader, first, second = two(tmp_path)
+    monkeypatch.setattr(tuning, "_best_seconds", lambda *_: 1.0)
+    assert first.manifest is not None
+    key = tuning.plan_key(first.manifest, first.config, "")
+    plan = ExecutionPlan(3, inline, 7, 1)
+    loader.plans.keep(key, MeasuredPlan(plan, seconds))
+    model = loader.load(second)
+    assert (model.serving.way == plan) is taken
+    model.close()
+
+
+def test_a_measured_plan_is_kept_for_the_next_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader, first, second = two(tmp_path)
+    loader.load(first).close()
+    assert first.manifest is not None
+    known = loader.plans.get(tuning.plan_key(first.manifest, first.config, ""))
+    assert known is not None
+    assert 0 < known.seconds < math.inf
+    monkeypatch.setattr(tuning, "plan_holds", lambda *_: True)
+    monkeypatch.setattr(VersionGraphs, "measured", None)  # nothing is measured
+    model = loader.load(second)
+    assert model.serving.way == known.plan
+    model.close()
+
+
+def test_the_latest_forms_are_kept() -> None:
+    known = KnownPlans()
+    for form in range(tuning.MOST_PLANS + 2):
+        known.keep(str(form), MeasuredPlan(PLAN, 1.0))
+    assert (known.get("1"), known.get("2")) == (None, MeasuredPlan(PLAN, 1.0))

@@ -23,8 +23,8 @@ def registry(*collectors: series.Family) -> CollectorRegistry:
 @settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.tuples(VALUES, AMOUNTS | st.sampled_from(BOUNDS))))
 def test_the_text_is_that_of_the_library(events: list[tuple[tuple[str, str], float]]) -> None:
-    counter = series.counter("c_total", "Counts.", LABELS)
-    gauge = series.gauge("g", "Stands.", LABELS)
+    counter = series.number("c_total", "Counts.", LABELS)
+    gauge = series.number("g", "Stands.", LABELS)
     histogram = series.histogram("h", "Spreads.", LABELS, BOUNDS)
     theirs = CollectorRegistry()
     same = (
@@ -44,7 +44,7 @@ def test_the_text_is_that_of_the_library(events: list[tuple[tuple[str, str], flo
 
 
 def test_without_labels_the_series_is_there_from_the_start() -> None:
-    gauge = series.gauge("g", "Stands.", ())
+    gauge = series.number("g", "Stands.", ())
     assert b"\ng 0.0\n" in generate_latest(registry(gauge))
     gauge.labels().set(2)
     assert b"\ng 2.0\n" in generate_latest(registry(gauge))

@@ -28,7 +28,7 @@ def tried(files: dict[str, bytes] | None = None, *, plain: bool = False, device:
     data = {**own, **(files or {})}
     manifest = None if plain else job.strip_for_sandbox(dataclasses.replace(toy_model.manifest("toy"), **changes))
     sizes = {name: len(item) for name, item in data.items()}
-    process.try_out(Job("ort", SessionOptions(device, 1), True, 8, 60, 2**30, sizes, manifest), data)
+    process.try_out(Job(SessionOptions(device, 1), True, 8, 60, 2**30, sizes, manifest), data)
 
 
 def layer(at: int, **changes: Any) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from kanserve.errors import FailedPrecondition
 from kanserve.models.loader import Loader, bars_for
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
-from kanserve.runtime import base
 from kanserve.services import error_bars
 from tests.support import toy_model
 
@@ -28,7 +27,7 @@ def test_a_version_has_bars_on_a_cpu_only(tmp_path: Path) -> None:
     certify = CertifyOptions(budget=30)
     manifest = export(Request(path=GOLDEN, repository=root, name="m", certification=certify, error_bars=bars)).manifest
     (candidate,) = layout.scan(root, plain_onnx=False)
-    loader = Loader(base.load("ort"), Settings(repository=root), 2, Metrics())
+    loader = Loader(Settings(repository=root), 2, Metrics())
     model = loader.load(layout.load(candidate, 2**30))
     assert error_bars.bars(model).numbers == 3 * len(manifest.error_bars.x)
     assert error_bars.row_bytes(model.info) == 4

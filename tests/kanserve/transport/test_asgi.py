@@ -79,7 +79,7 @@ class Served:
 
     def batches(self) -> Batches:
         """The batches of the only known head."""
-        (head,) = self.services.hot._heads._known.values()
+        (head,) = self.services.hot._known.values()
         assert head.batches is not None
         return head.batches
 

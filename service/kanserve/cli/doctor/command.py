@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kanexport.shared.cli.console import Exit, exit_codes_of, print_json
-from kanexport.shared.coded import CodedError
+from kanexport.shared.cli.console import CodedError, Exit, exit_codes_of, print_json
 from kanserve.cli import session
 from kanserve.cli.doctor import check_results, machine_checks, server_checks
 from kanserve.cli.doctor.check_results import Finding, ok, problem, well
 from kanserve.cli.doctor.config_checks import ahead
-from kanserve.cli.doctor.server_checks import Source, Trust
+from kanserve.cli.doctor.server_checks import Source
 from kanserve.cli.options import CommandError, add_client_options, token
 from kanserve.client import base, targets
 from kanserve.client.base import Tls
@@ -76,7 +75,23 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
             yield ok("server", "a server on this machine has these ports; pass --url to check it")
         yield from ahead(loaded, running=bool(args.url) or here)
     if args.url:
-        yield from _running(args)
+        try:
+            targets.require_single(args.url, "kanserve doctor")
+            with session.connection(args) as client:
+                if args.metrics:
+                    pages = [Source(args.metrics)]
+                else:  # first the port of the request, which belongs to the server, then port 8002
+                    tls = Tls.from_files(args.ca, args.cert, args.key, args.server_name)
+                    secure = base.is_secure(args.url, tls)
+                    shown = dict(base.carried(token(args), args.url, secure=secure, in_clear=args.token_in_clear))
+                    shared = args.url.rpartition("//")[2]
+                    own = Source(shared, tls if secure else None, shown)
+                    pages = [own, Source(f"{shared.rpartition(':')[0]}:{PORT}")]
+                yield from server_checks.check_server(client, pages)
+        except CodedError as error:
+            yield problem("server", str(error), error.hint)
+        except CommandError as error:
+            yield problem("server", error.message, error.hint)
 
 
 def _runs_here(settings: Settings) -> bool:
@@ -86,26 +101,3 @@ def _runs_here(settings: Settings) -> bool:
         return bool(settings.metrics_port and Source(f"{host}:{settings.metrics_port}").read())
     except (OSError, ValueError):
         return False
-
-
-def _running(args: argparse.Namespace) -> Iterator[Finding]:
-    try:
-        targets.require_single(args.url, "kanserve doctor")
-        with session.connection(args) as client:
-            yield from server_checks.check_server(client, _sources(args))
-    except CodedError as error:
-        yield problem("server", str(error), error.hint)
-    except CommandError as error:
-        yield problem("server", error.message, error.hint)
-
-
-def _sources(args: argparse.Namespace) -> list[Source]:
-    """Addresses that may have its metrics: first the port of the request, which belongs to it, then port 8002."""
-    if args.metrics:
-        return [Source(args.metrics)]
-    tls = Tls.from_files(args.ca, args.cert, args.key, args.server_name)
-    secure = base.is_secure(args.url, tls)
-    shown = dict(base.carried(token(args), args.url, secure=secure, in_clear=args.token_in_clear))
-    shared = args.url.rpartition("//")[2]
-    trust = Trust(tls.ca, tls.cert, tls.key, tls.server_name) if secure else None
-    return [Source(shared, trust, shown), Source(f"{shared.rpartition(':')[0]}:{PORT}")]

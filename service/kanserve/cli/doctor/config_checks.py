@@ -21,8 +21,10 @@ from kanserve.errors import ConfigError
 from kanserve.system import pem
 from kanserve.transport import endpoints
 
-ABOUT_CALLERS = "access"
-TOKEN_EXPIRY_WARNING = 21 * 86400  # seconds
+ABOUT_CALLERS, ABOUT_STATE = "access", "statistics"
+DAY = 86400
+TOKEN_EXPIRY_WARNING = 21 * DAY  # seconds
+CERTIFICATE_EXPIRY_WARNING = 21 * DAY  # seconds; a certificate of 90 days is renewed with 30 left
 
 
 def check_callers(settings: Settings) -> Iterator[Finding]:
@@ -34,7 +36,13 @@ def check_callers(settings: Settings) -> Iterator[Finding]:
         yield problem(ABOUT_CALLERS, str(error), error.hint or "correct the file, or create it: `kanserve token new`")
         return
     if credentials is None:
-        yield _open(settings)
+        if is_loopback(settings.host):
+            yield ok(ABOUT_CALLERS, f"only this machine can connect (host {settings.host})")
+        elif settings.tls_client_ca is not None:
+            yield ok(ABOUT_CALLERS, "clients need a certificate that tls_client_ca signed")
+        else:
+            text = f"all clients that reach {settings.host} have access"
+            yield warning(ABOUT_CALLERS, text, "set tokens or tls_client_ca")
         return
     yield ok(
         ABOUT_CALLERS,
@@ -44,28 +52,8 @@ def check_callers(settings: Settings) -> Iterator[Finding]:
         expires = entry.principal.expires
         if expires is not None and expires < time.time() + TOKEN_EXPIRY_WARNING:
             when = "has expired" if expires < time.time() else f"expires on {time.ctime(expires)}"
-            yield warning(
-                ABOUT_CALLERS,
-                f"the token {entry.principal.name} {when}",
-                "create a new token for its client, and revoke this one",
-            )
-
-
-def _open(settings: Settings) -> Finding:
-    """Finding for a server without tokens."""
-    if is_loopback(settings.host):
-        return ok(ABOUT_CALLERS, f"only this machine can connect (host {settings.host})")
-    if settings.tls_client_ca is not None:
-        return ok(ABOUT_CALLERS, "clients need a certificate that tls_client_ca signed")
-    return warning(
-        ABOUT_CALLERS,
-        f"all clients that reach {settings.host} have access",
-        "set tokens or tls_client_ca",
-    )
-
-
-DAY = 86400
-CERTIFICATE_EXPIRY_WARNING = 21 * DAY  # seconds; a certificate of 90 days is renewed with 30 left
+            text = f"the token {entry.principal.name} {when}"
+            yield warning(ABOUT_CALLERS, text, "create a new token for its client, and revoke this one")
 
 
 def check_certificates(settings: Settings) -> Iterator[Finding]:
@@ -80,22 +68,20 @@ def check_certificates(settings: Settings) -> Iterator[Finding]:
         yield problem("TLS", str(error), "correct the file, or set another one (tls_cert, tls_key)")
     else:
         yield _lasting("TLS", cert, until)
-        yield from _readers(key)
-    if settings.tls_client_ca is not None:
-        yield from _authorities(settings.tls_client_ca)
-
-
-def _authorities(path: Path) -> Iterator[Finding]:
-    about = "client CA"
+        if key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+            yield warning("TLS", f"every user of this machine can read or write the key {key}", f"run chmod o-rw {key}")
+    authorities, about = settings.tls_client_ca, "client CA"
+    if authorities is None:
+        return
     try:
-        pem.authorities(path)
+        pem.authorities(authorities)
     except pem.PemError as error:
         yield problem(about, str(error), "correct the file, or set another one (tls_client_ca)")
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cafile=path)
+    context.load_verify_locations(cafile=authorities)
     for certificate in context.get_ca_certs():
-        yield _lasting(about, path, ssl.cert_time_to_seconds(str(certificate["notAfter"])))
+        yield _lasting(about, authorities, ssl.cert_time_to_seconds(str(certificate["notAfter"])))
 
 
 def _lasting(about: str, path: Path, end: float) -> Finding:
@@ -106,11 +92,6 @@ def _lasting(about: str, path: Path, end: float) -> Finding:
     if left < CERTIFICATE_EXPIRY_WARNING:
         return warning(about, f"{path} expires in {days}, on {until}", "renew the certificate")
     return ok(about, f"{path} is valid for {days}, until {until}")
-
-
-def _readers(key: Path) -> Iterator[Finding]:
-    if key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        yield warning("TLS", f"every user of this machine can read or write the key {key}", f"run chmod o-rw {key}")
 
 
 def check_ports(settings: Settings) -> Iterator[Finding]:
@@ -130,9 +111,6 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
 def _problem(error: ConfigError) -> Finding:
     about, _, text = str(error).partition(": ")
     return problem(about, text, error.hint)
-
-
-ABOUT_STATE = "statistics"
 
 
 def check_state_directory(settings: Settings) -> Iterator[Finding]:

@@ -20,7 +20,6 @@ from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from kanserve.observability import trace_packages
-from kanserve.runtime import base
 from kanserve.system import resources
 from kanserve.transport import factory
 
@@ -41,22 +40,23 @@ def installation() -> Iterator[Finding]:
         yield ok("Python", f"{here}, kanserve {metadata['Version']}")
     else:
         yield problem("Python", f"Python {here}, expected {requirement}", "install kanserve with another version")
-    bad = list(_unfit())
-    yield from bad
-    if not bad:
-        yield ok("packages", f"all packages of the server are installed; {', '.join(_versions())}")
-
-
-def _unfit() -> Iterator[Finding]:
-    for requirement in _needed():
-        if requirement.name == KERNEL:
+    bad = False
+    for required in map(Requirement, importlib.metadata.requires("kanserve") or ()):
+        other = required.marker is not None and not required.marker.evaluate({"extra": EXTRA})
+        if other or required.name == KERNEL:
             continue
-        version = _version(requirement.name) or _version(ONE_OF.get(requirement.name, ""))
+        version = _version(required.name) or _version(ONE_OF.get(required.name, ""))
         if not version:
-            yield problem("packages", f"{requirement.name} is not installed", f"run pip install '{requirement.name}'")
-        elif not requirement.specifier.contains(version, prereleases=True):
-            text = f"{requirement.name} {version}, expected {requirement.specifier}"
-            yield warning("packages", text, f"run pip install '{requirement.name}{requirement.specifier}'")
+            bad = True
+            yield problem("packages", f"{required.name} is not installed", f"run pip install '{required.name}'")
+        elif not required.specifier.contains(version, prereleases=True):
+            bad = True
+            text = f"{required.name} {version}, expected {required.specifier}"
+            yield warning("packages", text, f"run pip install '{required.name}{required.specifier}'")
+    if not bad:
+        versions = {name: _version(name) for name in ("onnxruntime", "onnxruntime-gpu", "h2corn", "grpcio")}
+        installed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        yield ok("packages", f"all packages of the server are installed; {installed}")
 
 
 def kernel(settings: Settings) -> Finding:
@@ -69,20 +69,6 @@ def kernel(settings: Settings) -> Finding:
     return warning("custom operator", text, custom_ops.HOW_TO_INSTALL)
 
 
-def _needed() -> Iterator[Requirement]:
-    """Requirements of the client and of the server."""
-    for text in importlib.metadata.requires("kanserve") or ():
-        requirement = Requirement(text)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": EXTRA}):
-            yield requirement
-
-
-def _versions() -> Iterator[str]:
-    for name in ("onnxruntime", "onnxruntime-gpu", "h2corn", "grpcio"):
-        if version := _version(name):
-            yield f"{name} {version}"
-
-
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name) if name else ""
@@ -91,18 +77,19 @@ def _version(name: str) -> str:
 
 
 def runtime(settings: Settings) -> Iterator[Finding]:
-    """Findings about the backend, the requested device, and telemetry."""
+    """Findings about the runtime, the requested device, and telemetry."""
     text = os.environ.get(TELEMETRY)
     try:
-        backend = base.load(settings.backend)
-        backend.check(settings.device)
+        from kanserve.runtime import ort
+
+        ort.check(settings.device)
     except ConfigError as error:
         yield problem("runtime", str(error), error.hint or "set another device, or install its packages")
         return
     except ImportError as error:
-        yield problem("runtime", f"{settings.backend} cannot be imported: {error}", how_to_install("serve"))
+        yield problem("runtime", f"onnxruntime cannot be imported: {error}", how_to_install("serve"))
         return
-    yield ok("runtime", f"{backend.version()} on {settings.device}")
+    yield ok("runtime", f"{ort.version()} on {settings.device}")
     if text not in (None, "1"):
         yield warning(
             "telemetry",

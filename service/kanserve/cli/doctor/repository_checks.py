@@ -28,9 +28,9 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
     except InputError as error:
         yield problem(ABOUT, error.message, error.hint or "allow the server's user to read the folder and its files")
         return
-    if settings.model_name:
-        yield _named(settings)
-    served = [entry for entry in entries if _serves(entry, settings)]
+    yield from _named(settings)
+    states = (*inventory.USABLE, inventory.PLAIN) if settings.plain_onnx else inventory.USABLE
+    served = [entry for entry in entries if entry.state in states]
     if not served:
         yield problem(
             ABOUT,
@@ -39,24 +39,6 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
         )
     for entry in entries:
         yield _judged(entry, settings)
-    yield from _default_files(settings)
-    yield free_memory(sum(entry.size or 0 for entry in served), settings, resources.available())
-    yield from _left_behind(repository)
-
-
-def _named(settings: Settings) -> Finding:
-    """Finding about a repository whose only model has the name of the settings."""
-    try:
-        links, plain = settings.allow_hard_links, settings.plain_onnx
-        candidates = layout.scan(settings.repository, plain_onnx=plain, hard_links=links)
-        layout.served_as(candidates, settings.model_name)
-    except ConfigError as error:
-        return problem(ABOUT, str(error), error.hint)
-    return ok(ABOUT, f"the only model is served as '{settings.model_name}'")
-
-
-def _default_files(settings: Settings) -> Iterator[Finding]:
-    """Findings about the files with default versions: an invalid file, or one that names a missing version."""
     candidates = layout.scan(settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.allow_hard_links)
     known = {(candidate.name, candidate.version) for candidate in candidates}
     for name, file in layout.default_files(candidates).items():
@@ -65,6 +47,22 @@ def _default_files(settings: Settings) -> Iterator[Finding]:
         elif (name, file.version) not in known:
             text = f"the file {layout.DEFAULT_FILE} of {name} names version {file.version}, which is missing"
             yield problem(ABOUT, text, f"add the version, or run `kanserve rollback {name} --repository FOLDER`")
+    yield free_memory(sum(entry.size or 0 for entry in served), settings, resources.available())
+    yield from _left_behind(repository)
+
+
+def _named(settings: Settings) -> Iterator[Finding]:
+    """Finding about a repository whose only model has the name of the settings; none without a name."""
+    if not settings.model_name:
+        return
+    try:
+        links, plain = settings.allow_hard_links, settings.plain_onnx
+        candidates = layout.scan(settings.repository, plain_onnx=plain, hard_links=links)
+        layout.served_as(candidates, settings.model_name)
+    except ConfigError as error:
+        yield problem(ABOUT, str(error), error.hint)
+    else:
+        yield ok(ABOUT, f"the only model is served as '{settings.model_name}'")
 
 
 def free_memory(size: int, settings: Settings, free: int | None) -> Finding:
@@ -82,10 +80,6 @@ def free_memory(size: int, settings: Settings, free: int | None) -> Finding:
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
-
-
-def _serves(entry: Entry, settings: Settings) -> bool:
-    return entry.state in inventory.USABLE or (entry.state == inventory.PLAIN and settings.plain_onnx)
 
 
 def _judged(entry: Entry, settings: Settings) -> Finding:

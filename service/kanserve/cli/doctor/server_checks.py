@@ -8,9 +8,9 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import Path
 
 from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
+from kanserve.client.base import Tls
 from kanserve.client.errors import ClientError
 from kanserve.client.results import IndexEntry
 from kanserve.client.sync import Client
@@ -43,69 +43,49 @@ COUNTED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
-    """TLS settings.
-
-    ca    PEM file; None: the default CA certificates
-    cert  PEM file; None: no client certificate
-    key   PEM file; None: no client certificate
-    name  the name in the server's certificate, if that is not the host
-    """
-
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Source:
     """Host and port that may have the metrics page of the server.
 
     address  host and port
-    trust    TLS settings; None: no TLS
+    tls      files of TLS; None: no TLS
     headers  the client's credentials
     """
 
     address: str
-    trust: Trust | None = None
+    tls: Tls | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
         """The address of the page."""
-        return f"{'http' if self.trust is None else 'https'}://{self.address}/metrics"
+        return f"{'http' if self.tls is None else 'https'}://{self.address}/metrics"
 
     def read(self) -> str:
         """The text of the page. Raises OSError, ValueError."""
         try:
-            with contextlib.closing(self._connection()) as connection:
+            plain = http.client.HTTPConnection(self.address, timeout=SECONDS)
+            with contextlib.closing(plain if self.tls is None else _Secure(self.address, self.tls)) as connection:
                 connection.request("GET", "/metrics", headers=dict(self.headers))
-                answer = connection.getresponse()
-                page = answer.read(MOST).decode("utf-8", "replace")
+                response = connection.getresponse()
+                page = response.read(MOST).decode("utf-8", "replace")
         except http.client.HTTPException as error:
             raise OSError("no HTTP response") from error
-        if answer.status != HTTPStatus.OK:
-            raise OSError(f"{answer.status} {answer.reason}")
+        if response.status != HTTPStatus.OK:
+            raise OSError(f"{response.status} {response.reason}")
         if OWN not in page:
             raise OSError("the metrics are not those of kanserve")
         return page
-
-    def _connection(self) -> http.client.HTTPConnection:
-        if self.trust is None:
-            return http.client.HTTPConnection(self.address, timeout=SECONDS)
-        return _Secure(self.address, self.trust)
 
 
 class _Secure(http.client.HTTPSConnection):
     """HTTPS connection that checks the certificate for a given name."""
 
-    def __init__(self, address: str, trust: Trust) -> None:
-        context = ssl.create_default_context(cafile=trust.ca)
-        if trust.cert:
-            context.load_cert_chain(trust.cert, trust.key)
+    def __init__(self, address: str, tls: Tls) -> None:
+        context = ssl.create_default_context(cafile=tls.ca)
+        if tls.cert:
+            context.load_cert_chain(tls.cert, tls.key)
         super().__init__(address, timeout=SECONDS, context=context)
-        self._own, self._name = context, trust.name
+        self._own, self._name = context, tls.server_name
 
     def connect(self) -> None:
         """Raises OSError."""
@@ -128,7 +108,18 @@ def check_server(client: Client, metrics: Sequence[Source]) -> Iterator[Finding]
     serving = {entry.name for entry in index if entry.state == READY}
     for entry in index:
         yield _version(entry, others=entry.name in serving)
-    yield from _counted(metrics)
+    failed = []
+    for source in metrics:
+        try:
+            page = source.read()
+        except (OSError, ValueError) as error:
+            failed.append(f"{source.url}: {error}")
+            continue
+        counts = [(_sum(page, name, label), words, advice) for name, label, words, advice in COUNTED]
+        warnings = [warning("metrics", f"{count:g} {words}", advice) for count, words, advice in counts if count]
+        yield from warnings or [ok("metrics", f"{source.url}: no dropped log lines, no failed loads or inferences")]
+        return
+    yield warning("metrics", "; ".join(failed), "pass their address with --metrics, and a token with --token-file")
 
 
 def _version(entry: IndexEntry, *, others: bool) -> Finding:
@@ -142,28 +133,6 @@ def _version(entry: IndexEntry, *, others: bool) -> Finding:
         f"{named} is {entry.state}: {entry.reason or 'no reason reported'}",
         "check the log event model_load_failed",
     )
-
-
-def _counted(sources: Sequence[Source]) -> Iterator[Finding]:
-    failed = []
-    for source in sources:
-        try:
-            page = source.read()
-        except (OSError, ValueError) as error:
-            failed.append(f"{source.url}: {error}")
-        else:
-            yield from _metrics_findings(source, page)
-            return
-    yield warning("metrics", "; ".join(failed), "pass their address with --metrics, and a token with --token-file")
-
-
-def _metrics_findings(source: Source, page: str) -> Iterator[Finding]:
-    warnings = [
-        warning("metrics", f"{count:g} {words}", advice)
-        for name, label, words, advice in COUNTED
-        if (count := _sum(page, name, label))
-    ]
-    yield from warnings or [ok("metrics", f"{source.url}: no dropped log lines, no failed loads or inferences")]
 
 
 def _sum(page: str, name: str, label: str) -> float:

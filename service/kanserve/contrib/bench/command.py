@@ -12,7 +12,7 @@ from pathlib import Path
 from kanexport.shared.cli import tables
 from kanexport.shared.cli.console import Exit, exit_codes_of, note, print_json, say
 from kanexport.shared.manifest import Manifest
-from kanserve.cli import input_rows, inventory, output_results, plot, session
+from kanserve.cli import inventory, plot, session
 from kanserve.cli.options import InputError, add_json_option, add_measured_model, whole
 from kanserve.config import sources
 from kanserve.contrib.bench import entrants, runner, summary
@@ -21,9 +21,9 @@ from kanserve.contrib.bench.summary import Measurement
 from kanserve.errors import KanserveError
 from kanserve.plotting import render
 from kanserve.repository.layout import Bundle
-from kanserve.runtime import base
 from kanserve.sandbox import verify
 from kanserve.system.resources import budget
+from kanserve.tables import input_rows, output_results
 
 DRAWN = "random rows within the grids, or within the range of the reference rows for an input without a grid"
 COLUMNS = 100  # characters on a terminal
@@ -78,7 +78,46 @@ def run(args: argparse.Namespace) -> int:
     """Returns 0, or 1 if an output was wrong. Raises CommandError."""
     output_results.check(args.plot, plot.SUFFIXES, option="--plot")
     with _version(args) as (bundle, manifest):
-        measurement = _measured(args, bundle, manifest)
+        threads = args.threads or tuple(sorted({1, budget()}))
+        if max(args.batch) > manifest.max_batch_size:
+            raise InputError(
+                f"--batch {max(args.batch)}: too many rows, expected at most {manifest.max_batch_size}",
+                code="batch-too-large",
+                hint="pass smaller batch sizes, or export the model with a larger --max-batch-size",
+            )
+        feeds, row_source = _rows(args, manifest)
+        load = os.getloadavg()[0]
+        try:
+            settings = sources.load({}, without={"repository": Path()}).settings
+            with tables.bar(f"benchmarking {manifest.name}", unit="rounds") as report:
+                taking_part = runner.field(bundle, manifest, settings, feeds)
+                times = list(
+                    runner.run(
+                        taking_part.entrants,
+                        feeds,
+                        threads=threads,
+                        batches=args.batch,
+                        rounds=args.rounds,
+                        report=report,
+                    )
+                )
+        except KanserveError as error:
+            raise InputError(
+                f"{manifest.name} version {manifest.version} does not run on this machine: {error}",
+                code=error.code,
+                hint=error.hint,
+            ) from error
+        from kanserve.runtime import ort  # the help needs no runtime
+
+        measurement = Measurement(
+            manifest=manifest,
+            field=taking_part,
+            times=times,
+            rows=row_source,
+            rounds=args.rounds,
+            runtime=ort.version(),
+            load=load,
+        )
     scene = summary.picture(measurement)
     if args.plot:
         plot.write(args.plot, scene)
@@ -107,48 +146,6 @@ def _version(args: argparse.Namespace) -> Iterator[tuple[Bundle, Manifest]]:
     if not inventory.holds(args.repository, args.name) and (hint := session.server_advice(args, args.name)):
         raise InputError(f"{args.repository}: unknown model {args.name!r}", code="model-unknown", hint=hint)
     yield inventory.version(args.repository, args.name, args.model_version)
-
-
-def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> Measurement:
-    threads = args.threads or tuple(sorted({1, budget()}))
-    if max(args.batch) > manifest.max_batch_size:
-        raise InputError(
-            f"--batch {max(args.batch)}: too many rows, expected at most {manifest.max_batch_size}",
-            code="batch-too-large",
-            hint="pass smaller batch sizes, or export the model with a larger --max-batch-size",
-        )
-    feeds, row_source = _rows(args, manifest)
-    load = os.getloadavg()[0]
-    try:
-        settings = sources.load({}, without={"repository": Path()}).settings
-        backend = base.load(settings.backend)
-        with tables.bar(f"benchmarking {manifest.name}", unit="rounds") as report:
-            taking_part = runner.field(bundle, manifest, backend, settings, feeds)
-            times = list(
-                runner.run(
-                    taking_part.entrants,
-                    feeds,
-                    threads=threads,
-                    batches=args.batch,
-                    rounds=args.rounds,
-                    report=report,
-                )
-            )
-    except KanserveError as error:
-        raise InputError(
-            f"{manifest.name} version {manifest.version} does not run on this machine: {error}",
-            code=error.code,
-            hint=error.hint,
-        ) from error
-    return Measurement(
-        manifest=manifest,
-        field=taking_part,
-        times=times,
-        rows=row_source,
-        rounds=args.rounds,
-        runtime=backend.version(),
-        load=load,
-    )
 
 
 def _rows(args: argparse.Namespace, manifest: Manifest) -> tuple[Feeds, str]:

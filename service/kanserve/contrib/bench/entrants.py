@@ -19,7 +19,7 @@ from kanserve.config.settings import Settings
 from kanserve.models.loader import Loader
 from kanserve.observability.metrics import Metrics
 from kanserve.repository.layout import Bundle
-from kanserve.runtime.base import Backend, Session, SessionOptions, create_session
+from kanserve.runtime.base import Session, SessionOptions, create_session
 from kanserve.sandbox import verify
 from kanserve.scheduling.batching import Batch
 from kanserve.types import DTYPES, Array
@@ -42,34 +42,25 @@ def drawn(manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
     feeds = {}
     for tensor in verify.tensors(manifest.inputs):
         size = tensor.shape[1:]
-        low, high = _ranges(known.get(tensor.name), size)
+        low, high = np.full(size, -SOME), np.full(size, SOME)
+        if tensor.name in known:
+            observed = known[tensor.name].astype(np.float64)
+            finite = np.isfinite(observed)
+            least = np.where(finite, observed, np.inf).min(axis=0)
+            most = np.where(finite, observed, -np.inf).max(axis=0)
+            low, high = np.where(least > most, low, least), np.where(least > most, high, most)
         if len(size) == 1:
             for layer in manifest.layers:
                 if layer.node_tensor == tensor.name:
-                    _narrow(layer, low, high)
+                    # Limit the range to the grids of the nodes that the layer reads directly.
+                    for node in range(len(low)):
+                        span = drift.core(layer, node)
+                        if span is not None:
+                            low[node], high[node] = span
         values = rng.uniform(low, high, (rows, *size))
         kind = DTYPES[tensor.datatype]
         feeds[tensor.name] = (values.round() if kind.kind in "iu" else values).astype(kind)
     return feeds
-
-
-def _ranges(known: Array | None, size: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Lower and upper bounds, [*size] each."""
-    if known is None:
-        return np.full(size, -SOME), np.full(size, SOME)
-    values = known.astype(np.float64)
-    finite = np.isfinite(values)
-    low, high = np.where(finite, values, np.inf).min(axis=0), np.where(finite, values, -np.inf).max(axis=0)
-    nothing = low > high
-    return np.where(nothing, -SOME, low), np.where(nothing, SOME, high)
-
-
-def _narrow(layer: LayerInfo, low: Floats, high: Floats) -> None:
-    """Limit the range to the grids of the nodes that the layer reads directly."""
-    for node in range(len(low)):
-        span = drift.core(layer, node)
-        if span is not None:
-            low[node], high[node] = span
 
 
 Answer = Callable[[Feeds], list[Array]]
@@ -103,12 +94,12 @@ class Entrant:
     edges: int = 0  # of a row
 
 
-def kanserve_entrant(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings) -> Entrant:
+def kanserve_entrant(bundle: Bundle, manifest: Manifest, settings: Settings) -> Entrant:
     """The exported graph, in micro-batches and on threads as a server with these settings executes one request."""
     names = tuple(tensor.name for tensor in manifest.outputs)
 
     def threads(count: int) -> tuple[Answer, str]:
-        _, session, way = Loader(backend, settings, count, Metrics()).unproved(bundle)
+        _, session, way = Loader(settings, count, Metrics()).unproved(bundle)
         pieces = f", in micro-batches of {way.piece_rows} rows"
         pieces += f", from {way.many_from} rows on with the large-batch graph" if way.many_from else ""
         pieces += ", with kanserve-kernel" * way.kernel
@@ -167,7 +158,7 @@ def _reference_error(manifest: Manifest, answer: Answer, rows: int) -> float | N
     the first rows."""
     if not manifest.reference.inputs:
         return None
-    feeds, expected = verify.feeds(manifest), verify.answers(manifest)
+    feeds, expected = verify.feeds(manifest), verify.reference_outputs(manifest)
     worst, count = 0.0, len(expected[0])
     for start in range(0, count, rows):
         outputs = answer(repeated(feeds, rows, start))
@@ -188,7 +179,7 @@ def error(actual: Array, expected: Array, scale: Array) -> float:
     return difference / largest if np.isfinite(difference) and largest else float("inf")
 
 
-def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entrant | Absent:
+def mlp(manifest: Manifest, device: str, feeds: Feeds) -> Entrant | Absent:
     """An MLP with as many parameters on the same runtime. `feeds`: rows for the comparison with float64."""
     if why := _no_mlp(manifest):
         return Absent(MLP, why)
@@ -204,7 +195,7 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
     right = network.evaluate(x)
 
     def threads(count: int) -> tuple[Answer, str]:
-        session = create_session(backend, {MODEL_FILE: graph}, None, MODEL_FILE, SessionOptions(device, count))
+        session = create_session({MODEL_FILE: graph}, None, MODEL_FILE, SessionOptions(device, count))
 
         def answer(inputs: Feeds) -> list[Array]:
             (rows,) = inputs.values()
@@ -244,15 +235,14 @@ SYMBOLIC = 4  # a, b, c, d of a symbolic edge
 def parameters(layers: Sequence[LayerInfo]) -> int:
     """Number of trained parameters: the coefficients of all edges that are not masked, four of each symbolic edge, and
     biases. Knots and the steps between layers are not counted."""
-    return sum(_of_layer(layer) for layer in layers)
-
-
-def _of_layer(layer: LayerInfo) -> int:
-    edges = layer.sources * layer.destinations
-    if layer.mask:
-        edges = sum(value != 0 for row in layer.mask for value in row)
-    each = sum(basis.functions + AFFINE * basis.per_edge for basis in layer.bases)
-    return edges * each + SYMBOLIC * sum(edge.mask != 0 for edge in layer.symbolic) + len(layer.bias)
+    total = 0
+    for layer in layers:
+        count = layer.sources * layer.destinations
+        if layer.mask:
+            count = sum(value != 0 for row in layer.mask for value in row)
+        each = sum(basis.functions + AFFINE * basis.per_edge for basis in layer.bases)
+        total += count * each + SYMBOLIC * sum(edge.mask != 0 for edge in layer.symbolic) + len(layer.bias)
+    return total
 
 
 def edges(layers: Sequence[LayerInfo]) -> int:

@@ -24,7 +24,7 @@ from kanserve.config.settings import Settings
 from kanserve.contrib.bench import entrants
 from kanserve.contrib.bench.entrants import TORCH, Absent, Answer, Entrant, Feeds, repeated
 from kanserve.repository.layout import Bundle
-from kanserve.runtime.base import Backend, Session, SessionOptions, create_session
+from kanserve.runtime.base import Session, SessionOptions, create_session
 from kanserve.sandbox import verify
 from kanserve.types import DTYPES, Array
 
@@ -77,15 +77,15 @@ class Field:
     absent: tuple[Absent, ...]
 
 
-def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings, feeds: Feeds) -> Field:
+def field(bundle: Bundle, manifest: Manifest, settings: Settings, feeds: Feeds) -> Field:
     """Systems compared for one version with its `manifest`. Raises LoadError for graphs that do not load."""
-    model = entrants.kanserve_entrant(bundle, manifest, backend, settings)
+    model = entrants.kanserve_entrant(bundle, manifest, settings)
 
     def create(file: str) -> Session:
-        return create_session(backend, bundle.files, manifest, file, SessionOptions(CPU, 1))
+        return create_session(bundle.files, manifest, file, SessionOptions(CPU, 1))
 
     others = [
-        entrants.mlp(manifest, backend, settings.device, feeds),
+        entrants.mlp(manifest, settings.device, feeds),
         eager(manifest, create, model, feeds)
         if settings.device == CPU
         else Absent(TORCH, f"the benchmark runs it only on the CPU, but the model is on {settings.device}"),
@@ -116,35 +116,25 @@ def run(
     for count in threads:
         ready = [(entrant, *entrant.threads(count)) for entrant in taking_part]
         for rows in batches:
+            own = repeated(feeds, rows)
+            errors = {entrant.name: entrant.check(answer, rows) for entrant, answer, _ in ready}
+            calls = {entrant.name: functools.partial(answer, own) for entrant, answer, _ in ready}
             place = f"{count} threads, {rows} rows"
-            yield from _one(ready, repeated(feeds, rows), count, rows, rounds, functools.partial(after, place))
-
-
-def _one(
-    ready: Sequence[tuple[Entrant, Answer, str]],
-    feeds: Feeds,
-    threads: int,
-    rows: int,
-    rounds: int,
-    after: functools.partial[None],
-) -> Iterator[Time]:
-    errors = {entrant.name: entrant.check(answer, rows) for entrant, answer, _ in ready}
-    calls = {entrant.name: functools.partial(answer, feeds) for entrant, answer, _ in ready}
-    seconds = measure(calls, rounds, after=after)
-    ours = seconds[ready[0][0].name]
-    for entrant, _, how in ready:
-        yield Time(
-            name=entrant.name,
-            how=how,
-            threads=threads,
-            rows=rows,
-            seconds=spread(seconds[entrant.name]),
-            ratio=ratio(seconds[entrant.name], ours),
-            edges=entrant.edges,
-            error=errors[entrant.name],
-            against=entrant.against,
-            tolerance=entrant.tolerance,
-        )
+            seconds = measure(calls, rounds, after=functools.partial(after, place))
+            ours = seconds[ready[0][0].name]
+            for entrant, _, how in ready:
+                yield Time(
+                    name=entrant.name,
+                    how=how,
+                    threads=count,
+                    rows=rows,
+                    seconds=spread(seconds[entrant.name]),
+                    ratio=ratio(seconds[entrant.name], ours),
+                    edges=entrant.edges,
+                    error=errors[entrant.name],
+                    against=entrant.against,
+                    tolerance=entrant.tolerance,
+                )
 
 
 LEAST = 0.02  # seconds of one measurement, which repeats the call until then
@@ -168,20 +158,15 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            seconds[name].append(_turn(call, least))
+            time.sleep(PAUSE)
+            call()  # uncounted, to warm the caches
+            count, begun = 0, time.perf_counter()
+            while not count or time.perf_counter() - begun < least:
+                call()
+                count += 1
+            seconds[name].append((time.perf_counter() - begun) / count)
         after()
     return {name: np.array(values) for name, values in seconds.items()}
-
-
-def _turn(call: Callable[[], object], least: float) -> float:
-    """Seconds of a call, after an uncounted one that warms the caches."""
-    time.sleep(PAUSE)
-    call()
-    count, begun = 0, time.perf_counter()
-    while not count or time.perf_counter() - begun < least:
-        call()
-        count += 1
-    return (time.perf_counter() - begun) / count
 
 
 def spread(seconds: NDArray[np.float64]) -> Spread:

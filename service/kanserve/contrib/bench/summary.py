@@ -10,7 +10,6 @@ from typing import Any
 from kanexport.shared.cli.tables import Table
 from kanexport.shared.manifest import Manifest
 from kanserve.contrib.bench import entrants, runner
-from kanserve.contrib.bench.entrants import Entrant
 from kanserve.contrib.bench.runner import Field, Time
 from kanserve.plotting import figures
 from kanserve.plotting.figures import Rates
@@ -103,6 +102,12 @@ def table(measurement: Measurement) -> Table:
     """Table with one line per time, grouped by numbers of threads and rows."""
     machine = measurement.machine
     where = f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
+    systems = []  # their executions, and the references of their errors
+    for entrant in measurement.field.entrants:
+        ways = dict.fromkeys(time.how for time in measurement.times if time.name == entrant.name)
+        how = "".join(f"; {way}" for way in ways)
+        against = f"reference: {entrant.against}; tolerance {entrant.tolerance:g}"
+        systems.append(f"{entrant.name}: {entrant.about}{how}; {against}")
     rows = Table(
         measurement.title,
         ("threads", "rows", "system", "µs, median (quartiles)", "rows/s", "edges/s", "relative time", "error"),
@@ -110,7 +115,7 @@ def table(measurement: Measurement) -> Table:
         caption=(
             measurement.manifest.claim,
             *filter(None, (measurement.manifest.approximation.text,)),
-            *(_about(measurement, entrant) for entrant in measurement.field.entrants),
+            *systems,
             *(f"{entrant.name} is excluded: {entrant.why}" for entrant in measurement.field.absent),
             "relative time: kanserve = 1, lower is faster; error: the largest, relative to the largest output",
             f"{measurement.rows}; {measurement.rounds} interleaved rounds",
@@ -151,13 +156,6 @@ def picture(measurement: Measurement) -> Scene:
         )
     )
     return figures.throughput_scene(measurement.title, caption, every)
-
-
-def _about(measurement: Measurement, entrant: Entrant) -> str:
-    """Description of a system: its executions, and the reference of its errors."""
-    ways = dict.fromkeys(time.how for time in measurement.times if time.name == entrant.name)
-    how = "".join(f"; {way}" for way in ways)
-    return f"{entrant.name}: {entrant.about}{how}; reference: {entrant.against}; tolerance {entrant.tolerance:g}"
 
 
 def _worst(times: Sequence[Time]) -> str:

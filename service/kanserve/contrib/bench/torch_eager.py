@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from kanexport.shared import grids
-from kanexport.shared.manifest import BasisInfo, LayerInfo
+from kanexport.shared.manifest import LayerInfo
 
 Floats = NDArray[np.float64]
 Edges = Callable[[Floats], Floats]  # [M, S] -> [M, S, D]
@@ -109,15 +109,11 @@ def _unlike(layer: LayerInfo) -> str:
     others = {basis.kind for basis in layer.bases if basis.kind != grids.SPLINE}
     if layer.symbolic or len(splines) != 1 or not others <= set(SINGLE):
         return "has edges other than B-splines and " + " or ".join(SINGLE)
-    if _repeats(splines[0]):
+    if not (np.diff(np.array(splines[0].knots, np.float64), axis=1) > 0).all():
         return "has repeated knots"
     if 8 * layer.sources * layer.destinations * PLACES * splines[0].functions > MOST:
         return "is too large to compute its coefficients from its edges"
     return ""
-
-
-def _repeats(spline: BasisInfo) -> bool:
-    return not (np.diff(np.array(spline.knots, np.float64), axis=1) > 0).all()
 
 
 def _layer(layer: LayerInfo, edges: Edges, kind: torch.dtype) -> Layer:

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from kanexport.shared.cli import tables
-from kanexport.shared.cli.console import Exit, exit_codes_of, print_json, say
-from kanexport.shared.coded import CodedError
-from kanserve.cli import input_rows, inventory, output_results, plot, session
+from kanexport.shared.cli.console import CodedError, Exit, exit_codes_of, print_json, say
+from kanserve.cli import inventory, plot, session
 from kanserve.cli.options import (
     CommandError,
     InputError,
@@ -34,12 +33,11 @@ from kanserve.config.settings import Settings
 from kanserve.contrib.bench import entrants, runner
 from kanserve.contrib.capacity import forecast, measure, sizing, summary, usage
 from kanserve.contrib.capacity import probe as probing
-from kanserve.contrib.capacity.forecast import Forecast
-from kanserve.contrib.capacity.measure import Curve
-from kanserve.contrib.capacity.probe import Access, Probe
+from kanserve.contrib.capacity.probe import Access
 from kanserve.contrib.capacity.sizing import Goal, Memory
 from kanserve.contrib.capacity.summary import Study
 from kanserve.errors import KanserveError
+from kanserve.tables import input_rows, output_results
 from kanserve.types import DTYPES, Array
 
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -93,11 +91,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE", help="write a plot of latency by rate to this file, .svg or .png (default: no plot)"
     )
-    _add_simulation(parser)
-    add_client_options(parser, url="")
-
-
-def _add_simulation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("simulation of a fleet")
     group.add_argument(
         "--simulate",
@@ -113,20 +106,59 @@ def _add_simulation(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pod-start", type=_time, default=20.0, metavar="TIME", help="time until a new pod is ready (default: 20s)"
     )
+    add_client_options(parser, url="")
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.plot, plot.SUFFIXES, option="--plot")
     try:
-        study = _study(args)
+        goal = Goal(rate=args.rate, p99=args.p99, zones=args.zones, cores=args.cores)
+        load = os.getloadavg()[0]
+        served = _named(args) if args.url_given else _own(args)
+        with served as server, session.connection(args, model=args.name) as client:
+            model = client.model(args.name, args.model_version)
+            rows = _rows(args, model, server)
+            latency = probing.first_latency(lambda: client.infer(model, rows, version=args.model_version))
+            call = calls.inference(model, rows, version=args.model_version)
+            with probing.probe(
+                server.access, call, args.name, latency=latency, cores=server.cores, connections=CONNECTIONS
+            ) as probe:
+                with tables.bar(f"measuring {args.name}", unit="s") as report:
+                    curve = measure.search(
+                        probe.measure,
+                        args.p99,
+                        args.seconds,
+                        lambda done, place: report(round(done), round(args.seconds), place),
+                        latency=latency,
+                    )
+                default: Any = Settings.model_fields["max_inflight_bytes"].default
+                memory = Memory(probe.peak_bytes, server.files, int(default))
+        study = Study(
+            title=f"{args.name}, {args.rows} row{'s' * (args.rows > 1)} per request",
+            place=server.place,
+            machine=runner.facts("", load),
+            rows=args.rows,
+            most_rows=model.max_batch_size,
+            goal=goal,
+            curve=curve,
+            memory=memory,
+            plan=sizing.plan(curve, goal, memory),
+        )
     except KanserveError as error:
         raise CommandError(str(error), code=error.code, hint=error.hint, exit_code=Exit.FAILED) from error
     except CodedError as error:
         raise InputError(str(error), code=error.code, hint=error.hint) from error
     if args.plot:
         plot.write(args.plot, summary.picture(study))
-    simulated = _forecast(args, study) if args.simulate or args.simulate_rate else None
+    simulated = None
+    if args.simulate or args.simulate_rate:
+        limit: int = Settings.model_fields["max_pending_requests"].default
+        fleet_goal = replace(goal, rate=args.simulate_rate or args.rate)
+        most = max(1, study.most_rows // args.rows)
+        simulated = forecast.forecast(
+            study.curve, study.plan, fleet_goal, most=most, limit=limit, pod_start=args.pod_start
+        )
     if args.json:
         simulation = {"simulation": forecast.document(simulated)} if simulated else {}
         print_json({**summary.document(study), **simulation})
@@ -139,13 +171,6 @@ def run(args: argparse.Namespace) -> int:
         for fact in forecast.assumed(simulated):
             say(f"- {fact}", indent=2)
     return Exit.DONE
-
-
-def _forecast(args: argparse.Namespace, study: Study) -> Forecast:
-    limit: int = Settings.model_fields["max_pending_requests"].default
-    goal = replace(study.goal, rate=args.simulate_rate or args.rate)
-    most = max(1, study.most_rows // args.rows)
-    return forecast.forecast(study.curve, study.plan, goal, most=most, limit=limit, pod_start=args.pod_start)
 
 
 def _show(study: Study) -> None:
@@ -177,44 +202,6 @@ class _Served:
     cores: Sequence[int] = ()
     feeds: entrants.Feeds | None = None
     files: int = 0
-
-
-def _study(args: argparse.Namespace) -> Study:
-    goal = Goal(rate=args.rate, p99=args.p99, zones=args.zones, cores=args.cores)
-    load = os.getloadavg()[0]
-    served = _named(args) if args.url_given else _own(args)
-    with served as server, session.connection(args, model=args.name) as client:
-        model = client.model(args.name, args.model_version)
-        rows = _rows(args, model, server)
-        latency = probing.first_latency(lambda: client.infer(model, rows, version=args.model_version))
-        call = calls.inference(model, rows, version=args.model_version)
-        with probing.probe(
-            server.access, call, args.name, latency=latency, cores=server.cores, connections=CONNECTIONS
-        ) as probe:
-            curve = _curve(args, probe, latency)
-            memory = Memory(probe.peak_bytes, server.files, _message_bytes())
-    return Study(
-        title=f"{args.name}, {args.rows} row{'s' * (args.rows > 1)} per request",
-        place=server.place,
-        machine=runner.facts("", load),
-        rows=args.rows,
-        most_rows=model.max_batch_size,
-        goal=goal,
-        curve=curve,
-        memory=memory,
-        plan=sizing.plan(curve, goal, memory),
-    )
-
-
-def _curve(args: argparse.Namespace, probe: Probe, latency: float) -> Curve:
-    with tables.bar(f"measuring {args.name}", unit="s") as report:
-        return measure.search(
-            probe.measure,
-            args.p99,
-            args.seconds,
-            lambda done, place: report(round(done), round(args.seconds), place),
-            latency=latency,
-        )
 
 
 @contextlib.contextmanager
@@ -289,12 +276,6 @@ def _rows(args: argparse.Namespace, model: ServedModel, server: _Served) -> dict
         tensor.name: rng.uniform(-1, 1, (args.rows, *tensor.shape[1:])).astype(DTYPES[tensor.datatype])
         for tensor in model.inputs
     }
-
-
-def _message_bytes() -> int:
-    """Default of the server's limit for messages in flight."""
-    default: Any = Settings.model_fields["max_inflight_bytes"].default
-    return int(default)
 
 
 def _time(text: str) -> float:

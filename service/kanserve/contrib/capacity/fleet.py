@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kanserve.contrib.capacity.queueing import Floats, Replica, Service, poisson
 from kanserve.contrib.capacity.sizing import TOLERANCE
@@ -195,9 +194,25 @@ class _Fleet:
         if pods.lost and now >= self._lost_at + EVICTION:
             pods.lost = 0
             pods.scale(self._scaler.wanted, now + setup.pod_start)
-        gone = self._lose(now) if lost else 0
+        gone = 0
+        if lost:  # a zone fails, with the requests that wait in its sampled replicas
+            self._lost_at, pods.lost = now, pods.ready // setup.zones
+            pods.ready -= pods.lost
+            gone = sum(replica.fail() for replica in self.sampled[:SAMPLED])
         missed = DETECTION / STEP / setup.zones if lost else 0.0
-        latency, rejected, use = self._serve(self._live(), rate / max(1, pods.ready))
+        live = self.sampled[SAMPLED:] if pods.lost else self.sampled
+        start, end = self._clock, self._clock + self._share * STEP
+        self._clock = end
+        latencies, rejected, busy = [], 0, 0.0
+        for replica in live:
+            before = replica.busy
+            served = replica.advance(poisson(rate / max(1, pods.ready), start, end, self._rng), end)
+            latencies.append(served.latency)
+            rejected += served.rejected
+            busy += (replica.busy - before) / (end - start) / self._service.servers
+        latency: Floats = np.concatenate(latencies)
+        latency = latency + self._service.extras(len(latency), self._rng)
+        use = setup.load * min(1.0, busy / len(live))
         self._use.append(use)
         if len(self._use) >= round(SYNC / STEP):
             wanted = self._scaler.decide(now + STEP, float(np.mean(self._use)), pods.ready)
@@ -215,32 +230,6 @@ class _Fleet:
             lost=min(1.0, missed + gone / max(1, total)),
             latency=latency,
         )
-
-    def _lose(self, now: float) -> int:
-        """A zone fails; the number of requests that waited in its sampled replicas."""
-        pods = self._pods
-        self._lost_at, pods.lost = now, pods.ready // self._setup.zones
-        pods.ready -= pods.lost
-        return sum(replica.fail() for replica in self.sampled[:SAMPLED])
-
-    def _live(self) -> list[Replica]:
-        """Sampled replicas outside a lost zone."""
-        return self.sampled[SAMPLED:] if self._pods.lost else self.sampled
-
-    def _serve(self, live: Sequence[Replica], rate: float) -> tuple[Floats, int, float]:
-        """Latencies, rejected requests and mean CPU use of the sampled replicas in one step."""
-        start, end = self._clock, self._clock + self._share * STEP
-        self._clock = end
-        latencies, rejected, busy = [], 0, 0.0
-        for replica in live:
-            before = replica.busy
-            served = replica.advance(poisson(rate, start, end, self._rng), end)
-            latencies.append(served.latency)
-            rejected += served.rejected
-            busy += (replica.busy - before) / (end - start) / self._service.servers
-        latency: NDArray[np.float64] = np.concatenate(latencies)
-        latency = latency + self._service.extras(len(latency), self._rng)
-        return latency, rejected, self._setup.load * min(1.0, busy / len(live))
 
 
 def simulate(

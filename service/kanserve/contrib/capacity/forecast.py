@@ -91,24 +91,20 @@ def forecast(
     )
     start = max(least, math.ceil(fleet.LOW * goal.rate / plan.threshold_rate))
     phases = SCENARIO if goal.zones > 1 else tuple(phase for phase in SCENARIO if not phase.zone_lost)
+    checks = []  # one replica at the rates that meet the goal
+    for item in sorted((item for item in curve.levels if item.holds(curve.goal)), key=lambda item: item.offered):
+        latency = queueing.simulate(service, item.offered, min(LONGEST, CHECKED / item.offered), seed)
+        if len(latency):
+            p50, p99 = np.quantile(latency, (0.5, 0.99))
+            checks.append(Check(item.offered, item.p50, item.p99, float(p50), float(p99)))
     return Forecast(
         goal=goal,
         service=service,
         setup=setup,
         start=start,
-        checks=tuple(_checks(curve, service, seed)),
+        checks=tuple(checks),
         result=fleet.simulate(service, setup, start, phases=phases, budget=budget, seed=seed),
     )
-
-
-def _checks(curve: Curve, service: Service, seed: int) -> Iterator[Check]:
-    """The simulation of one replica at the rates that meet the goal."""
-    levels = sorted((item for item in curve.levels if item.holds(curve.goal)), key=lambda item: item.offered)
-    for item in levels:
-        latency = queueing.simulate(service, item.offered, min(LONGEST, CHECKED / item.offered), seed)
-        if len(latency):
-            p50, p99 = np.quantile(latency, (0.5, 0.99))
-            yield Check(item.offered, item.p50, item.p99, float(p50), float(p99))
 
 
 def document(written: Forecast) -> dict[str, Any]:

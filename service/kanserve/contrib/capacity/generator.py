@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanserve.contrib.capacity.http2 import FORGOTTEN, LOST, CapacityError, Connection
-from kanserve.system import slices
+from kanserve.system import time_slices
 
 PATIENCE = 5.0  # seconds that late responses have after the last request
 PR_SET_TIMERSLACK, SLACK = 29, 1000  # of prctl(2), in nanoseconds
@@ -103,7 +103,16 @@ class Pool:
         self._job, self._tls = job, job.context()
         self._turn, self._broken = 0, 0
         self.connections = [self._connect(at) for at in range(job.connections)]
-        self._ready()
+        # Wait for the settings of every server.
+        until = time.monotonic() + 10
+        while not all(connection.ready for connection in self.connections):
+            self.exchange(0.01)
+            if self._broken or time.monotonic() > until:
+                raise CapacityError(
+                    "the server does not speak HTTP/2 on this port",
+                    code="load-protocol",
+                    hint="pass the gRPC port of the server",
+                )
 
     def _connect(self, at: int) -> Connection:
         job = self._job
@@ -116,18 +125,6 @@ class Pool:
                 code="load-connection",
                 hint="start the server, or correct --url and the options of TLS",
             ) from error
-
-    def _ready(self) -> None:
-        """Wait for the settings of every server."""
-        until = time.monotonic() + 10
-        while not all(connection.ready for connection in self.connections):
-            self.exchange(0.01)
-            if self._broken or time.monotonic() > until:
-                raise CapacityError(
-                    "the server does not speak HTTP/2 on this port",
-                    code="load-protocol",
-                    hint="pass the gRPC port of the server",
-                )
 
     def request(self, number: int) -> bool:
         """Give a request to the next connection with a free stream; False if there is none."""
@@ -293,7 +290,7 @@ class Generator:
 def main(source: IO[bytes], out: IO[bytes]) -> None:
     """Run the measurements of the lines of `source`."""
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, SLACK, 0, 0, 0)
-    slices.short()
+    time_slices.short()
     with contextlib.suppress(PermissionError):  # a client on another machine would not wait for a core
         os.setpriority(os.PRIO_PROCESS, 0, URGENT)
     gc.disable()

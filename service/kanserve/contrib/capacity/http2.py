@@ -47,18 +47,14 @@ def head(path: str, authority: str, *, secure: bool, fields: Sequence[tuple[str,
 
 
 def _string(data: bytes) -> bytes:
-    return _integer(len(data), 7) + data
-
-
-def _integer(value: int, bits: int) -> bytes:
-    full = (1 << bits) - 1
-    if value < full:
-        return bytes([value])
-    out, value = bytearray([full]), value - full
-    while value >= 128:
-        out.append(value % 128 + 128)
-        value //= 128
-    return bytes([*out, value])
+    """A string without the Huffman code, after its length with a prefix of 7 bits (RFC 7541, 5.1 and 5.2)."""
+    if len(data) < 127:
+        return bytes([len(data)]) + data
+    out, rest = bytearray([127]), len(data) - 127
+    while rest >= 128:
+        out.append(rest % 128 + 128)
+        rest //= 128
+    return bytes([*out, rest]) + data
 
 
 def _read_integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
@@ -131,7 +127,11 @@ class Connection:
 
     def __init__(self, place: str, block: bytes, message: bytes, tls: ssl.SSLContext | None, name: str = "") -> None:
         host, _, port = place.rpartition(":")
-        self.socket = _connected(host.strip("[]"), int(port), tls, name)
+        host = host.strip("[]")
+        plain = socket.create_connection((host, int(port)), timeout=10)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket: socket.socket = tls.wrap_socket(plain, server_hostname=name or host) if tls else plain
+        self.socket.setblocking(False)
         body = b"\0" + len(message).to_bytes(4, "big") + message
         self._body, self._block = body, block
         self._begin = frame(HEADERS, END_HEADERS, 0, block)[:5]
@@ -257,26 +257,27 @@ class Connection:
         return self._codes[block]
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> Iterator[tuple[int, int]]:
-        if kind in (SETTINGS, PING):
-            if not flags & ACK:
-                self._acknowledge(kind, payload)
+        if kind == PING and not flags & ACK:
+            self._output += frame(PING, ACK, 0, payload)
+        elif kind == SETTINGS and not flags & ACK:
+            for at in range(0, len(payload), 6):
+                self._set(*struct.unpack_from(">HI", payload, at))
+            self._output += frame(SETTINGS, ACK, 0)
+            self.ready = True
+            self._pump()
         elif kind == WINDOW_UPDATE:
-            self._widen(stream, int.from_bytes(payload, "big"))
+            size = int.from_bytes(payload, "big")
+            if not stream:
+                self._window += size
+            for entry in self._partial:
+                if entry[0] == stream:
+                    entry[2] += size
+            self._pump()
         elif kind == GOAWAY:
             self.closing = True
         elif kind == RST_STREAM and stream in self._numbers:
             self._partial = deque(entry for entry in self._partial if entry[0] != stream)
             yield self._numbers.pop(stream), LOST
-
-    def _acknowledge(self, kind: int, payload: bytes) -> None:
-        if kind == PING:
-            self._output += frame(PING, ACK, 0, payload)
-            return
-        for at in range(0, len(payload), 6):
-            self._set(*struct.unpack_from(">HI", payload, at))
-        self._output += frame(SETTINGS, ACK, 0)
-        self.ready = True
-        self._pump()
 
     def _set(self, name: int, value: int) -> None:
         if name == WINDOW:
@@ -286,14 +287,6 @@ class Connection:
         elif name == STREAMS:
             self._most = value
 
-    def _widen(self, stream: int, size: int) -> None:
-        if not stream:
-            self._window += size
-        for entry in self._partial:
-            if entry[0] == stream:
-                entry[2] += size
-        self._pump()
-
     def forget(self) -> None:
         """Ignore the responses to all requests in flight."""
         self._numbers = dict.fromkeys(self._numbers, FORGOTTEN)
@@ -301,11 +294,3 @@ class Connection:
     def close(self) -> None:
         """Close the socket."""
         self.socket.close()
-
-
-def _connected(host: str, port: int, tls: ssl.SSLContext | None, name: str) -> socket.socket:
-    plain = socket.create_connection((host, port), timeout=10)
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    opened = tls.wrap_socket(plain, server_hostname=name or host) if tls else plain
-    opened.setblocking(False)
-    return opened

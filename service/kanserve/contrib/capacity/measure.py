@@ -99,6 +99,8 @@ def level(sent: Sent, before: Usage, after: Usage, seconds: float) -> Level:
     mean = float(latency.mean()) if len(latency) else math.inf
     count, span = len(sent.due), max(sent.seconds, 1e-9)
     ends = (sent.due + sent.latency)[good]
+    # CPU seconds of other programs; NaN if those of the server are unknown.
+    difference = after.machine - before.machine - (after.cpu - before.cpu) - sent.cpu
     return Level(
         offered=count / span,
         achieved=int(good.sum()) / (span + (max(0.0, float(ends.max()) - span - mean) if len(latency) else 0.0)),
@@ -112,16 +114,10 @@ def level(sent: Sent, before: Usage, after: Usage, seconds: float) -> Level:
         server_cores=(after.cpu - before.cpu) / seconds,
         generator_cores=sent.cpu / seconds,
         lag=float(np.quantile(lag, 0.99)) if len(lag) else math.inf,
-        other_cores=_others(before, after, sent.cpu) / seconds,
+        other_cores=(max(0.0, difference) if math.isfinite(difference) else math.nan) / seconds,
         batches=(after.batches - before.batches) / seconds,
         quantiles=tuple(np.quantile(latency, QUANTILES).tolist()) if len(latency) else (),
     )
-
-
-def _others(before: Usage, after: Usage, generator: float) -> float:
-    """CPU seconds of other programs; NaN if those of the server are unknown."""
-    difference = after.machine - before.machine - (after.cpu - before.cpu) - generator
-    return max(0.0, difference) if math.isfinite(difference) else math.nan
 
 
 Measure = Callable[[float, float], Level]  # of a rate and a duration in seconds
@@ -188,20 +184,16 @@ class _Search:
     def _left(self) -> float:
         return self._seconds - (time.monotonic() - self._begun)
 
-    def _window(self, rate: float, seconds: float) -> Level:
-        """Measure one window; longer than `seconds` at a low rate."""
-        length = self._scale * min(max(seconds, REQUESTS / rate), max(LONGEST, seconds))
-        self._report(self._seconds - self._left(), f"{rate:,.0f} requests/s")
-        item = self._measure(rate, length)
-        self._curve.levels.append(item)
-        return item
-
     def _holds(self, rate: float, seconds: float) -> Level:
         """The level: the first of several windows that meets the goal, otherwise the last. Windows are repeated if only
         the tail misses the goal."""
         goal = self._curve.goal
         for _ in range(TRIES):
-            item = self._window(rate, seconds)
+            # Measure one window; longer than `seconds` at a low rate.
+            length = self._scale * min(max(seconds, REQUESTS / rate), max(LONGEST, seconds))
+            self._report(self._seconds - self._left(), f"{rate:,.0f} requests/s")
+            item = self._measure(rate, length)
+            self._curve.levels.append(item)
             overloaded = item.overloaded(goal) and len(self._curve.levels) > TRIES  # the first ones may be disturbed
             if item.holds(goal) or overloaded or self._left() <= 0:
                 break
@@ -210,8 +202,23 @@ class _Search:
     def run(self, latency: float) -> Curve:
         """Rise, halve, confirm."""
         good, bad = self._rise(min(FIRST_MOST, max(1.0, FIRST_SHARE / max(latency, 1e-6))))
-        if good is not None:
-            self._confirm(self._halve(good, bad).offered)
+        if good is None:
+            return self._curve
+        goal = self._curve.goal
+        while math.isfinite(bad) and bad / good.offered > CLOSE and self._reserve():
+            middle = math.sqrt(bad * good.offered)
+            item = self._holds(middle, ENOUGH)
+            good, bad = (item, bad) if item.holds(goal) else (good, middle)
+        # Measure the result again in a longer window, and lower it until it meets the goal.
+        rate = good.offered
+        while self._left() > 0:
+            item = self._holds(rate, FINAL)
+            if item.holds(goal):
+                self._curve.best = item
+                return self._curve
+            rate *= BACK
+        known = [item for item in self._curve.levels if item.holds(goal) and item.offered <= rate]
+        self._curve.best = max(known, key=lambda item: item.offered, default=None)
         return self._curve
 
     def _reserve(self) -> bool:
@@ -230,23 +237,3 @@ class _Search:
                 return good, rate
             rate = 2 * max(rate, item.offered)
         return good, math.inf
-
-    def _halve(self, good: Level, bad: float) -> Level:
-        """The best level, after the interval up to a bad rate was halved again and again."""
-        while math.isfinite(bad) and bad / good.offered > CLOSE and self._reserve():
-            middle = math.sqrt(bad * good.offered)
-            item = self._holds(middle, ENOUGH)
-            good, bad = (item, bad) if item.holds(self._curve.goal) else (good, middle)
-        return good
-
-    def _confirm(self, rate: float) -> None:
-        """Measure the result again in a longer window, and lower it until it meets the goal."""
-        goal = self._curve.goal
-        while self._left() > 0:
-            item = self._holds(rate, FINAL)
-            if item.holds(goal):
-                self._curve.best = item
-                return
-            rate *= BACK
-        known = [item for item in self._curve.levels if item.holds(goal) and item.offered <= rate]
-        self._curve.best = max(known, key=lambda item: item.offered, default=None)

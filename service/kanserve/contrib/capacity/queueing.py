@@ -102,18 +102,15 @@ class Replica:
             if start >= until:
                 break
             count = min(len(waiting), service.most)
-            done = self._run(start, count)
+            factor = self.factors[self._batches % len(self.factors)]
+            seconds = (self.service.batch + self.service.request * count) * factor
+            self._batches += 1
+            self.busy += seconds
+            heapq.heapreplace(self._free, start + seconds)
+            done = start + seconds
             latency.extend([done - time for time in waiting[:count]])
             del waiting[:count]
         return Served(np.array(latency), rejected)
-
-    def _run(self, start: float, count: int) -> float:
-        """Begin a batch; the time of its end."""
-        seconds = (self.service.batch + self.service.request * count) * self.factors[self._batches % len(self.factors)]
-        self._batches += 1
-        self.busy += seconds
-        heapq.heapreplace(self._free, start + seconds)
-        return start + seconds
 
     def fail(self) -> int:
         """Lose all requests that wait; their number."""
@@ -147,15 +144,11 @@ def fit(curve: Curve, *, most: int, limit: int) -> Service:
     levels = [item for item in curve.levels if item.completed > 0 and item.server_cores > 0]
     batch, request = _fitted(levels)
     batch, request = batch / speed(curve), request / speed(curve)
-    extra = tuple(max(0.0, value - batch - request) for value in _calm(curve).quantiles) or (0.0,)
+    good = [item for item in curve.levels if item.holds(curve.goal)]
+    low = LOW * max((item.offered for item in good), default=0.0)
+    calm = min((item for item in good if item.offered <= low), key=lambda item: item.p99, default=curve.floor)
+    extra = tuple(max(0.0, value - batch - request) for value in calm.quantiles) or (0.0,)
     return Service(batch, request, extra, most, limit)
-
-
-def _calm(curve: Curve) -> Level:
-    """The level with the lowest p99 among those of low rates."""
-    levels = [item for item in curve.levels if item.holds(curve.goal)]
-    most = LOW * max((item.offered for item in levels), default=0.0)
-    return min((item for item in levels if item.offered <= most), key=lambda item: item.p99, default=curve.floor)
 
 
 def speed(curve: Curve) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -16,25 +16,20 @@ KIBIBYTE = 1024
 
 def listeners(port: int, proc: Path = PROC) -> frozenset[int]:
     """Processes of this user that listen on a TCP port, and their descendants. Empty if there are none."""
-    sockets = set(_sockets(port, proc))
-    owners = {pid for pid in _processes(proc) if sockets & set(_open_sockets(pid, proc))}
-    return descendants(owners, proc) if owners else frozenset()
-
-
-def _sockets(port: int, proc: Path) -> Iterator[str]:
+    sockets, owners = set(), set()
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             for line in (proc / "net" / name).read_text().splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
-                    yield f"socket:[{fields[9]}]"
-
-
-def _open_sockets(pid: int, proc: Path) -> Iterator[str]:
-    with contextlib.suppress(OSError):  # a process of another user, or one that has ended
-        for entry in os.scandir(proc / str(pid) / "fd"):
-            with contextlib.suppress(OSError):
-                yield os.readlink(entry.path)
+                    sockets.add(f"socket:[{fields[9]}]")
+    for pid in _processes(proc):
+        with contextlib.suppress(OSError):  # a process of another user, or one that has ended
+            for entry in os.scandir(proc / str(pid) / "fd"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(entry.path) in sockets:
+                        owners.add(pid)
+    return descendants(owners, proc) if owners else frozenset()
 
 
 def _processes(proc: Path) -> list[int]:

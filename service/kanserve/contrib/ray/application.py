@@ -22,19 +22,18 @@ from kanserve.config import sources
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from kanserve.grpc_api import services
-from kanserve.grpc_api.call_context import RequestMetadata
-from kanserve.grpc_api.failures import CallFailed
+from kanserve.grpc_api.call_context import CallFailed, RequestMetadata
 from kanserve.grpc_api.inference import InferenceService
-from kanserve.grpc_api.interceptor import Stream, Unary
+from kanserve.grpc_api.interceptor import Stream, Unary, alone
 from kanserve.grpc_api.kan import KanService
 from kanserve.grpc_api.services import Services
 from kanserve.observability import logs
 from kanserve.server.app import App
 from kanserve.transport import factory, grpc_aio
 from kanserve.transport.asgi import GrpcApp, Limits
+from kanserve.transport.call_io import Event, Receive, Send
 from kanserve.transport.endpoints import Tls
 from kanserve.transport.factory import Pages, Transports
-from kanserve.transport.open_calls import Event, Receive, Send
 
 ARGUMENTS = ("repository", "settings", "num_replicas", "num_cpus")
 REQUESTS = 10_000  # that Ray passes to a replica at the same time: the limits of kanserve are inside
@@ -169,10 +168,13 @@ class Replica:
         """The ASGI application, which `serve.ingress()` serves: a function, as uvicorn takes a method for ASGI 2."""
 
         async def application(scope: Event, receive: Receive, send: Send) -> None:
-            if scope["type"] == "lifespan":
-                await _lifespan(receive, send)
-            else:
+            if scope["type"] != "lifespan":
                 await self._pages(scope, receive, send)
+                return
+            kind = ""
+            while kind != "lifespan.shutdown":  # the start and the end of the server of Ray need nothing
+                kind = (await receive())["type"]
+                await send({"type": f"{kind}.complete"})
 
         return application
 
@@ -181,7 +183,7 @@ class Replica:
         method = self._methods[path]
         assert isinstance(method, Unary)
         try:
-            return Reply(await method.answer(data, _arrival(context)))
+            return Reply(await method.respond(data, _arrival(context)))
         except CallFailed as failure:
             _fail(context, failure)
             return Reply()
@@ -194,7 +196,7 @@ class Replica:
             return
         assert isinstance(method, Stream)
         try:
-            async for data in method.answers(messages, _arrival(context)):
+            async for data in method.respond(messages, _arrival(context)):
                 yield Reply(data)
         except CallFailed as failure:
             _fail(context, failure)
@@ -203,15 +205,6 @@ class Replica:
         """Shut down, which Ray Serve awaits after the last request."""
         await self._running.aclose()
         await self._app.drain(asyncio.Event(), patient=False)
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    """Follow the start and the end of the server of Ray, which need nothing."""
-    while True:
-        kind = (await receive())["type"]
-        await send({"type": f"{kind}.complete"})
-        if kind == "lifespan.shutdown":
-            return
 
 
 def _arrival(context: Any) -> RequestMetadata:
@@ -227,10 +220,6 @@ def _fail(context: Any, failure: CallFailed) -> None:
     context.set_trailing_metadata(list(failure.trailers))
 
 
-async def _alone(data: bytes) -> AsyncIterator[bytes]:
-    yield data
-
-
 def _add_methods() -> None:
     """Give `Replica` a method for each gRPC method, which Ray Serve finds by its name."""
 
@@ -242,7 +231,7 @@ def _add_methods() -> None:
 
     def stream(path: str, *, many: bool) -> Any:
         async def call(self: Replica, request: Any, grpc_context: Any) -> AsyncIterator[Reply]:
-            messages = request if many else _alone(request)
+            messages = request if many else alone(request)
             async for reply in self.answers(path, messages, grpc_context):
                 yield reply
 

@@ -102,10 +102,33 @@ class Keeper:
         restarts, pause = 0, FIRST_PAUSE
         while True:
             began = time.monotonic()
-            process = self._begin()
-            if process is None:
-                break
-            self._watch(process, restarts)
+            with self._lock:
+                if self._stopping.is_set():
+                    break
+                process = self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=environment(),
+                    start_new_session=True,
+                    preexec_fn=_detach,
+                )
+            assert process.stdout is not None
+            self._state = State("starting", pid=process.pid, restarts=restarts)
+            with process.stdout:
+                for line in process.stdout:
+                    with contextlib.suppress(ValueError, TypeError, KeyError):
+                        document = json.loads(line)
+                        if error := document.get("error"):
+                            self._state = State("failed", restarts=restarts, error=error["message"], code=error["code"])
+                        else:
+                            self._state = State("serving", document["grpc"], document["metrics"], process.pid, restarts)
+            code = process.wait()
+            if not self._state.error:
+                self._state = State(
+                    "failed", restarts=restarts, error=f"the server ended with code {code}", code="ended"
+                )
             if self._stopping.is_set():
                 break
             restarts, pause = restarts + 1, FIRST_PAUSE if time.monotonic() - began > SETTLED else pause
@@ -114,40 +137,6 @@ class Keeper:
                 break
             pause = min(2 * pause, LONGEST_PAUSE)
         self._state = State("stopped", restarts=restarts)
-
-    def _begin(self) -> subprocess.Popen[str] | None:
-        """A new server process, or None if it is to stop."""
-        with self._lock:
-            if self._stopping.is_set():
-                return None
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=environment(),
-                start_new_session=True,
-                preexec_fn=_detach,
-            )
-            return self._process
-
-    def _watch(self, process: subprocess.Popen[str], restarts: int) -> None:
-        """Read what the server reports until it ends."""
-        assert process.stdout is not None
-        self._state = State("starting", pid=process.pid, restarts=restarts)
-        with process.stdout:
-            for line in process.stdout:
-                with contextlib.suppress(ValueError, TypeError, KeyError):
-                    self._note(json.loads(line), process.pid, restarts)
-        code = process.wait()
-        if not self._state.error:
-            self._state = State("failed", restarts=restarts, error=f"the server ended with code {code}", code="ended")
-
-    def _note(self, document: dict[str, Any], pid: int, restarts: int) -> None:
-        if error := document.get("error"):
-            self._state = State("failed", restarts=restarts, error=error["message"], code=error["code"])
-        else:
-            self._state = State("serving", document["grpc"], document["metrics"], pid, restarts)
 
 
 def _detach() -> None:

@@ -207,7 +207,20 @@ class Fleet:
     def begin(self) -> None:
         """Connect to Ray, start all servers and HAProxy. Raises FleetError and ConfigError."""
         if not self._ray.is_initialized():
-            _connect(self._ray, self.options.address)
+            # Start a cluster on this machine if there is none and `address` is None.
+            address = self.options.address
+            try:
+                self._ray.init(address=address or "auto")
+            except (ConnectionError, ValueError) as error:
+                if address is not None or os.environ.get("RAY_ADDRESS"):
+                    raise FleetError(
+                        f"no Ray cluster responds at {address or os.environ['RAY_ADDRESS']}: {error}",
+                        code="ray-unreachable",
+                        hint="start the cluster with `ray start`, or correct address",
+                    ) from error
+                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+                os.environ.setdefault("RAY_worker_niceness", "0")  # not 15: the servers are what this machine is for
+                self._ray.init(address="local", include_dashboard=False, _node_ip_address=LOOPBACK)
             self._connected = True
         settings = self._adopt(self._repository, self._wanted)
         front = Front(
@@ -361,25 +374,22 @@ class Fleet:
         while not self._ended.wait(POLL):
             try:
                 with self._table:
-                    self._refresh()
+                    # Start HAProxy again if it has ended, and pass it the addresses.
+                    if self._haproxy is not None and self._haproxy.process.poll() is not None:
+                        self._haproxy.stop(0)
+                        self._haproxy = Haproxy(self._haproxy.front)
+                        for server in self._servers:
+                            server.sent = ""
+                    for server in self._servers:
+                        self._look(server)
+                        self._send(server)
+                    self._write_targets()
                 last = ""
             except (OSError, FleetError) as error:
                 if str(error) != last:
                     last = str(error)
                     cause = "" if isinstance(error, FleetError) else "HAProxy does not respond: "
                     print(f"kanserve.contrib.ray.fleet: {cause}{last}; the fleet tries again", file=sys.stderr)
-
-    def _refresh(self) -> None:
-        """Start HAProxy again if it has ended, and pass it the addresses. Raises OSError and FleetError."""
-        if self._haproxy is not None and self._haproxy.process.poll() is not None:
-            self._haproxy.stop(0)
-            self._haproxy = Haproxy(self._haproxy.front)
-            for server in self._servers:
-                server.sent = ""
-        for server in self._servers:
-            self._look(server)
-            self._send(server)
-        self._write_targets()
 
     def _write_targets(self) -> None:
         """Write the metrics address of each server. Raises FleetError."""
@@ -411,22 +421,6 @@ class Fleet:
             self._ray.kill(server.actor)
 
 
-def _connect(ray: ModuleType, address: str | None) -> None:
-    """Connect to a cluster, or start one on this machine if there is none and `address` is None. Raises FleetError."""
-    try:
-        ray.init(address=address or "auto")
-    except (ConnectionError, ValueError) as error:
-        if address is not None or os.environ.get("RAY_ADDRESS"):
-            raise FleetError(
-                f"no Ray cluster responds at {address or os.environ['RAY_ADDRESS']}: {error}",
-                code="ray-unreachable",
-                hint="start the cluster with `ray start`, or correct address",
-            ) from error
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
-        os.environ.setdefault("RAY_worker_niceness", "0")  # not 15: the servers are what this machine is for
-        ray.init(address="local", include_dashboard=False, _node_ip_address=LOOPBACK)
-
-
 PROGRAM = "python -m kanserve.contrib.ray.fleet"
 TEXT = """Serve the models of a repository with several servers, which Ray places and restarts, behind HAProxy.
 
@@ -435,7 +429,8 @@ new servers with the current settings and models. SIGTERM and Ctrl-C drain all s
 """
 
 
-def _parser() -> program.Parser:
+def _run(arguments: Sequence[str]) -> int:
+    """Run a fleet until SIGTERM or SIGINT. Raises Failure."""
     default = Options()
     parser = program.Parser(prog=PROGRAM, description=TEXT)
     parser.add_argument("repository", metavar="REPOSITORY", help="folder of models, the same path on each node")
@@ -458,12 +453,7 @@ def _parser() -> program.Parser:
     cluster = "Ray cluster (default: RAY_ADDRESS, else the cluster on this machine, else a new one)"
     parser.add_argument("--address", metavar="HOST:PORT", help=cluster)
     parser.add_argument("--json", action="store_true", help="print one JSON document when the fleet is ready")
-    return parser
-
-
-def _run(arguments: Sequence[str]) -> int:
-    """Run a fleet until SIGTERM or SIGINT. Raises Failure."""
-    args = vars(program.parse(_parser(), arguments))
+    args = vars(program.parse(parser, arguments))
     repository, as_json = args.pop("repository"), args.pop("json")
     output = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints messages of nodes to stdout

@@ -141,16 +141,7 @@ class Haproxy:
         self._output: deque[str] = deque(maxlen=KEPT)
         self._reader = threading.Thread(target=self._read, name="kanserve-haproxy", daemon=True)
         self._reader.start()
-        self._wait()
-
-    def _read(self) -> None:
-        """Read what HAProxy writes, so that it never waits, and keep the last lines."""
-        assert self.process.stderr is not None
-        with self.process.stderr:
-            self._output.extend(self.process.stderr)
-
-    def _wait(self) -> None:
-        """Wait until HAProxy accepts commands."""
+        # Wait until HAProxy accepts commands.
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:
             try:
@@ -169,6 +160,12 @@ class Haproxy:
             code="haproxy-not-started",
             hint="free the port or choose another one; if files are the limit, lower connections",
         )
+
+    def _read(self) -> None:
+        """Read what HAProxy writes, so that it never waits, and keep the last lines."""
+        assert self.process.stderr is not None
+        with self.process.stderr:
+            self._output.extend(self.process.stderr)
 
     def command(self, line: str) -> str:
         """The response of HAProxy to a command. Raises OSError if HAProxy does not run."""

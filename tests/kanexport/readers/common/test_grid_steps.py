@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.readers.common import grid_steps
 
 # Ranges as people write them, at most two decimals.
@@ -52,12 +52,12 @@ def test_other_starts_have_their_mean_distance() -> None:
 
 def test_a_single_centre_asks_for_the_denominator() -> None:
     with pytest.raises(OptionError, match="single center") as caught:
-        grid_steps.denominator(np.array([0.5]), Options({}))
+        grid_steps.denominator(np.array([0.5]), Options(KnownFacts()))
     assert "denominator=" in caught.value.hint
-    assert grid_steps.denominator(np.array([0.5]), Options({"denominator": "0.25"})) == 0.25
+    assert grid_steps.denominator(np.array([0.5]), Options(KnownFacts({"denominator": "0.25"}))) == 0.25
 
 
 def test_starts_that_are_no_grid_are_refused() -> None:
     for bad in ([0, 1, 2], [0, 1, np.nan, 3], [0, 1, 1, 2], [3, 2, 1, 0], [0, 1, 2, np.inf]):
         with pytest.raises(InvalidKan, match="starts"):
-            grid_steps.cubic_step(np.array(bad, dtype=float), Options({}))
+            grid_steps.cubic_step(np.array(bad, dtype=float), Options(KnownFacts()))

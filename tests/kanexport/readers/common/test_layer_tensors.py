@@ -11,7 +11,7 @@ from kanexport.detection import detect, registry
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OpenQuestion
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import Kan
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.verify import float64_reference
 from tools import fuzz_checkpoints as fuzzer
 
@@ -27,7 +27,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, fuzzer.Seed]:
 
 
 def read(seed: fuzzer.Seed, loaded: Checkpoint) -> Kan:
-    return detect.read(FAMILIES[seed.family], loaded, Options.parse(seed.options))
+    return detect.read(FAMILIES[seed.family], loaded, Options(KnownFacts.parse(seed.options)))
 
 
 def attempt(seed: fuzzer.Seed, loaded: Checkpoint) -> Kan | ExportError:

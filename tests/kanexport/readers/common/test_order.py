@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanexport.options import Options
+from kanexport.options import KnownFacts, Options
 from kanexport.readers.common import order
 from kanexport.readers.common.order import OtherModule
 
@@ -20,4 +20,4 @@ def test_a_sequential_comes_back_as_it_was(nodes: list[tuple[int, bool]]) -> Non
         at += normed
         layers[f"{at}."] = (n, m)
         at += 1
-    assert order.arrange(layers, others[::-1], Options({})) == [f"{number}." for number in range(at)]
+    assert order.arrange(layers, others[::-1], Options(KnownFacts())) == [f"{number}." for number in range(at)]

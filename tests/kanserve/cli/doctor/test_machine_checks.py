@@ -14,7 +14,6 @@ from tests.support.command_line import kanserve, program
 def test_machines(models: Path) -> None:
     for flags, level, text in (
         (("--device", "cuda"), Level.PROBLEM, "runtime: device 'cuda' is not available"),
-        (("--backend", "tensorrt"), Level.PROBLEM, "runtime: unknown backend 'tensorrt'"),
         (("--threads", "1024"), Level.WARNING, "processors: threads = 1024, but"),
         (("--workers", "256"), Level.WARNING, "processors: workers = 256, but"),
     ):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kanserve.cli.doctor.check_results import Level
-from kanserve.cli.doctor.server_checks import Source, Trust
+from kanserve.cli.doctor.server_checks import Source
+from kanserve.client.base import Tls
 from tests.kanserve.cli.doctor.conftest import doctor, told
 from tests.support import toy_model
 from tests.support.command_line import kanserve, serving
@@ -69,7 +70,7 @@ def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> 
         ]
         for name, reason in (("localhost", "401 Unauthorized"), ("elsewhere.example", "Hostname mismatch")):
             with pytest.raises(OSError, match=reason):
-                Source(server.url, Trust(pems / "ca.pem", name=name)).read()
+                Source(server.url, Tls(pems / "ca.pem", None, None, name)).read()
         assert "kanserve_" in Source(server.metrics).read()
 
 

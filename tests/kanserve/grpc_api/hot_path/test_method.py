@@ -17,7 +17,7 @@ from kanserve.config.settings import Settings
 from kanserve.errors import KanserveError
 from kanserve.execution.executor import Limits
 from kanserve.grpc_api.call_context import Call
-from kanserve.grpc_api.hot_path import heads
+from kanserve.grpc_api.hot_path import method
 from kanserve.grpc_api.hot_path.method import HotMethod
 from kanserve.grpc_api.inference import InferenceService
 from kanserve.models.loader import Loader
@@ -26,9 +26,8 @@ from kanserve.models.registry import Registry
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout
-from kanserve.runtime import base
 from kanserve.services.control import Catalogue, build
-from kanserve.services.explain import Explainer, Insights
+from kanserve.services.explain import Explainer
 from kanserve.services.inference import Inference
 from kanserve.services.kan import Kan
 from kanserve.system.lifecycle import Lifecycle
@@ -51,16 +50,16 @@ class Served:
         (candidate,) = layout.scan(root, plain_onnx=False)
         chosen = Settings(repository=root)
         self.registry, metrics = Registry(), Metrics()
-        self.loader = Loader(base.load("ort"), chosen, 1, metrics)
+        self.loader = Loader(chosen, 1, metrics)
         self.bundle = layout.load(candidate, chosen.max_file_bytes)
         self.registry.begin_load("toy", 1)
         self.registry.swap_in(self.loader.load(self.bundle))
-        reconciler = Reconciler(chosen, base.load("ort"), 1, self.registry, metrics, nothing)
+        reconciler = Reconciler(chosen, 1, self.registry, metrics, nothing)
         control = build(reconciler, self.registry, metrics)
         kan = Kan(self.registry, 2**10, 2**20, 2**20)
-        insights = Insights(kan, Explainer(kan))
+        explainer = Explainer(kan)
         inference, catalogue = (
-            Inference(self.registry, metrics, 2**20, 2**10, insights),
+            Inference(self.registry, metrics, 2**20, 2**10, explainer),
             Catalogue(self.registry, Lifecycle()),
         )
         account: Any = None  # no call is native
@@ -125,7 +124,7 @@ def test_a_message_like_the_last_is_neither_parted_nor_queued(toys: Served, monk
         toys.again(request(ROWS, id="x").SerializeToString())
     others = [request(ROWS + 1, id=id).SerializeToString() for id in ("", "y" * 100)]
     expected = [toys.first(requested) for requested in others]
-    monkeypatch.setattr(heads, "split", None)
+    monkeypatch.setattr(method, "split", None)
     monkeypatch.setattr(Inference, "run", None)
     assert [toys.again(requested) for requested in others] == expected
 
@@ -154,14 +153,14 @@ def test_all_is_forgotten_when_a_model_comes_or_goes(toys: Served, monkeypatch: 
 
 
 def test_heads_are_bounded(toys: Served) -> None:
-    known = toys.service._heads._known
+    known = toys.service._known
     for rows in range(1, 9):
         toys.again(request(np.zeros((rows, 3), np.float32)).SerializeToString())
-    assert 8 <= len(known) <= heads.MOST_HEADS
+    assert 8 <= len(known) <= method.MOST_HEADS
     large = request(ROWS)
     large.outputs.add(name="y")
     large.model_name = "toy"
-    large.model_version = "0" * heads.MOST_BYTES + "1"
+    large.model_version = "0" * method.MOST_BYTES + "1"
     before = len(known)
     toys.again(large.SerializeToString())
     assert len(known) == before
@@ -174,7 +173,7 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
     created = Served(tmp_path)
     registry, data = created.registry, request(ROWS).SerializeToString()
     # A request with an unknown head waits for a thread and has a deadline timer.
-    threads = Loader(base.load("ort"), Settings(repository=tmp_path, inline_run_seconds=0), 1, Metrics())
+    threads = Loader(Settings(repository=tmp_path, inline_run_seconds=0), 1, Metrics())
 
     async def main() -> None:
         if not known:
@@ -202,3 +201,54 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
         gc.enable()
         registry.close()
         created.loop.close()
+
+
+TENSORS = st.builds(
+    lambda name, shape: pb.ModelInferRequest.InferInputTensor(name=name, datatype="FP32", shape=shape),
+    st.sampled_from(["x", "y" * 200]),
+    st.lists(st.integers(-1, 2**40), max_size=3),
+)
+MESSAGES = st.builds(
+    pb.ModelInferRequest,
+    model_name=st.text(max_size=3),
+    model_version=st.sampled_from(["", "1"]),
+    id=st.text(max_size=300),
+    inputs=st.lists(TENSORS, max_size=2),
+    raw_input_contents=st.lists(st.binary(max_size=300), min_size=1, max_size=2),
+)
+
+
+@settings(max_examples=settings.default.max_examples // 5)
+@given(MESSAGES, st.binary(max_size=60))
+def test_parts_are_the_message(message: pb.ModelInferRequest, data: bytes) -> None:
+    parts = method.split(data)
+    assert parts is None or parts.raw, "any bytes are parted or not"
+    requested = message.SerializeToString()
+    parts = method.split(requested)
+    assert parts is not None
+    assert parts.id.decode() == message.id
+    assert [requested[begin:stop] for begin, stop in parts.raw] == list(message.raw_input_contents)
+    rest = pb.ModelInferRequest.FromString(parts.head)
+    message.ClearField("id")
+    message.ClearField("raw_input_contents")
+    assert rest == message
+
+
+def test_what_has_parameters_or_a_field_twice_is_not_remembered() -> None:
+    """The last value of a field counts."""
+    whole, other = request(ROWS).SerializeToString(), pb.ModelInferRequest(model_name="other").SerializeToString()
+    late, text = request(ROWS), request(ROWS)
+    late.parameters["timeout"].int64_param = 10**6
+    text.parameters["triton_enable_empty_final_response"].string_param = "x"
+    for message in (late.SerializeToString(), text.SerializeToString(), whole + other, other + whole):
+        assert method.split(message) is None
+
+
+@pytest.mark.parametrize("fields", [b"\x2a\x00", b"\x3a\x00"], ids=["inputs", "bytes"])
+def test_a_message_of_a_million_fields_is_given_up_early(fields: bytes) -> None:
+    """Parting it whole took a second of the event loop."""
+    few, many = (pb.ModelInferRequest(model_name="toy").SerializeToString() + fields * n for n in (10_000, 2_000_000))
+    assert method.split(few) is None
+    begun = time.thread_time()
+    assert method.split(many) is None
+    assert time.thread_time() - begun < 0.5
