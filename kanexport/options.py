@@ -88,7 +88,7 @@ class Options:
 
     facts     known before the file is read
     explicit  of these, the pairs of the user; after `finish`, those that apply to the file
-    assumed   facts that nobody gave, by key
+    assumed   facts that the exporter assumes, because the user gave none, by key
     decided   facts that recorded outputs of the trained model decide
     open      for each assumed fact, the other values that the file would allow, as far as they can be listed
     words     texts on assumed facts

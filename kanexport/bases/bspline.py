@@ -89,7 +89,6 @@ class BSpline(Basis):
     kind = "bspline"
     compact = True
 
-    # radon: one check after the other.
     def __post_init__(self) -> None:
         if self.extended.ndim != 2 or self.degree < 1 or self.functions <= self.degree:
             raise InvalidKan(

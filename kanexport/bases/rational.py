@@ -106,7 +106,6 @@ class Rational(Basis):
         limit = self.limit(g.dtype)
         return self._emit_powers(g, x) if limit is None else self._emit_within(g, x, limit)
 
-    # radon: the conditions of one formula.
     def limit(self, dtype: np.dtype[Any]) -> float | None:
         """The limit of y, from which on each function is a line; None if that is not so."""
         parts = (above, n), (below, m) = self._parts()

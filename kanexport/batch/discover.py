@@ -64,7 +64,6 @@ def find(root: Path, repository: Path) -> tuple[Item, ...]:
     return tuple(Item(path, path.relative_to(root).as_posix(), fault) for path, fault in sorted(paths))
 
 
-# radon: one form of a name after the other.
 def names(items: Sequence[Item], prefix: str = "") -> list[str]:
     """A model name for each item, from its place. The name has no suffix if the names in the whole folder still
     differ. Otherwise it keeps the suffix, or has a digest of the place if that is not enough. Names do not end in a

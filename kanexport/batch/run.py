@@ -152,7 +152,6 @@ def _check(request: Request, seconds: float, memory: int) -> None:
         )
 
 
-# radon: two kinds of options.
 def _unused(request: Request, rows: list[Row]) -> tuple[str, ...]:
     """Options that no exported file used. The report lists them, because a misspelt option has no effect."""
     results = [row.result for row in rows if row.result is not None]

@@ -128,7 +128,6 @@ class FunctionWriter:
 
     # Which values take memory
 
-    # radon: one condition for each kind of value.
     def _prepare(self, node: Node, repeat: int = 1) -> None:
         """Store what the expression of a node reads, and the node if it is better stored. `repeat`: how often each
         element is computed."""

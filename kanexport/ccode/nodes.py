@@ -196,7 +196,6 @@ def transposed(value: Node, axes: tuple[int, ...]) -> Node:
     return View(shape, value.kind, value, place)
 
 
-# radon: constants, the same axes, and other ones.
 def reshaped(value: Node, shape: Shape) -> Node:
     """The same elements in another shape."""
     if shape == value.shape:

@@ -73,7 +73,6 @@ Operands = list[Node]
 Make = Callable[[Operator, Operands], Node]
 
 
-# radon: one expression for each kind of operator.
 def nodes(graph: OpenedGraph, inputs: Mapping[str, Node]) -> dict[str, Node]:
     """The values of a graph by name. `inputs`: those of its inputs. Raises InvalidKan for an operator without C."""
     values: dict[str, Node] = {name: Constant.of(array) for name, array in graph.constants.items()}
@@ -212,7 +211,6 @@ def _joined(axis: int, *values: Node) -> Node:
     return Joined(shape, first.kind, axis, values)
 
 
-# radon: two sides of each axis.
 def _pad(operator: Operator, operands: Operands) -> Node:
     value, counts = operands[0], _integers(operator, operands[1])
     filler = operands[2] if len(operands) > 2 else number(0.0)

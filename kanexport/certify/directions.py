@@ -91,7 +91,6 @@ def _pair(x: Array, value: Array, noise: float) -> Array | None:
     return np.array([x[int(value[: at + 1].argmin())], x[at]])
 
 
-# radon: conditions on cells.
 def _divided(table: Table, i: int, o: int, whole: _Edge, room: float) -> _Edge:
     """The facts of an edge with smaller cells where both directions are possible."""
     low, high, x = table.low[:, i, o], table.high[:, i, o], table.x[:, i]

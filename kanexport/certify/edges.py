@@ -269,7 +269,6 @@ class Table:
     rounding: Array
     errors: tuple[Errors, ...] = ()
 
-    # radon: the sums over splines, smooth functions and interval terms.
     @classmethod
     def of(cls, edges: Edges, low: Array, high: Array) -> Table:
         """The table for sources from low to high [I]. Raises InvalidKan for a layer that is too large."""
@@ -335,7 +334,6 @@ def _points(edges: Edges, low: Array, high: Array) -> Array:
     return np.stack([np.pad(column, (0, count - len(column)), mode="edge") for column in columns], axis=1)
 
 
-# radon: where points are, and how many between two.
 def _column(edges: Edges, source: int, low: float, high: float, parts: int) -> Array:
     knots = [spline.basis.extended[source] for spline in edges.splines]
     others = [term.points(source, low, high) for term in edges.interval_terms]

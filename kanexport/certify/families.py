@@ -138,7 +138,6 @@ def smooth_width(basis: Basis) -> float | None:
     return None if width is None else float(width)
 
 
-# radon: one expression for each basis.
 def enclosed(basis: Basis, x: Taylor) -> Taylor:
     """[n, I] -> [n, K, I]: the functions of a basis. Raises UnboundedError."""
     if isinstance(basis, (Polynomial, Recurrence)):

@@ -38,7 +38,6 @@ class Beside(LayerNorm):
     """Step that appends the nodes of a normalization to the nodes that it reads."""
 
 
-# radon: four conditions on all terms.
 def separated(layer: Layer) -> Layer:
     """A layer without a normalization inside of its terms: its sources are the nodes, and the normalized nodes after
     them. Raises InvalidKan for other steps inside of terms."""

@@ -380,7 +380,6 @@ def _compared(a: Taylor, b: Taylor, strict: bool) -> Choice:
     return Choice(a_high <= b_low, a_low > b_high, same)
 
 
-# radon: one expression for each kind of condition.
 def where(condition: Any, a: Any, b: Any) -> Any:
     """numpy.where. Where a comparison has no result, the value is in one of both, and the slope is not known."""
     model = a if isinstance(a, Taylor) else b
@@ -419,7 +418,6 @@ def relu_power(a: Taylor, exponent: int) -> Taylor:
     return Taylor(coefs, kept.error, a.unit)
 
 
-# radon: powers of numbers, by whole numbers and by others.
 def power(a: Any, exponent: Any) -> Taylor:
     """a to a whole power by products, or to one power for a positive a."""
     if not isinstance(a, Taylor):

@@ -30,7 +30,6 @@ def detect_single(checkpoint: Checkpoint, family: str | None) -> list[tuple[Read
     return [detect(checkpoint, family)]
 
 
-# radon: the readers that fit, else the error for an unknown checkpoint.
 def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
     """Every reader that accepts a checkpoint, and the reason; at least one. If names do not identify a library, or
     are ambiguous, the reader by shapes is the last. Raises FamilyError."""

@@ -98,7 +98,6 @@ def _raise(edge: Edge, edit: EdgeEdit) -> Applied:
     return edge.with_symbolic(dataclasses.replace(own, d=own.d + distance / own.mask)), Change(edit, EXACT)
 
 
-# radon: forms that can be moved, and conditions on the others.
 def _shift(edge: Edge, edit: EdgeEdit) -> Applied:
     own, (distance,) = edge.symbolic, edit.numbers
     pair = edge.source, edge.destination

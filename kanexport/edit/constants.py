@@ -130,7 +130,6 @@ def _sine(form: Form) -> Form:
     return dataclasses.replace(form, candidate=library.ALL["cos"], a=a, b=b - quarter, c=math.copysign(1.0, b) * c)
 
 
-# radon: one expression for each kind of node.
 def _gauged(kan: Kan, forms: Forms, layer: int) -> dict[At, Form]:
     """Forms with normal constants of the nodes after a layer."""
     changed = dict(forms)

@@ -69,7 +69,6 @@ class Form:
         return not float(np.abs(f).max()) <= CANCELLATION * float(f.std())
 
 
-# radon: conditions on candidates and pairs.
 def fit(candidate: Candidate, x: Array, y: Array) -> Form | None:
     """The form of one function that is nearest to y [N] at x [N], in the mean square; None if no form is defined on the
     range of x, or if x is constant."""

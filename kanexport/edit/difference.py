@@ -103,7 +103,6 @@ class Difference:
     certificates_note: str = ""
 
 
-# radon: one expression for each part of the report.
 def compare(
     before: Kan, after: Kan, x: Array, rows_from: str, changes: Sequence[Change], classes: Sequence[str]
 ) -> Difference:

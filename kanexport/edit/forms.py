@@ -154,7 +154,6 @@ def _outer(node: ast.expr) -> tuple[Line, ast.expr]:
     return line, parts[0]
 
 
-# radon: three kinds of nodes.
 def _call(node: ast.expr) -> tuple[str, Line] | None:
     """A function of the table of a line in x: its name and the line."""
     name, argument = "", node

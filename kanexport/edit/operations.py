@@ -106,7 +106,6 @@ def load(path: Path) -> tuple[EdgeEdit, ...]:
     return of_document(document, path.name, folder=path.parent)
 
 
-# radon: conditions on entries.
 def of_document(document: Any, name: str = "the document", *, folder: Path = Path()) -> tuple[EdgeEdit, ...]:
     """The edits of a parsed document. `name`: for messages. Raises OptionError."""
     entries = document.get("edits") if isinstance(document, Mapping) else document

@@ -159,7 +159,6 @@ def _whole(name: str) -> str:
     return index[1] if index else ""
 
 
-# radon: one case for each kind of path.
 def _locate(path: Path) -> tuple[Path, Path | None]:
     """The file with the weights, and the pykan config if there is one."""
     text = str(path)
@@ -294,7 +293,6 @@ class StateDict(NamedTuple):
     others: dict[str, dict[str, Array]]
 
 
-# radon: the way to the tensors, then the faults of what is there.
 def find(value: dict[str, Any]) -> StateDict:
     """The state dict of a file. Raises CheckpointError if there is none, if there are several, and if an item cannot be
     read as a tensor."""
@@ -331,7 +329,6 @@ def uncompiled(tensors: dict[str, Array]) -> dict[str, Array]:
     return plain if len(plain) == len(tensors) else tensors
 
 
-# radon: which of several dictionaries has the weights.
 def _next(value: dict[str, Any], place: tuple[str, ...]) -> str | None:
     """The key of the inner dictionary to continue with. None if the tensors are at this level, or if there are none."""
     counts = {key: [len(_own(state)) for _, state in _states(item, ())] for key, item in _dictionaries(value)}

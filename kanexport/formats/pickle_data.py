@@ -277,7 +277,6 @@ class Opaque:
         return self.name[:MAX_NAME_CHARACTERS]
 
 
-# radon: one case for each kind of call.
 def interpret_call(function: Any, args: tuple[Any, ...]) -> Any:
     """The data that a call in the pickle describes. Raises UnsafeCheckpoint for calls that would run commands or
     code, CheckpointError for arguments that do not make a tensor."""

@@ -52,7 +52,6 @@ def looks_like(head: bytes, size: int) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and 8 + struct.unpack("<Q", head[:8])[0] <= size
 
 
-# radon: each tensor, then the bytes that they fill.
 def read(data: bytes) -> dict[str, Array]:
     """The tensors by name, in the order of the header. Raises CheckpointError."""
     if not looks_like(data[:9], len(data)):
@@ -144,7 +143,6 @@ def _header(raw: bytes) -> dict[str, Any]:
     return header
 
 
-# radon: the faults of one entry.
 def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
     """The header entry of one tensor: a key of TYPES, its shape, and the bounds of its bytes after the header. Raises
     CheckpointError."""

@@ -41,7 +41,6 @@ class ScalerFile:
     columns: tuple[str, ...]
     option: str
 
-    # radon: columns that fit by number, by order or by name.
     def fitted(self, names: Sequence[str], count: int, what: str) -> tuple[Scaler, tuple[str, ...]]:
         """The scaler with its columns in the order of the model, and notes on a changed order. Raises OptionError.
 
@@ -129,7 +128,6 @@ class _Parser:
     def _malformed(self, fault: str) -> OptionError:
         return OptionError(f"{self._place} {fault}", code="scaler-malformed", hint=FORMS)
 
-    # radon: the faults of the keys.
     def kind(self, document: dict[str, Any]) -> str:
         """STANDARD or MIN_MAX, by the keys. Raises OptionError."""
         kinds = [kind for kind, keys in KEYS.items() if any(key in document for key in keys)]

@@ -151,7 +151,6 @@ def _unpacked_bytes(packed: int) -> int:
     return min(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * max(packed, MIN_PACKED_BYTES))
 
 
-# radon: the faults of an archive.
 def _open(data: bytes) -> _Archive:
     """The archive, with entries and sizes checked. Raises CheckpointError if it is not that of a state dict."""
     try:

@@ -49,7 +49,6 @@ PI_LOW = math.pi - PI_HIGH
 AVOIDING = "avoiding"  # kind of recipe
 
 
-# radon: one case for each function.
 def avoiding(name: str, limit: float) -> Unary:
     """The variant of a function of the table, with T = `limit` > 0; the plain function if pykan has no variant. Not for
     `BROKEN`."""

@@ -297,7 +297,6 @@ class Graph:
         """a @ b + c for matrices; c broadcasts."""
         return self.op("Gemm", a, b) if c is None else self.op("Gemm", a, b, c)
 
-    # radon: one expression for each part of a model.
     def build(self, outputs: Mapping[str, tuple[Value, tuple[int | str, ...]]]) -> bytes:
         """The finished model. `outputs` maps a name to its value and the shape
         after the batch. Raises onnx.checker.ValidationError on a faulty graph."""

@@ -87,7 +87,6 @@ class _Writer:
         self._graph = whole.graph
         self._known: dict[bytes, str] = {}  # constants of the parts by content, each stored once
 
-    # radon: one expression for each part of a graph.
     def put(self, prefix: str, part: AppendedGraph) -> None:
         """Append a part. Its names have the prefix, except those that the model has."""
         inner = onnx.load_model_from_string(part.graph).graph

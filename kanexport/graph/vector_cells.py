@@ -78,7 +78,6 @@ class Fuser:
     def _is(self, at: int, value: float) -> bool:
         return self.cells[at] == Cell("const", value=value)
 
-    # radon: the parts of one pattern.
     def _exponential(self, cell: Cell) -> Cell | None:
         """exp(-d d) of a difference times a constant, and exp(u u c) with a constant c."""
         at, factor = cell.of[0], -1
@@ -107,7 +106,6 @@ class Fuser:
         negated = self.cells[self.cells[total.of[0]].of[0]]
         return negated.of[0] if negated.kind == "Neg" else None
 
-    # radon: the parts of three patterns.
     def _quotient(self, cell: Cell) -> Cell | None:
         """x / (1 + exp(-x)), and e / ((1 + e) (1 + e)) with e = exp(a), where a may be a distance."""
         above, below = cell.of

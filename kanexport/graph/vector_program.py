@@ -191,7 +191,6 @@ class _Reader:
             raise NoProgramError(f"a slice of axis {axis}")
         return rows[start:stop]
 
-    # radon: operators that are several instructions.
     def _stacked(self, kind: str, operands: list[list[int]]) -> list[int]:
         """An elementwise operator on stacks, which broadcast if they have one row."""
         count = max(map(len, operands))

@@ -31,7 +31,6 @@ def clamped(kan: Kan) -> Kan:
     return dataclasses.replace(kan, layers=(layer, *kan.layers[1:]), notes=(*kan.notes, NOTE))
 
 
-# radon: ranges on the grids of all terms.
 def limits(layer: Layer) -> tuple[Array, Array]:
     """[I] and [I]: the range of each source on the grids of all terms that read it. Raises OptionError."""
     terms = [term for term in layer.terms if isinstance(term, BasisTerm) and term.basis.knots().size]

@@ -1,6 +1,6 @@
 """Splines on fine, nearly uniform grids: only the coefficients of a value's grid interval are read and multiplied.
 
-Of the G + 3 cubic functions of a source at most 4 are not zero. For each value, the graph gathers the 4 rows of
+At most 4 of the G + 3 cubic functions of a source are not zero. For each value, the graph gathers the 4 rows of
 coefficients that belong to them, [B, 4 I, O], and multiplies them by the 4 values. That is faster than all functions
 and one matrix product, if the grid is fine and the destinations are few. Measured on two cores, one thread, 64
 sources: the time of all functions divided by the time of this form (medians in turns).

@@ -182,7 +182,6 @@ def splines_only(layer: Layer, dtype: npt.DTypeLike) -> Splines | None:
     return taken if all(term in (taken.spline, taken.base) for term in layer.terms) else None
 
 
-# radon: conditions on steps, terms and operators.
 def absorbed(layer: Layer, dtype: npt.DTypeLike, custom: Collection[str]) -> Layer:
     """The layer with its normalization and affine maps as steps of its terms, if one BasisLayer then computes it."""
     steps = layer.pre_steps

@@ -196,7 +196,6 @@ def _steps(g: Graph, steps: Iterable[Step], x: Value, custom: Collection[str]) -
     return x
 
 
-# radon: one expression for each part of the sum.
 def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str], *, carried: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias. `carried`: as `passes.carries_nan`
     says."""
@@ -348,7 +347,6 @@ def term_tensors(layer: Layer) -> tuple[str, ...]:
     return tuple(f"{EDGES}_term{at}" if term in live.terms else "" for at, term in enumerate(layer.terms))
 
 
-# radon: one expression for each part of an edge.
 def _edge_values(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> tuple[Value, dict[str, Value]]:
     """[B, I] -> [B, I, O]: every edge by itself, and its parts by name. `kernel`: without parts, and with the terms of
     the custom operator by its form for edges."""

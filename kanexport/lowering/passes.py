@@ -81,12 +81,11 @@ def outer(edges: list[SymbolicEdge]) -> tuple[list[float], list[float]]:
     return [edge.mask * edge.c for edge in edges], [edge.mask * edge.d for edge in edges]
 
 
-# radon: conditions on two layers.
 def carries_nan(before: Layer, layer: Layer) -> bool:
     """Whether a NaN of the layer `before` reaches all destinations of a layer in its base branch, and no other number
     that is not finite occurs. Then the sum needs no other term for NaN.
 
-    Of finite numbers, splines and SiLU make finite ones. Of others, `before` makes NaN."""
+    Splines and SiLU map finite numbers to finite numbers. `before` returns NaN for all others."""
     plain = all(isinstance(step, Affine) for step in (*before.post_steps, *layer.pre_steps))
     spread = before.nan_spreads.all() and layer.nan_spreads.all()
     if not (plain and spread and _spline_layer(before) and _spline_layer(layer)):
@@ -110,7 +109,6 @@ WORTH = 1 / 8  # of the sources: to leave out fewer costs more than their functi
 BLOCK_WORTH = 3 / 4  # of the edges: a block of more of them is not much faster than all
 
 
-# radon: conditions on all terms.
 def drop_idle_sources(layer: Layer) -> tuple[Layer, SourceIndices | None]:
     """The terms for the sources that contribute, and these sources; the layer itself and None if all sources
     contribute."""
@@ -161,7 +159,6 @@ def spoils(term: Term) -> bool:
         return bool(np.isnan(term.function.evaluate(np.array([np.nan, np.inf, -np.inf]))).all())
 
 
-# radon: conditions on a term.
 def _block(layer: Layer, term: Term) -> Block | None:
     """The block of a term, if it is much smaller than the layer, and if all else of the term is zero or NaN."""
     compact = isinstance(term, BasisTerm) and term.basis.compact

@@ -36,7 +36,6 @@ MANY = 64  # edges, of which the operators themselves take longer in the other f
 NUMBERS = 2**15  # in the two matrices; more make files larger than the time is worth
 
 
-# radon: costs of two forms.
 def split(layer: Layer) -> tuple[Layer, tuple[SymbolicEdge, ...]]:
     """The layer with the symbolic edges that are gathered, and the other ones, whose constants its bias has."""
     chosen = tuple(edge for edge in layer.symbolic if _fits(edge))

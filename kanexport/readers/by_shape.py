@@ -155,7 +155,6 @@ def matches(checkpoint: Checkpoint) -> str:
     return f"by shape: {prefix + name} {shapes[name]} in {count} layer{'s' * (count > 1)}"
 
 
-# radon: the assignment of the user, the only fitting one, or the likeliest.
 def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
     """The kind of layers in this checkpoint, and how to read them. Raises InvalidKan and OptionError."""
     root = options.optional("prefix") or ""
@@ -188,7 +187,6 @@ def _fits_rows(assignment: Roles, layer_roles: LayerRoles, options: Options) -> 
     return options.facts.width in (None, first.i) and options.facts.outputs in (None, last.o)
 
 
-# radon: the parts that a layer may have.
 def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
     """One layer. Raises InvalidKan or OptionError."""
     shapes = {name: part.shape(name) for name in (chosen.coef, *(name for name, _ in chosen.others))}
@@ -215,7 +213,6 @@ def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
     return layer_of(*terms, bias=np.zeros(sizes.o) + bias, nan_spreads=spline and argument_name == "x")
 
 
-# radon: one case for each set of tensors.
 def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:
     """All forwards that the shapes allow, the most likely first."""
     points, widths = chosen.name(POINTS), chosen.name(WIDTHS)
@@ -262,7 +259,6 @@ class _Points:
     def __init__(self, chosen: Roles, sizes: Sizes, part: Part) -> None:
         self.chosen, self.sizes, self.part = chosen, sizes, part
 
-    # radon: one case for each shape.
     def of(self, role: str) -> Array | None:
         """The tensor of a role as [], [K], [I, 1], [I, K] or [I, O, K]; None if there is none."""
         name = self.chosen.name(role)
@@ -280,7 +276,6 @@ class _Points:
         return values[0] if values.ndim == 2 and values.shape[0] == 1 else values
 
 
-# radon: one expression for each kind of functions.
 def _terms(kind: str, argument: _Argument, coef: Array, points: _Points, options: Options) -> list[Term]:
     """The functions of the edges. Raises InvalidKan or OptionError."""
     n, _, count = coef.shape
@@ -322,7 +317,6 @@ def _knotted(points: _Points, coef: Array, pre_steps: tuple[Step, ...]) -> list[
     return [BasisTerm(term.basis, term.coef, pre_steps) for term in terms]
 
 
-# radon: widths in the file, or one width for all.
 def _around(kind: str, points: _Points, coef: Array, pre_steps: tuple[Step, ...], options: Options) -> Term:
     """Functions around centres. Without widths in the file, the option `denominator` is one width for all. Raises
     InvalidKan or OptionError."""

@@ -168,7 +168,6 @@ def _order_given(modules: Sequence[OtherModule], options: Options, root: str) ->
     return order
 
 
-# radon: the conditions under which names give an order.
 def _order_of_names(modules: Sequence[OtherModule], options: Options) -> list[OtherModule]:
     """The order that the names give; it is recorded as assumed. Raises FamilyError if they do not give one."""
     blocks: dict[str, list[OtherModule]] = {}

@@ -9,7 +9,7 @@ with W [n, m], b [m] (absent with use_bias=False), S [n C, m] and extended knots
 order; act is keras.ops' function of the name in the config (relu by default; its gelu is the approximation by
 tanh). The layer's dropout is off at inference. The epsilon of its own normalisation is Keras' default, 1e-3, and not
 in the file. Between the layers, Dense, Activation, ReLU, LayerNormalization, BatchNormalization, Dropout and a
-Flatten of vectors are read; a model that is no chain is refused.
+Flatten of vectors are read; the reader rejects other models.
 
 Options: layernorm_eps
 Recognized by: layers of class KANLinear in the config of a `.keras` file
@@ -98,7 +98,6 @@ def _config(layer: Mapping[str, Any]) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-# radon: the ways in which a model is no chain.
 def _refuse_no_chain(model: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> None:
     """Check that each layer takes the output of the layer before it. A Sequential is a chain by definition."""
     if class_name(model) == "Sequential":

@@ -60,7 +60,6 @@ def matches(checkpoint: Checkpoint) -> str:
     return f"{roots[0]}{pykan.FIRST} has three axes" if roots else ""
 
 
-# radon: the config or its replacement, then the layers.
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read config and state. Raises FamilyError, InvalidKan or OptionError."""
     notes: list[str] = []
@@ -247,7 +246,6 @@ def _selection(config: Config, options: Options, sources: int) -> tuple[int, Sel
     return total, Select(chosen)
 
 
-# radon: the ways in which inputs may be missing.
 def _refuse_unselected(config: Config, total: int | None, sources: int) -> None:
     """Reject a network without input_id that may have read more inputs than its `sources`. `total`: the inputs
     before pruning, if they are known. Raises OpenQuestion."""

@@ -69,7 +69,6 @@ def flat_layer(part: Part, options: Options) -> Layer:
     )
 
 
-# radon: the faults of the option.
 def _sources(part: Part, size: int, options: Options) -> int:
     """n of a layer with `size` edges, from in_dim or from the width of recorded rows. Raises OptionError."""
     sources = options.integers("in_dim") or _by_width(part, options)

@@ -170,7 +170,6 @@ def applied(expression: str, inner: Text, digits: int) -> Text:
         ) from error
 
 
-# radon: one flat case for each kind of node; in parts it would be a walk in several files.
 def _text(node: ast.AST, x: Text, digits: int) -> Text:
     match node:
         case ast.Name(id="x"):

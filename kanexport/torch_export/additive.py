@@ -32,7 +32,6 @@ AGREEMENT = 1e-4  # relative, there; what does not add up is off by far more
 OTHERS = (nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Embedding)
 
 
-# radon: one condition after the other.
 def unknown(whole: nn.Module, readings: Mapping[str, Reading]) -> dict[str, nn.Module]:
     """The submodules of classes of the user, by name and outermost first, that were not read. They contain no
     submodule that was read, except linear layers."""
@@ -47,7 +46,6 @@ def unknown(whole: nn.Module, readings: Mapping[str, Reading]) -> dict[str, nn.M
     return parts
 
 
-# radon: one condition after the other.
 def find_candidates(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
     """Candidates for additive layers, each with the norms at its start, by name. They are additive on a few vectors,
     and are the largest ones that do not contain the layer as a part. Submodules with coefficients like those of a

@@ -140,7 +140,6 @@ def record_outputs(model: Callable[..., Any], rows: Any, path: str | Path) -> Pa
     return target
 
 
-# radon: one check of an input after the other.
 def _named_rows(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Array]]:
     """The name, keyword and rows of each input. Raises OptionError unless they are tensors of finite real numbers
     with the same number of rows."""
@@ -205,7 +204,6 @@ def _array(value: Any) -> Array:
     return np.asarray(value)
 
 
-# radon: the state of a module before and after a run.
 def _run(model: Callable[..., Any], inputs: Inputs) -> Any:
     """The outputs of the model. A module runs in eval mode, in its precision, on its device."""
     if not isinstance(model, nn.Module):
@@ -237,7 +235,6 @@ def _called(model: Callable[..., Any], inputs: Sequence[tuple[str, str, Any]]) -
     return model(*places, **{keyword: value for _, keyword, value in inputs if keyword})
 
 
-# radon: one check of an output after the other.
 def _outputs(result: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
     """The outputs of a model, by name, if they have one row per input row. Raises OptionError if the first output
     does not."""

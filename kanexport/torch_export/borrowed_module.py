@@ -112,7 +112,6 @@ class _Conversion:
         return value
 
 
-# radon: each kind of attribute of a module.
 def _change(module: nn.Module, conversion: _Conversion) -> None:
     parts = list(module.modules())
     for part in parts:

@@ -273,7 +273,6 @@ class Watch(TorchFunctionMode):
             result.used = True
         self._results[id(value)] = Result(value, form, array(value), value._version)
 
-    # radon: one flat case for each function of torch.
     def _follow(self, func: Any, args: Any, kwargs: Any, y: torch.Tensor) -> None:
         """Record tensors that are computed from results: sums and copies."""
         known = [result for result in map(self._known, args) if result is not None]

@@ -47,7 +47,6 @@ def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
     }
 
 
-# radon: one order of attempts.
 def find_convolutions(
     calls: Mapping[str, Sequence[Call]], precision: str, taken: Sequence[str]
 ) -> tuple[dict[str, Reading], dict[str, str]]:
@@ -84,7 +83,6 @@ def _is_free(name: str, done: Sequence[str]) -> bool:
     return not any(f"{name}.".startswith(other) or other.startswith(f"{name}.") for other in dotted)
 
 
-# radon: one check of a module after the other.
 def _layers(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -> list[Convolved]:
     """The layers of a module whose functions begin at its input or, if `inside`, also at the outputs of inner modules
     that normalize or project. Raises InvalidKan for other modules."""
@@ -115,7 +113,6 @@ def _layers(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -
     return layers
 
 
-# radon: nested loops over calls and layers.
 def _require_sums(layers: Sequence[Convolved], calls: Sequence[Call], precision: str) -> None:
     """Raises InvalidKan if the edges of layers do not add up to the results of the convolutions."""
     parts = {layer.source.name: layer.source.module for layer in layers if layer.source.module is not None}
@@ -160,7 +157,6 @@ def _watched(call: Call, x: Array, parts: Mapping[str, nn.Module]) -> tuple[Watc
     return watch, {name: value for name, value in values.items() if value is not None and value.ndim == x.ndim}
 
 
-# radon: one check of a call after the other.
 def _as_call(layers: Sequence[tuple[str, ConvLayer]], values: Mapping[str, Array], watch: Watch) -> Call:
     """A call with some vectors of layers whose results are added, and the sums of the convolutions for them. `values`:
     those of each source, by name. Raises InvalidKan."""

@@ -76,7 +76,6 @@ class Convolved:
         return [part.vectors(self.pictures(call)) for part in self.parts]
 
 
-# radon: the steps from convolutions to layers.
 def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]:
     """The layers of a module from the convolutions that it ran in a call, by the source from which they begin.
     Raises InvalidKan if they are not KAN convolutions."""
@@ -185,7 +184,6 @@ class _Origin:
         return len(used) >= LEAST * max(1, len(np.unique(self.owner[used])))
 
 
-# radon: the steps from results to the coefficients of their functions.
 def _layer(origin: _Origin, forms: Form, results: Numbers, *, constant: bool) -> ConvLayer:
     """The layer of one source and of results that depend on the same functions; with their constant if `constant`.
     Raises InvalidKan."""

@@ -204,7 +204,6 @@ def _require_finite(what: str, name: str, tensor: torch.Tensor, *, infinity: boo
     )
 
 
-# radon: one order of attempts.
 def most_replaced(plan: Plan, attempt: Callable[[Plan], T]) -> tuple[Plan, T]:
     """The plan with as many replaced layers as possible, and the result of its `attempt`. Raises the error of the
     attempt if the module cannot be exported at all."""
@@ -289,7 +288,6 @@ def _attempt(
             failure = failure or error
 
 
-# radon: one flat case for each kind of layer.
 def layer_subgraphs(
     plan: Plan, target: Target, file: Weights | None
 ) -> tuple[list[splice.Subgraph | splice.Tap], tuple[bytes, ...]]:

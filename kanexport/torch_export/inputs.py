@@ -64,7 +64,6 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
     return join(parts), Wiring(tuple(plugs))
 
 
-# radon: one flat case for each form of an example.
 def named_inputs(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tuple[str, str, Any]]:
     """The name, the keyword (empty: by its place) and the rows of each input. `parameters`: of the forward that
     takes them. A dictionary at the end of a tuple has the inputs that are given by name. Raises OptionError."""
@@ -121,7 +120,6 @@ def _free(name: str, at: int) -> str:
     return f"{INPUT}{at}_{name}" if OURS.fullmatch(name) else name
 
 
-# radon: one check of an input after the other.
 def _require_rows(name: str, array: Any, count: int) -> None:
     """Raises OptionError for a value that is not a tensor of rows."""
     what = f"input {name} of the example" if count > 1 else "the example"
@@ -153,7 +151,6 @@ def _require_rows(name: str, array: Any, count: int) -> None:
         )
 
 
-# radon: one flat case for each kind of file.
 def load(path: Path) -> Any:
     """Rows from a .npy, .csv or .npz file, at most ROWS_LIMIT; for an .npz with several arrays a dictionary, or a
     tuple if they have no names. Raises OptionError."""
@@ -221,7 +218,6 @@ class Guess:
         return f"{shape}, found by testing" + (f" ({other} runs, too; select it with --input-shape)" if other else "")
 
 
-# radon: one order of attempts.
 def guess(module: nn.Module) -> Guess:
     """Test shapes from likely to less likely, within a time limit. Raises OptionError if none works."""
     training = [part for part in module.modules() if part.training]
@@ -250,7 +246,6 @@ def guess(module: nn.Module) -> Guess:
     return Guess(working[0], working[1] if len(working) > 1 else ())
 
 
-# radon: one order of shapes.
 def _likely(module: nn.Module) -> Iterator[Shape]:
     """Shapes of a row, the most likely first; some more than once. The shapes of the first modules with tensors decide:
     pictures with the channels of a convolution, otherwise tokens or single rows of a width."""

@@ -130,7 +130,6 @@ def why_not(y: Any, rows: int) -> str:
     return f"the module returns {type(y).__name__}, expected one or several tensors [batch, ...]"
 
 
-# radon: one flat case for each kind of structure.
 def tensors(y: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of tuples, lists, dictionaries and dataclasses, by name; None has no leaves."""
     items: list[tuple[str, Any]] = []

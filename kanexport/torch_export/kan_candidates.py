@@ -70,7 +70,6 @@ def as_checkpoint(module: nn.Module, tensors: Tensors) -> Checkpoint:
     return Checkpoint(Path(type(module).__name__), "", tensors, pykan_config(module), ())
 
 
-# radon: one check of a module after the other.
 def _families(module: nn.Module) -> Iterator[Family]:
     """The families that know all tensors of a submodule."""
     if isinstance(module, nn.Linear):
@@ -103,7 +102,6 @@ def _one_group(module: nn.Module, tensors: Tensors) -> Iterator[Family]:
                 yield from ((family, reader, group) for group in _readable(module, reader, mine, {}, {}))
 
 
-# radon: one flat case for each kind of reader.
 def _readable(
     module: nn.Module, reader: registry.Reader, tensors: Tensors, buffers: Tensors, attributes: Tensors
 ) -> Iterator[Tensors]:
@@ -245,7 +243,6 @@ class Facts(Options):
         return names[0] if self.optional(key) is None else super().must(key, names, what)
 
 
-# radon: one flat case for each kind of attribute.
 def attribute(module: nn.Module, key: str) -> str | None:
     """An option from an attribute of the module."""
     if key in OURS:
@@ -275,7 +272,6 @@ def unknown_base(module: nn.Module) -> str:
     return ""
 
 
-# radon: one flat case for each type.
 def _text(value: Any) -> str | None:
     """An attribute as the text of an option: numbers, names, and functions with a known name."""
     if isinstance(value, bool) or value is None:

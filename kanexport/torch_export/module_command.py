@@ -176,7 +176,6 @@ def _make(factory: str) -> tuple[nn.Module, Any]:
     return unwrapped(module), rows
 
 
-# radon: one check of a file after the other.
 def load_weights(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
     """Load weights through the readers of kanserve, which execute no code, and return the files. Raises
     CheckpointError if they are not those of this module: every tensor must exist, without others, in its shape."""
@@ -253,7 +252,7 @@ def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
         oracle = ReferenceModule.of(Whole(module, wiring), rows[:2])
         with lent(oracle.module, oracle.dtype):
             outputs.append(oracle.run(rows)[0])
-    # What is random at inference is refused elsewhere.
+    # The export rejects a module that is random at inference elsewhere.
     if not close(outputs[1], outputs[0], SAME) or close(outputs[2], outputs[0], SAME):
         return
     names = _different_names(_constants(first), _constants(second))

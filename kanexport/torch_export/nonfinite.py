@@ -98,7 +98,6 @@ def _require_alike(prover: Prover, plan: Plan, name: str, x: Array) -> None:
         )
 
 
-# radon: both directions of one search.
 def _blamed(prover: Prover, row: Array, lost: bool) -> str:
     """A clause that names operators of the graph, or "" if none is found. If NaN is `lost`, it names those that turn
     NaN into numbers. Otherwise it names the first one that makes NaN from numbers."""

@@ -113,7 +113,7 @@ class Plan:
     def notes(self) -> tuple[str, ...]:
         """The notes on the layers, and one on edges that cannot be queried."""
         if not self.uses:
-            return (*self.remarks, "no KAN layer was recognized, so there are no edges to query")
+            return (*self.remarks, "the exporter recognized no KAN layer, so clients cannot query edges")
         loose = [use.name for use in self.uses if use.axes is None]
         if not loose:
             return self.remarks
@@ -131,7 +131,6 @@ class Plan:
         )
         return max(1, NUMBERS // max(1, numbers))
 
-    # radon: a run with jitter and one without.
     def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
         """The module, and the vectors of its layers [B, *positions, n]; while it is lent. With jitter, the outputs
         change at least as much as those of the module do in float32: jitter of nodes does not show rounding between
@@ -195,7 +194,6 @@ class Plan:
         return [f"exported by torch.onnx, without edges to query: {kinds}"] if kinds else []
 
 
-# radon: the steps of one plan.
 def make(oracle: ReferenceModule, x: Array, options: Mapping[str, str], few: int = FEW) -> Plan:
     """Find the KAN layers of a lent module and compare each with the results of the module for a few of the rows.
     Raises InvalidKan if the output of a row depends on the other rows, and OptionError for an option that no layer
@@ -221,7 +219,6 @@ def make(oracle: ReferenceModule, x: Array, options: Mapping[str, str], few: int
     return Plan(oracle, x, ports, readings, tuple(notes), _layer_calls(oracle, x, readings))
 
 
-# radon: the steps from a module to readings.
 def _find(
     oracle: ReferenceModule, x: Array, options: Mapping[str, str], kept: Sequence[str]
 ) -> tuple[Readings, list[str]]:
@@ -256,7 +253,6 @@ def _find(
     return readings, notes
 
 
-# radon: the steps from candidates to readings.
 def _read(
     candidates: dict[str, Candidate], oracle: ReferenceModule, x: Array, far_rows: Array, options: Mapping[str, str]
 ) -> tuple[Readings, list[str]]:
@@ -290,7 +286,6 @@ def _read(
     return readings, notes + _not_replaced(refused, readings)
 
 
-# radon: the parts of one sentence.
 def _not_replaced(refused: Mapping[str, Verdict], readings: Readings) -> list[str]:
     """Notes on submodules that were not replaced, except those that contain read layers or were not replaced for the
     same family."""
@@ -469,7 +464,6 @@ def _require_independent(oracle: ReferenceModule, x: Array) -> None:
         )
 
 
-# radon: nested loops over calls and rows.
 def _culprit(together: list[Call], alone: list[list[Call]], limit: float) -> str:
     """The first submodule, innermost first, with another output for the same row in a batch; empty if there is none.
     `together`: its calls with all rows; `alone`: those with each row."""

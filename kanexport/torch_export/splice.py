@@ -216,7 +216,6 @@ class _Writer:
                 x, width = self._node("Concat", name + "/both", x, there, axis=2), width + places
             self._expose(x, name, (kind, width), output.axes)
 
-    # radon: the steps of one replacement.
     def fill(self, node: Any, body: Subgraph) -> None:
         """Replace one placeholder: rows of vectors as input, the graph of kanserve, and the shape of the module as
         output. Next to a tapped layer, add the graph."""

@@ -254,7 +254,6 @@ def _made(name: str, width: int, options: Options) -> list[Layer | Step]:
     return [without_tensors(part, width, options) for part in name.split(THEN) if part != NOTHING]
 
 
-# radon: three rules for the places of one function.
 def _filled(
     links: Sequence[Link], missing: Sequence[tuple[str, str]], between: str, options: Options
 ) -> list[Layer | Step]:

@@ -192,8 +192,12 @@ def branch(function: Unary, weight: Array, pre_steps: tuple[Step, ...] = ()) -> 
 
 
 def stored_splines(part: Part, sources: int, functions: int, *, named: str = "sources", where: str = "") -> BSpline:
-    """The B-splines of so many functions on the extended knots `grid` [I, G + 2k + 1]. `named`: the sources in the
-    error; `where`: its beginning. Raises InvalidKan."""
+    """The B-splines of a layer on its extended knots `grid` [I, G + 2k + 1]. Raises InvalidKan.
+
+    functions  number of basis functions of each source, G + k
+    named      name of the sources in the error
+    where      beginning of the error
+    """
     grid = part.tensor("grid", sources, None)
     if grid.shape[1] <= functions + 1:
         raise InvalidKan(

@@ -78,7 +78,6 @@ QUESTIONS = (
 )
 
 
-# radon: one case for each set of names.
 def proposed(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
     """The kind, or the choice of kinds, and the width of a module with tensors of these shapes; "" if there is none."""
     weights = {name: shape or (1,) for name, shape in shapes.items() if name != COUNTER}

@@ -90,7 +90,6 @@ def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> l
     return ordered
 
 
-# radon: three rules in their order.
 def _block_sides(
     mates: Sequence[OtherModule], homes: dict[str, str], layers: Sides, options: Options
 ) -> dict[str, str]:
@@ -120,7 +119,6 @@ def _block_sides(
     return chosen
 
 
-# radon: the conditions under which names or widths give an order.
 def _order(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
     """The order of `arrange`, for layers under the names of their places. The layers must have one parent. Modules
     between them must have the same parent, or be in a list next to theirs; otherwise they are parts of a larger model.
@@ -180,7 +178,6 @@ def unwrapped(prefix: str) -> str:
     return re.sub(r"(?<=\.)(layer|module)\.$", "", prefix)
 
 
-# radon: all orders that fit, then the choice of one.
 def _only_chain(layers: Sides, options: Options) -> list[str]:
     """The only order of the layers in which the widths fit, or the order of the user. Raises FamilyError."""
     orders = itertools.permutations(layers) if len(layers) <= CHAIN_LIMIT else ()
@@ -199,7 +196,6 @@ def _only_chain(layers: Sides, options: Options) -> list[str]:
     return list(values[must(options, "order", values, message, hint)])
 
 
-# radon: two rules for each series of modules.
 def _gaps(order: list[str], layers: Sides, others: Sequence[OtherModule]) -> dict[str, int]:
     """The gap of each module: gap g is before layer g. Modules with the numbers of layers, such as ln1 and ln2, all
     follow those layers, or all precede them; others are in the only gap that fits their width. Raises FamilyError if

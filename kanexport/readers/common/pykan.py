@@ -44,7 +44,6 @@ def roots(tensors: Tensors) -> list[str]:
     return [key.removesuffix(FIRST) for key, value in tensors.items() if key.endswith(FIRST) and value.ndim == 3]
 
 
-# radon: the faults of a prefix.
 def model_checkpoint(checkpoint: Checkpoint, options: Options, known: Sequence[str]) -> Checkpoint:
     """The tensors of the model only, under the names of pykan. `known`: the prefixes of such models. Raises
     FamilyError if the file has more than one KAN, or other tensors, and the user gave no prefix."""
@@ -68,7 +67,6 @@ def model_checkpoint(checkpoint: Checkpoint, options: Options, known: Sequence[s
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
-# radon: the entries in their order.
 def config(checkpoint: Checkpoint, depth: int, options: Options) -> dict[str, Any]:
     """The config that pykan would write for `depth` layers, under its keys. Raises InvalidKan or OptionError."""
     tensors, shapes = checkpoint.tensors, []
@@ -217,7 +215,6 @@ class Config:
         bound = 1 + max(max(tensor.shape, default=0) for tensor in tensors.values())
         return [self._level(at, entry, bound) for at, entry in enumerate(width)]
 
-    # radon: the faults of one entry.
     def _level(self, at: int, entry: Any, bound: int) -> Level:
         pair = [entry, 0] if isinstance(entry, int) else entry
         if not _integers(pair, bound) or len(pair) != 2:
@@ -243,7 +240,6 @@ class Config:
             )
         return Level(sums, tuple(arities))
 
-    # radon: the faults of one entry.
     def function_names(self, index: int, shape: tuple[int, int], functions: EdgeFunctions) -> list[list[Any]]:
         """Names of the symbolic functions of a layer [sources, destinations], [destination][source]; without names
         every edge has "0". Raises InvalidKan or OptionError."""
@@ -348,7 +344,6 @@ class EdgeFunctions:
         """Whether the function is known, and has the requested variant."""
         return self.known(name) and (self._y_th is None or name not in (regularized.BROKEN, *self._own))
 
-    # radon: the faults of a name, then the variant.
     def function(self, name: Any, edge: Edge) -> elementwise.Unary:
         """The function of an edge. Raises UnknownFunction, which names the edge, or InvalidKan if a variant without
         singularities is requested and does not exist."""

@@ -109,7 +109,6 @@ class LayerRoles:
     roles: tuple[Roles, ...]
 
 
-# radon: the candidates for main tensors, then their layers.
 def find(tensors: Tensors) -> LayerRoles | None:
     """The layers of a file with tensors that may be those of a KAN. None if there are none, or if a tensor outside
     of them does not belong to a module between layers."""
@@ -137,7 +136,6 @@ def _increasing(value: npt.NDArray[Any]) -> bool:
     return row and bool((np.diff(value.astype(np.float64)) > 0).all())
 
 
-# radon: names and modules decide together.
 def _grouped(tensors: Tensors, main: Sequence[str], level: int) -> dict[str, Shapes]:
     """All tensors of each layer, by a prefix `level` levels above its main tensor. The result is empty if the layers
     have different names, or if a tensor outside of them does not belong to a module between layers."""
@@ -153,7 +151,6 @@ def _grouped(tensors: Tensors, main: Sequence[str], level: int) -> dict[str, Sha
     return layers if len(names) == 1 and between else {}
 
 
-# radon: the assignments of one layer, then those that fit all.
 def _fitting(tensors: Tensors, layers: Mapping[str, Shapes]) -> tuple[Roles, ...]:
     """The assignments that fit every layer. Assignments that chain the layers are first, then those with names that
     resemble their roles."""
@@ -178,7 +175,6 @@ def _counts(value: npt.NDArray[Any]) -> bool:
     return value.ndim == 1 and len(value) > 1 and bool((value == np.arange(len(value))).all())
 
 
-# radon: each tensor that may be the points.
 def _others(shapes: Shapes, coef: str, axes: str, counters: set[str]) -> Iterator[tuple[tuple[str, str], ...]]:
     """The possible roles of the other tensors. Each tensor has one role, and each role except the bias one tensor."""
     names = [name for name in shapes if name != coef]
@@ -210,7 +206,6 @@ def _assigned(
             yield tuple(zip(names, roles, strict=True))
 
 
-# radon: one condition for each role.
 def _possible(shape: Shape, sizes: Sizes) -> list[str]:
     """The roles that a shape allows in a layer of these sizes. Points and widths are for all, for each source or for
     each edge."""

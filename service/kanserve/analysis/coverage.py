@@ -248,7 +248,6 @@ def _locate(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
     return np.where(known, zone, np.uint8(Zone.UNKNOWN)), np.where(known, cells, 0.0)
 
 
-# radon: one basis after the other.
 def _of_grids(
     layer: LayerInfo, pre_steps: tuple[NodeStep, ...], nodes: NDArray[np.intp], used: NDArray[np.bool_]
 ) -> list[Scale]:

@@ -58,7 +58,6 @@ def columns(layer: LayerInfo) -> tuple[int, ...]:
     return indices or tuple(range(layer.sources))
 
 
-# radon: one source after the other, and the origins of its range.
 def domain(layer: LayerInfo, observed: Floats | None) -> Domain:
     """Domain of each source of the layer. `observed` [R, S]: the values of the sources for some rows.
 

@@ -94,7 +94,6 @@ def written(expression: str, known: Mapping[str, str]) -> str:
         ) from error
 
 
-# radon: one kind of node after the other.
 def _part(node: ast.AST, known: Mapping[str, str]) -> Part:
     match node:
         case ast.Name(id=name):

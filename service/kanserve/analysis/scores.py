@@ -126,7 +126,6 @@ class Weighted:
             return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
 
-# radon: from results to sums, step by step.
 def sums(layer: LayerInfo, edges: Floats, spreads: Floats | None) -> tuple[Floats, bool]:
     """Spreads [D] of the sums of a layer's edges, and whether they were counted. They follow from the spreads `spreads`
     of the layer's results; if these are None, from the spreads `edges` [S, D] of its edges."""

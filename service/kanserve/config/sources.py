@@ -88,7 +88,6 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None, without: Mappi
         raise ConfigError("; ".join(map(str, faults)), code=faults[0].code, hint=faults[0].hint) from error
 
 
-# radon: whose variable each is.
 def _read_environment() -> dict[str, Any]:
     """The settings among the variables. Raises ConfigError for an unknown one."""
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}

@@ -76,7 +76,6 @@ def checked_inputs(manifest: Manifest) -> list[tuple[str, int, Bounds]]:
     ]
 
 
-# radon: the nodes of one step after the other.
 def compute(
     session: Session, manifest: Manifest, known: dict[int, Bounds], rows: Mapping[str, Array], *, step: int
 ) -> Iterator[tuple[LayerCoverage, ...] | None]:

@@ -248,7 +248,6 @@ def compute(
     yield tuple(layer.result() for layer in layers)
 
 
-# radon: which edges the result has, and who finds them.
 def _consumer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> LayerResult:
     layer = graph.layer
     every = plan.sources == tuple(range(layer.sources)) and plan.destinations == tuple(range(layer.destinations))

@@ -80,7 +80,6 @@ class Prepared:
     bases: dict[str, list[Base]] = field(default_factory=dict)
 
 
-# radon: the chain, the reference, then one piece of rows after the other.
 def compute(
     session: Session,
     graphs: tuple[LayerGraph, ...],

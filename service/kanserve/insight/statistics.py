@@ -213,7 +213,6 @@ def parts(manifest: Manifest, run: Run) -> list[Part]:
     return result
 
 
-# radon: the facts of a part one after the other.
 def _part(
     at: int, tensor: str, layer: LayerInfo | None, bounds: tuple[tuple[float, ...], ...], before: NodeBaseline | None
 ) -> Part:

@@ -311,7 +311,6 @@ class TrafficSampler:
             for number, count in zip(self._classes, tally.classes.tolist(), strict=False):
                 number.inc(count)
 
-    # radon: one kind of figure after the other.
     def _tell(self) -> None:
         """Set the metrics: the most important figures of each layer."""
         with self._lock:

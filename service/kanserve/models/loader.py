@@ -143,7 +143,6 @@ class Loader:
         keep = self._settings.sample_rows
         return TrafficSampler(info, nodes, session.run, rate, self.pool, self._metrics, open_file, keep)
 
-    # radon: the sources of a plan one after the other, the cheapest first.
     def _opened(
         self, graphs: VersionGraphs, current: ServingVersion | None = None
     ) -> tuple[ModelInfo, Session, ExecutionPlan]:
@@ -312,7 +311,6 @@ class VersionGraphs:
         verify.named(variant.file, functools.partial(verify.check_reference, manifest, session))
         return session
 
-    # radon: one choice after the other, each of which needs the one before.
     def measured(self, info: ModelInfo, session: Session) -> tuple[Session, ExecutionPlan]:
         """The execution plan and its session, from the config, the size or a measurement. `session`: of the portable
         graph."""

@@ -200,7 +200,6 @@ class Reconciler:
                 self._registry.add_unloaded(*key)
         return scan
 
-    # radon: the steps of a change in their order.
     async def _carry_out(
         self, scan: Snapshot, now: float, stop: asyncio.Event, names: Collection[str] | None = None
     ) -> None:
@@ -316,7 +315,6 @@ class Reconciler:
             self._registry.forget(*key)
             self._events.forgotten(key)
 
-    # radon: each end of a load.
     async def _load(self, key: Key, candidate: Candidate, fingerprint: Fingerprint) -> None:
         """Load one version, and record a failure."""
         if fingerprint.growing and self._begun and self._poll:

@@ -189,7 +189,6 @@ class Registry:
             self._not_ready = self.generation, self._missing()
         return self._not_ready[1]
 
-    # radon: one reason after the other.
     def _missing(self) -> str:
         if not self.completed:
             return "the server loads the versions of the repository"

@@ -409,7 +409,6 @@ class Machine:
         self._proc, self._lock = proc, threading.Lock()
         self._last = (0, 0)
 
-    # radon: two files, then three metrics.
     def lines(self) -> Iterator[str]:
         """The metrics in Prometheus' text format; none without /proc."""
         try:

@@ -77,7 +77,6 @@ class _Family:
     values: dict[str, float] = field(default_factory=dict)
 
 
-# radon: families, samples, then the text.
 def merge(pages: Iterable[str], *, growing: bool = False) -> str:
     """Merge several pages into one. `growing`: only counters and histograms."""
     families: dict[str, _Family] = {}

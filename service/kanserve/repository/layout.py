@@ -308,7 +308,6 @@ def _labelled(candidate: Candidate, data: bytes | None) -> OperatorConfig:
         return replace(options, labels=tuple(labels))
 
 
-# radon: what a policy depends on, one thing after the other.
 def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
     """Candidates that the version_policy of their config.pbtxt excludes, with the policy in words. An unreadable
     config excludes none, because each load fails for it."""

@@ -139,7 +139,6 @@ def read(data: bytes) -> OperatorConfig:
     return _parsed(data) if len(data) <= SHORT else _parsed.__wrapped__(data)
 
 
-# radon: one field after the other.
 @functools.lru_cache(KEPT)
 def _parsed(data: bytes) -> OperatorConfig:
     message = pb.ModelConfig()
@@ -214,7 +213,6 @@ def _rejected(fault: str, *, code: str, hint: str) -> LoadError:
     return LoadError(LoadReason.CONFIG, f"{FILE_NAME} {fault}", code=code, hint=hint)
 
 
-# radon: one field after the other.
 def _batching(message: Any) -> Batching:
     batching = message.dynamic_batching
     levels = _levels(batching)
@@ -343,7 +341,6 @@ def lines(name: str, data: bytes) -> tuple[str, ...]:
         ) from error
 
 
-# radon: one kind of field after the other.
 def _unused(message: Message, path: str = "") -> Iterator[str]:
     """The set fields that have no effect on this server. An empty message counts as unset."""
     known = KNOWN[message.DESCRIPTOR.name]

@@ -52,7 +52,6 @@ Tensor = TensorInfo | TensorSpec
 SERVED_CLASSES = ("A", "B")
 
 
-# radon: one fact of the manifest after the other.
 def check_manifest(manifest: Manifest) -> None:
     """Check everything that needs no execution of the graph. Raises LoadError."""
     for fault in limit_faults(manifest):
@@ -199,7 +198,6 @@ REFERENCE_ROWS = 4096
 RANGES = {STANDARD: 0, MIN_MAX: 2}  # numbers in the range of each kind of scaler
 
 
-# radon: one number of the manifest after the other.
 def limit_faults(manifest: Manifest) -> Iterator[str]:
     """Texts about all numbers that are out of bounds."""
     yield from _within("max_batch_size", manifest.max_batch_size, 1, ROWS)
@@ -368,7 +366,6 @@ def edit_faults(manifest: Manifest) -> Iterator[str]:
 POINTS = 4096  # of a table of spreads
 
 
-# radon: one fact of the section after the other.
 def interval_faults(manifest: Manifest) -> Iterator[str]:
     """Texts about faults of the prediction intervals; none for valid ones, and for a model without intervals."""
     section = manifest.intervals
@@ -437,7 +434,6 @@ def certificate_faults(manifest: Manifest) -> Iterator[str]:
         yield f"range_check is true, but out_of_range is {manifest.out_of_range[:40]!r}, expected {FLAG} or {REJECT}"
 
 
-# radon: one fact of the section after the other.
 def error_bar_faults(manifest: Manifest) -> Iterator[str]:
     """Texts about faults of the error bars; none for valid ones, and for a model without them."""
     section, certificate = manifest.error_bars, manifest.certificate
@@ -464,7 +460,6 @@ def _in_box(certificate: CertificateInfo, row: Sequence[float]) -> bool:
     return all(low <= own <= high for low, own, high in ends)
 
 
-# radon: one list after the other.
 def _wrong_size(stored: CertificateInfo, inputs: int, outputs: int) -> str:
     """Name of the first list of the wrong length, or ""."""
     sizes = {

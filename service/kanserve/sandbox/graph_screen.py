@@ -72,7 +72,6 @@ def graph_faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool, ke
     yield from _of_graph(model.graph, beside, strict=strict)
 
 
-# radon: one rule after the other.
 def _strict(model: pb.Model, *, kernel: bool) -> Iterator[str]:
     """Faults under the operator allowlist: a graph must be flat and use only operators of ONNX's domain."""
     graph = model.graph
@@ -222,7 +221,6 @@ def _faults(tensor: pb.Tensor, beside: Mapping[str, int], *, strict: bool) -> It
         yield f"has {len(getattr(tensor, own_field))} numbers, expected {count} by its shape"
 
 
-# radon: one fact of the location after the other.
 def _external(tensor: pb.Tensor, fields: list[str], beside: Mapping[str, int]) -> Iterator[str]:
     """Faults in the location of external data."""
     facts = {entry.key: entry.value for entry in tensor.external_data}

@@ -231,7 +231,6 @@ def _late(job: Job) -> LoadError:
     )
 
 
-# radon: one kind of reply after the other.
 def _raise_fault(job: Job, words: Mapping[str, str | int]) -> None:
     """Raises the error in a reply; an empty reply has none."""
     if not words:

@@ -25,7 +25,6 @@ def tensors(specs: tuple[TensorSpec, ...]) -> tuple[TensorInfo, ...]:
     return tuple(TensorInfo(spec.name, spec.datatype, spec.shape) for spec in specs)
 
 
-# radon: one kind of tensor after the other.
 def check_graph(manifest: Manifest, session: Session) -> None:
     """Check that the graph has the tensors of the manifest. Raises LoadError."""
     expected, results = tensors(manifest.inputs), tensors(manifest.outputs)
@@ -190,7 +189,6 @@ def _parts(flat: NDArray[np.float64], tensors: tuple[TensorInfo, ...]) -> list[N
     return [part.reshape(len(flat), *tensor.shape[1:]) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-# radon: one fact of the graph after the other.
 def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None:
     """Check that the edge graph of a layer takes one vector of `nodes` numbers, and gives an edge for each source and
     destination. Raises LoadError."""

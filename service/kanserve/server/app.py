@@ -98,7 +98,6 @@ class WorkerContext:
 class App:
     """Server with its parts. Call `start`, `load`, then `drain`, all on one event loop."""
 
-    # radon: the parts of the server in the order in which they need each other.
     def __init__(self, settings: Settings, place: WorkerContext | None = None, build: Build | None = None) -> None:
         """Build all parts, on a running event loop, without binding ports. `place`: the place among several workers.
         `build`: makes the transports, in place of `factory.build`. Raises ConfigError."""
@@ -264,7 +263,6 @@ class App:
 
         return Watchdog(asyncio.get_running_loop(), patience, self.metrics, stuck)
 
-    # radon: the steps of the shutdown in their order.
     async def drain(self, hurry: asyncio.Event, *, patient: bool = True) -> int:
         """Shut down gracefully; `hurry` ends every wait. Not `patient`: without the waits for load balancers, as on a
         terminal. Returns the exit code."""
@@ -316,7 +314,6 @@ class App:
         await self._health.changed(end=True)
 
 
-# radon: the steps of the start in their order.
 async def serve(
     settings: Settings,
     ready: Callable[[Mapping[str, str]], None] | None = None,
@@ -435,7 +432,6 @@ AROUND = 2**16  # bytes of a message in addition to its tensors
 limits_log = logs.get_logger("models")
 
 
-# radon: the bytes of one version after the other.
 def with_request_limit(settings: Settings) -> Settings:
     """The settings with `max_request_bytes` as large as a full batch of the largest model, up to `MOST`, unless an
     operator has set it. The function reads the manifests; the sizes of graphs without a manifest are unknown."""

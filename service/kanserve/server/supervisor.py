@@ -43,7 +43,6 @@ Heard = Callable[[int, dict[str, Any]], None]  # a message, by the worker of thi
 log = logs.get_logger("workers")
 
 
-# radon: the steps of the start in their order.
 async def serve(
     settings: Settings,
     ready: Callable[[Mapping[str, str]], None] | None = None,
@@ -162,7 +161,7 @@ class Supervisor:
         def subject(one_order: Mapping[str, Any]) -> tuple[str, str]:
             return one_order["model"], "load" if one_order["do"] == "unload" else one_order["do"]
 
-        # Of the orders about one subject, only the last one is kept.
+        # Workers that start later receive only the last order about each subject.
         self._orders[:] = [old for old in self._orders if subject(old) != subject(order)]
         self._orders.append(order)
         for other, child in enumerate(self._workers):
@@ -174,7 +173,6 @@ class Supervisor:
         for child in self._workers:
             child.send({"look": True})
 
-    # radon: the end of a start, or its failure.
     async def begin(self, stop: asyncio.Event) -> dict[str, str]:
         """Start the workers, and wait until all are ready, or until `stop`, which gives no addresses. Returns the
         addresses. Raises ConfigError."""

@@ -68,7 +68,6 @@ class Watchdog:
         """Stop the checks."""
         self._ended.set()
 
-    # radon: one check after the other.
     def _watch(self) -> None:
         """Check until `close`, or until the process ends."""
         silent, left, tick = 0.0, float("inf"), self._patience.tick

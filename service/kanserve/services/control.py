@@ -109,8 +109,8 @@ class Relayed:
 
 @dataclass(frozen=True, slots=True)
 class WorkerBus:
-    """Channel between the workers behind one port. `orders` has the orders of other workers, `pass_on` sends one. By
-    default there is no other worker."""
+    """Channel between the workers behind one port. `orders` has the orders of other workers, `pass_on` sends one. The
+    defaults are those of a server with one worker."""
 
     orders: asyncio.Queue[Order] = field(default_factory=asyncio.Queue)
     pass_on: Callable[[Order], None] = lambda order: None

@@ -90,7 +90,7 @@ def _rows_with_source(source: str) -> BadRequest:
 
 
 def described(kan: Kan, name: str, version: str) -> Model:
-    """A version with a manifest, as `Kan.describe`. If the version is no longer served, the error names the default
+    """The version as `Kan.describe` returns it. If the server no longer serves it, the error names the default
     version."""
     try:
         return kan.describe(name, version)[0]

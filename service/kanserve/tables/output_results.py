@@ -10,6 +10,7 @@ import itertools
 import json
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -139,14 +140,14 @@ Write = Callable[[dict[str, Any], Columns], object]
 SUFFIXES = (*OUTPUT_SUFFIXES, ".jsonl")
 
 
-class Sink:
+class Sink(ABC):
     """Consumer of the outputs of consecutive rows."""
 
+    @abstractmethod
     def add(self, part: Answer) -> None:
         """Take the outputs of the next rows."""
-        raise NotImplementedError
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027 - most sinks have nothing to finish
         """Finish: no more rows follow."""
 
 

@@ -62,4 +62,4 @@ def test_many_layers_that_are_left_make_one_note() -> None:
     result = plan(nn.Sequential(*(modules.Impostor(4, 4) for _ in range(9))), draw(4))
     note, none = result.notes
     assert note.startswith("0, 1, 2, 3, 4 and 4 more: resembles")
-    assert none == "no KAN layer was recognized, so there are no edges to query"
+    assert none == "the exporter recognized no KAN layer, so clients cannot query edges"
