@@ -170,7 +170,7 @@ def _run(request: Request, seconds: float, memory: int) -> dict[str, Any]:
     # -P: a file called json.py in the current folder is not to be imported.
     command = [sys.executable, "-P", "-m", "kanexport.batch.worker"]
     pipe = subprocess.PIPE
-    with _ended(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)) as process:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process, _ended(process):
         try:
             out, err = process.communicate(worker.encode(request, memory), timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -184,18 +184,16 @@ def _run(request: Request, seconds: float, memory: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, which has ended afterwards: a signal requests it first, because it may be about to rename a
-    folder."""
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ends the process: a signal requests it first, because the process may be about to rename a folder."""
     try:
-        yield process
+        yield
     finally:
         if process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
         process.kill()
-        process.communicate()
 
 
 def _crash(code: int, err: bytes) -> ExportError:
