@@ -196,8 +196,9 @@ def test_nothing_is_printed_to_stdout(run: Run, capfd: pytest.CaptureFixture[str
 def test_the_command_exports_a_module_with_the_factorys_rows_and_prints_its_phases(factories: Path) -> None:
     done = kanserve("export", "--module", f"{factories.stem}:with_rows", "--repository", "models")
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("exporting: ")]
-    assert [line.split()[1] for line in lines] == ["calling", "calling", "searching", "tracing", "verifying"]
+    words = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("exporting: ")]
+    phases = [word for word in words if word.isalpha()]  # a slow machine also prints counts, one line in 10 seconds
+    assert phases == ["calling", "calling", "searching", "tracing", "verifying"]
     (version,) = Path("models").glob("*/1")
     stored = manifest.load(version)
     assert [layer.name for layer in stored.layers] == ["layers.0", "layers.1"]

@@ -48,7 +48,7 @@ class Served:
     def __init__(self, root: Path) -> None:
         self.loop = asyncio.new_event_loop()
         (candidate,) = layout.scan(root, plain_onnx=False)
-        chosen = Settings(repository=root)
+        chosen = Settings(repository=root, inline_run_seconds=1.0)  # a slow machine uses the same path
         self.registry, metrics = Registry(), Metrics()
         self.loader = Loader(chosen, 1, metrics)
         self.bundle = layout.load(candidate, chosen.max_file_bytes)
