@@ -102,6 +102,7 @@ check: setup ## Format, lint, strict types, generated code and pages, words of t
 			--no-warn-return-any; fi
 	@$(BIN)/python -m kanserve.pb --check
 	@$(BIN)/python -m tools.reference --check
+	@$(BIN)/python -m tools.figures --check
 	@$(BIN)/python tools/prose.py
 
 format: setup ## Format the code
@@ -138,6 +139,7 @@ reference: setup ## Write the generated pages of docs/reference from the code
 	@$(BIN)/python -m tools.reference
 
 docs: $(DOCS_VENV)/.ready ## Build the documentation site into site/, and check its links
+	@$(DOCS_VENV)/bin/python -m tools.figures --check
 	@$(DOCS_VENV)/bin/zensical build --clean --strict && $(DOCS_VENV)/bin/python tools/llms_txt.py
 
 docs-serve: $(DOCS_VENV)/.ready ## Show the documentation site at http://127.0.0.1:8000, and rebuild it on changes

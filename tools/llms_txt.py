@@ -45,7 +45,7 @@ def write(site: Path) -> None:
         if not page:
             lines += ["", f"{'#' * (depth + 2)} {title}", ""]
             continue
-        text = (DOCS / page).read_text()
+        text = re.sub(r"(?<=[\dx%])<!-- [a-z0-9-]+ -->", "", (DOCS / page).read_text())  # without marks of figures
         place = re.sub(r"(index)?\.md$", "", page)
         lines.append(f"- [{title}]({place or './'}): {summary(text)}")
         whole.append(f"<!-- {page} -->\n\n{text.strip()}\n")

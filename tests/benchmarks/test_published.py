@@ -47,24 +47,6 @@ def test_each_group_is_in_one_page() -> None:
         assert sum(f"## {title}\n" in text for text in texts) == 1, title
 
 
-def test_each_ratio_of_the_conclusions_is_in_a_table() -> None:
-    """Prose of the index and of the README repeats figures of the tables."""
-    folder = ROOT / publish.FOLDER
-    known = set(
-        re.findall(r"\d+\.\d\dx", "".join(page.read_text() for page in folder.glob("*.md") if page.stem != "index"))
-    )
-    known |= set(re.findall(r"\d+\.\d\dx", pages.read(folder / "index.md", "matrix targets", publish.WRITER)))
-    text = (folder / "index.md").read_text() + (ROOT / "README.md").read_text()
-    assert set(re.findall(r"\d+\.\d\dx", text)) <= known
-
-
-def test_the_counts_of_the_conclusions_are_those_of_the_targets() -> None:
-    text = (ROOT / publish.FOLDER / "index.md").read_text()
-    lines = pages.read(ROOT / publish.FOLDER / "index.md", "matrix targets", publish.WRITER).splitlines()
-    met, missed = (sum(line.endswith(f" {word} |") for line in lines) for word in ("met", "**missed**"))
-    assert f"meets {met} of {met + missed} targets for exported graphs, and misses {missed}." in text
-
-
 def test_what_is_published_was_measured_at_length_and_is_right() -> None:
     cells = publish.published(ROOT)
     assert {item["group"] for item in cells} == set(GROUPS)
