@@ -3,13 +3,14 @@ the models that are there share a server."""
 
 import contextlib
 import importlib.util
+import math
 import os
 import re
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +25,9 @@ pytestmark = full("document")
 
 ROOT = Path(__file__).parent.parent
 DOCS, README = ROOT / "docs", ROOT / "README.md"
-# Pages whose blocks of text are what the block before them prints.
-SHOWN = (README, DOCS / "guides" / "explain" / "portable-explanations.md")
+# Texts that differ between machines and runs, and units of measurements.
+VARIES = r"[0-9a-f]{7,64}|20\d\d|\d{4,5}|\d\d?"
+UNITS = {"s", "ms", "µs", "us", "rows", "requests", "MiB", "GiB", "KiB", "bytes", "B", "%", "M", "k"}
 SECONDS = 120
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
 DIGITS = GOLDEN / "efficient-kan-digits"
@@ -40,7 +42,7 @@ CURL = 'curl() { command curl --silent --show-error --fail-with-body "$@"; }'
 MEASURES = re.compile(r"\s*kanserve (bench|plan)\b")
 MEASURED: set[str] = set()  # such lines of the pages that ran: two pages may have the same
 FREE = "KANSERVE_GRPC_PORT=0 KANSERVE_METRICS_PORT=0"
-FENCE = re.compile(r"^( *)```(sh|python|text)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
 class Desk(NamedTuple):
@@ -54,7 +56,7 @@ class Desk(NamedTuple):
         """Returns the output of a command. Raises AssertionError with the output of a command that fails."""
         done = forked_process.run(command, input=b"", timeout=SECONDS, cwd=self.folder, env=self.environment)
         assert done.returncode == 0, f"{command[-1]}\n{done.stdout.decode()}\n{done.stderr.decode()}"
-        return done.stdout.decode()
+        return done.stdout.decode() + done.stderr.decode()
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -78,14 +80,48 @@ def script(text: str) -> str:
     return "\n".join(["set -e", CURL, *kept])
 
 
-def require_alike(printed: str, shown: str) -> None:
-    """The last words of what was printed are the shown ones, with numbers within the spread of machines."""
-    expected = re.sub("─+", "", shown).split()
-    for word, meant in zip(re.sub("─+", "", printed).split()[-len(expected) :], expected, strict=True):
+def tokens(text: str) -> list[str]:
+    """Numbers, words and signs of a text, without spaces, rules and bars."""
+    return re.findall(
+        r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.])|\w+|[^\w\s]",
+        re.sub(r"[─━│┃╭╰╮╯█▉▊▋▌▍▎▏▁▂▃▄▅▆▇·]", " ", text),
+    )
+
+
+def alike(printed: Sequence[str], shown: Sequence[str], after: str) -> bool:
+    """Whether tokens are those of a page. Numbers may differ by 1e-4 of them, small ones by 1e-5, and measurements at all:
+    a number before a unit of time, rate or size. So may what differs between machines: digests, dates, ports, versions."""
+    for at, (word, expected) in enumerate(zip(printed, shown, strict=True)):
+        if word == expected:
+            continue
+        unit = shown[at + 1] if at + 1 < len(shown) else after
+        if re.fullmatch(VARIES, expected) and re.fullmatch(VARIES, word) or unit in UNITS and expected[0].isdigit():
+            continue
         try:
-            assert float(word) == pytest.approx(float(meant), rel=1e-4, abs=1e-6)
+            if not math.isclose(
+                float(word.replace(",", "")), float(expected.replace(",", "")), rel_tol=1e-4, abs_tol=1e-5
+            ):
+                return False
         except ValueError:
-            assert word == meant
+            return False
+    return True
+
+
+def missing(printed: str, shown: str) -> str:
+    """The first part of a shown text, parted by "...", that the output does not have after the part before. Empty if it has
+    all."""
+    have, begin = tokens(printed), 0
+    for part in re.split(r"\.\.\.|…", shown):
+        wanted = tokens(part)
+        if not wanted:
+            continue
+        for at in range(begin, len(have) - len(wanted) + 1):
+            if alike(have[at : at + len(wanted)], wanted, ""):
+                begin = at + len(wanted)
+                break
+        else:
+            return part
+    return ""
 
 
 @contextlib.contextmanager
@@ -134,14 +170,18 @@ def test_its_blocks_run(page: Path, shared: Desk, tmp_path: Path) -> None:
         pytest.skip("curl or h2corn is not installed")
     own = {model for _, block in blocks(text) for model in EXPORTED.findall(block)} & set(MODELS)
     with desk(own, tmp_path) if own else contextlib.nullcontext(shared) as here:
-        metrics, printed = here.environment["KANSERVE_METRICS_PORT"], ""
+        metrics, printed, wrong = here.environment["KANSERVE_METRICS_PORT"], "", []
         for language, block in blocks(text):
             if language == "text":
-                if page in SHOWN:
-                    require_alike(printed, block)
+                if printed and (part := missing(printed, block)):
+                    wrong.append(f"{part}\n--- is not part of ---\n{printed}")
+                continue
+            printed = ""
+            if language not in ("sh", "python"):
                 continue
             local = re.sub(r"(localhost|127\.0\.0\.1):8001\b", f"127.0.0.1:{here.port}", block)
             local = re.sub(r"(localhost|127\.0\.0\.1):8002\b", f"127.0.0.1:{metrics}", local)
             printed = here.run([sys.executable, "-c", local] if language == "python" else ["bash", "-c", script(local)])
             for model in EXPORTED.findall(local):
                 wait_for(model, f"127.0.0.1:{here.port}")
+    assert not wrong, "\n".join(wrong)
