@@ -24,7 +24,7 @@ TIER ?= all
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test test-full wild-test coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container stack-test data-test kernel release clean
+.PHONY: help setup demo notebook test test-full wild-test coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container stack-test data-test clients-test kernel release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -185,6 +185,11 @@ stack-test: setup $(STACK_VENV)/.ready ## Run the tests of image, compose stack,
 data-test: setup $(STACK_VENV)/.ready ## Run the tests of models and tables in stores, and of the engines that score tables; print a table
 	@$(BIN)/python tools/stack_test.py stores model-sources engines
 
+# The folder keeps what Maven, npm and Go download or compile. `make test-full` runs these tests too once it exists.
+clients-test: setup ## Compile and run the clients in Java, Go and JavaScript of docs/guides/clients/other-languages.md
+	@mkdir -p .clients
+	@$(BIN)/python tools/stack_test.py clients
+
 $(STACK_VENV)/.ready: requirements/stack.txt
 	@echo "== creating $(STACK_VENV) =="
 	@$(PYTHON) -m venv --clear $(STACK_VENV)
@@ -193,4 +198,4 @@ $(STACK_VENV)/.ready: requirements/stack.txt
 
 clean: ## Remove environments and caches
 	rm -rf $(VENV) $(VENV)-3.1[1234] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(ZIG_VENV) $(STACK_VENV) site $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-		.coverage .coverage.* .mutate
+		.coverage .coverage.* .mutate .clients

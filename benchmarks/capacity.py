@@ -35,7 +35,7 @@ from kanserve.client import calls  # noqa: E402 - after the path
 from kanserve.client.sync import Client  # noqa: E402 - after the path
 from kanserve.contrib.bench import entrants  # noqa: E402 - after the path
 from kanserve.contrib.capacity import http2, measure, probe, queueing, usage  # noqa: E402 - after the path
-from kanserve.contrib.capacity.generator import Generator, Job, arrivals  # noqa: E402 - after the path
+from kanserve.contrib.capacity.generator import Generator, Job, poisson  # noqa: E402 - after the path
 from kanserve.contrib.capacity.measure import Curve, Level, Usage  # noqa: E402 - after the path
 from kanserve.contrib.capacity.queueing import Service  # noqa: E402 - after the path
 
@@ -77,7 +77,11 @@ class Bed:
 
     def by_client(self, rate: float, seconds: float) -> Level:
         """The same by kanserve's client over all addresses, on threads that wait for each due time."""
-        due, pool, lock = arrivals(rate, seconds, 1), ThreadPoolExecutor(32), threading.Lock()
+        due, pool, lock = (
+            poisson(rate, 0.0, seconds, np.random.default_rng(1)),
+            ThreadPoolExecutor(32),
+            threading.Lock(),
+        )
         latency, before, begun = np.full(len(due), np.nan), self.usage(), time.perf_counter()
         with Client(list(self.places)) as client, pool:
             model = client.model(self.name)

@@ -98,7 +98,7 @@ def measure(client: Client, name: str, facts: dict[str, Any], folder: Path, resu
     with np.load(folder / "reference.npz") as arrays:
         reference = dict(arrays)
     described = client.describe(name)
-    y = client.infer(described.input, reference["x"], model=name).outputs["y"]
+    y = client.infer(described.input, reference["x"], name=name).outputs["y"]
     outputs = max(relative_error(y[rows], reference["y64"][rows]) for rows in facts["row_groups"].values())
     if "layer0_edges" in reference:
         layers = client.edges(described, reference["x"])

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from kanexport.bundle import baseline
 from kanexport.pipeline import Request, export
-from kanexport.quantization.options import QuantizationOptions
+from kanexport.quantization.quantize import QuantizationOptions
 from kanexport.shared.ort import onnxruntime
 
 WIDTHS, INTERVALS, DEGREE = (784, 64, 10), 5, 3

@@ -82,9 +82,9 @@ class NoDoor:
     def __init__(self, services: Services) -> None:
         self.services = services
 
-    async def start(self) -> factory.Ports:
+    async def start(self) -> dict[str, int]:
         """Nowhere."""
-        return factory.Ports(0, None)
+        return {"grpc": 0}
 
     async def stop(self, grace: float | None) -> None:
         """At once."""

@@ -25,6 +25,7 @@ the action that solves the problem.
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Self
 
 from kanexport.shared.cli.console import Exit, Failure
@@ -65,9 +66,7 @@ class DamagedCheckpoint(CheckpointError):
 
     code = "checkpoint-damaged"
     hint = "copy or download the file again"
-
-    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
-        super().__init__(message, code=code, hint=hint, kind=CheckpointError.__name__)
+    kind = CheckpointError.__name__
 
 
 class UnsafeCheckpoint(CheckpointError):
@@ -84,8 +83,9 @@ class OptionError(ExportError):
 
 def needs(flag: str, other: str, hint: str = "") -> OptionError:
     """The error for a flag of a command without the `other` flag that it needs."""
-    hint = hint or f"add {other}, or remove {flag}"
-    return OptionError(f"{flag} needs {other}", code="option-needs-other", hint=hint)
+    return OptionError(
+        f"{flag} needs {other}", code="option-needs-other", hint=hint or f"add {other}, or remove {flag}"
+    )
 
 
 class OpenQuestion(OptionError):
@@ -95,12 +95,10 @@ class OpenQuestion(OptionError):
     code = "option-required"
     hint = "pass the value with --option KEY=VALUE, or recorded outputs with --expected-outputs FILE"
 
-    def __init__(
-        self, message: str, key: str = "", among: tuple[str, ...] = (), *, code: str = "", hint: str = ""
-    ) -> None:
+    def __init__(self, message: str, key: str = "", among: tuple[str, ...] = (), *, hint: str = "") -> None:
         values = " | ".join(among if len(among) <= LISTED else (*among[: LISTED - 1], "...", among[-1]))
         advice = f"pass --option {key}={values}, or recorded outputs with --expected-outputs FILE"
-        super().__init__(message, code=code, hint=hint or advice)
+        super().__init__(message, hint=hint or advice)
         self.key, self.among = key, among
 
 
@@ -113,16 +111,11 @@ class MissingFunctions(OptionError):
 
     code = "functions-required"
 
+    # With defaults, because `copy.copy` of `at` passes the message only.
     def __init__(
-        self,
-        message: str,
-        keys: tuple[str, ...] = (),
-        among: tuple[str, ...] = (),
-        *,
-        code: str = "",
-        hint: str = "",
+        self, message: str, keys: tuple[str, ...] = (), among: tuple[str, ...] = (), *, hint: str = ""
     ) -> None:
-        super().__init__(message, code=code, hint=hint)
+        super().__init__(message, hint=hint)
         self.keys, self.among = keys, among
 
 
@@ -156,6 +149,9 @@ class LimitExceeded(ExportError):
 class Crashed(ExportError):
     """Internal error of the exporter on a file that it should have rejected."""
 
+    code = "exporter-crashed"
+    hint = REPORT
+
 
 class VerificationFailed(ExportError):
     """Difference between the exported graph and the float64 evaluation that exceeds the tolerance."""
@@ -165,3 +161,15 @@ class VerificationFailed(ExportError):
 
 class OutputsDiffer(VerificationFailed):
     """Difference between the recorded outputs of the trained model and those of the graph."""
+
+
+# Errors that several modules raise, each with its code and its usual hint. A call passes the message, or another hint.
+weights_not_finite = functools.partial(InvalidKan, code="weights-not-finite", hint=REPAIR)
+tensors_inconsistent = functools.partial(InvalidKan, code="tensors-inconsistent", hint=CHECK_FAMILY)
+network_too_large = functools.partial(InvalidKan, code="network-too-large", hint="export a smaller network")
+rows_not_finite = functools.partial(OptionError, code="rows-not-finite", hint="remove rows with NaN or infinity")
+arguments_conflict = functools.partial(OptionError, code="arguments-conflict", hint="remove one of the two")
+option_out_of_range = functools.partial(OptionError, code="option-out-of-range")
+option_value_unknown = functools.partial(OptionError, code="option-value-unknown")
+memory_limit_exceeded = functools.partial(LimitExceeded, code="memory-limit-exceeded")
+internal_check_failed = functools.partial(VerificationFailed, code="internal-check-failed", hint=REPORT)

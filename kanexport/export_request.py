@@ -14,20 +14,20 @@ from kanexport.bundle.description import Signature
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import Destination, Result, Target
 from kanexport.ccode import generate, wasm
-from kanexport.errors import OptionError
+from kanexport.errors import OptionError, arguments_conflict
 from kanexport.formats import scaler
 from kanexport.ir import scaling
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
 from kanexport.options import KnownFacts
-from kanexport.quantization import options as quantization
-from kanexport.quantization.options import NOTHING, QuantizationOptions
+from kanexport.quantization import quantize
+from kanexport.quantization.quantize import NOTHING, QuantizationOptions
 from kanexport.shared import custom_ops, naming
 from kanexport.shared.sections import INT8, NO_SCALER, Scaler, Scalers
 from kanexport.verify.graph_runner import Port
 
-CODE_ERRORS = {"float32": 0.0, "int16": 5e-4, "int8": quantization.MAX_ERROR[INT8]}  # of the C code, relative
+CODE_ERRORS = {"float32": 0.0, "int16": 5e-4, "int8": quantize.MAX_ERROR[INT8]}  # of the C code, relative
 MANY_ROWS = 256  # of a large run: a server cuts those of wide layers into pieces of about so many, or fewer
 
 
@@ -86,16 +86,12 @@ class Request(Destination):
                 hint=custom_ops.HOW_TO_INSTALL,
             )
         if self.kernel and self.dtype != "float32":
-            raise OptionError(
-                f"--kernel needs float32, found --dtype {self.dtype}",
-                code="arguments-conflict",
-                hint="remove --kernel or --dtype",
+            raise arguments_conflict(
+                f"--kernel needs float32, found --dtype {self.dtype}", hint="remove --kernel or --dtype"
             )
         if self.kernel and self.quantization != NOTHING:
-            raise OptionError(
-                "--kernel cannot be combined with --quantize: the operator computes with float32 weights",
-                code="arguments-conflict",
-                hint="remove one of the two",
+            raise arguments_conflict(
+                "--kernel cannot be combined with --quantize: the operator computes with float32 weights"
             )
 
     def check(self, target: Target) -> None:
@@ -113,11 +109,7 @@ class Request(Destination):
             if self.wasm:
                 wasm.check()
             if self.quantization != NOTHING:
-                raise OptionError(
-                    "--c cannot be combined with --quantize, which changes the graphs",
-                    code="arguments-conflict",
-                    hint="remove one of the two",
-                )
+                raise arguments_conflict("--c cannot be combined with --quantize, which changes the graphs")
         certification.check(self.certification, self.dtype, quantized=self.quantization != NOTHING)
         self.quantization.check(self.dtype, explain=target.explain.enabled)
 

@@ -3,11 +3,12 @@ recorded."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kanexport.errors import OpenQuestion, OptionError
+from kanexport.errors import OpenQuestion, OptionError, option_value_unknown
 from kanexport.shared.cli.suggest import advice
 
 # The keys of --symbolic and --function in `KnownFacts.explicit` begin with these: "symbolic 1,3,0", "function mine".
@@ -18,6 +19,7 @@ MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages a
 ALIASES = {"base_fun": "base_activation", "base_activation": "base_fun"}
 LISTED = 12  # other values of an assumed fact that a note lists; if there are more, it adds their number
 OWN_FORWARD = "as the code of the library computes it"
+option_malformed = functools.partial(OptionError, code="option-malformed")
 OTHERS = (
     f"{OWN_FORWARD}; a single tensor name does not identify the function; to select another function of the same "
     "coefficients, pass --family by-shape --option forward=chebyshev-of-tanh, legendre-of-x and so on; with "
@@ -64,10 +66,8 @@ class KnownFacts:
         for pair in pairs:
             key, equals, value = (part.strip() for part in pair.partition("="))
             if not equals or not key:
-                raise OptionError(
-                    f"invalid option {pair[:80]!r}, expected KEY=VALUE",
-                    code="option-malformed",
-                    hint="write --option key=value",
+                raise option_malformed(
+                    f"invalid option {pair[:80]!r}, expected KEY=VALUE", hint="write --option key=value"
                 )
             put(key, value, f"option {key!r}")
         for text in symbolic:
@@ -233,9 +233,8 @@ class Options:
         names = tuple(known)
         value = self.text(key, default, among=names).lower()
         if value not in names:
-            raise OptionError(
+            raise option_value_unknown(
                 f"option {key} is {value[:80]!r}, expected one of {len(names)} names",
-                code="option-value-unknown",
                 hint=advice(value, names, what="available"),
             )
         if words and key in self.assumed:
@@ -291,9 +290,8 @@ class Options:
         unknown = next((name for name in self._forward_names() if name not in known), None)
         if unknown is None:
             return None
-        return OptionError(
+        return option_value_unknown(
             f"option {FORWARD} is {unknown[:80]!r}, which no layer of library {family} has",
-            code="option-value-unknown",
             hint=advice(unknown, known, what="available"),
         )
 
@@ -324,10 +322,8 @@ def _symbolic(text: str) -> tuple[str, str]:
     parts = [part.strip() for part in place.split(",")]
     fits = len(parts) == 3 and all(part.isdecimal() and len(part) <= MAX_INTEGER_CHARACTERS for part in parts)
     if not equals or not fits or not name.strip():
-        raise OptionError(
-            f"invalid --symbolic {text[:80]!r}",
-            code="option-malformed",
-            hint="write --symbolic LAYER,SOURCE,DESTINATION=NAME, counted from 0",
+        raise option_malformed(
+            f"invalid --symbolic {text[:80]!r}", hint="write --symbolic LAYER,SOURCE,DESTINATION=NAME, counted from 0"
         )
     return ",".join(str(int(part)) for part in parts), name.strip()
 
@@ -336,7 +332,5 @@ def _function(text: str) -> tuple[str, str]:
     """ "xsinx=x*sin(x)" as name and expression. Raises OptionError."""
     name, equals, expression = (part.strip() for part in text.partition("="))
     if not equals or not name or not expression or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS:
-        raise OptionError(
-            f"invalid --function {text[:80]!r}", code="option-malformed", hint='write --function NAME="EXPRESSION IN x"'
-        )
+        raise option_malformed(f"invalid --function {text[:80]!r}", hint='write --function NAME="EXPRESSION IN x"')
     return name, expression

@@ -33,15 +33,7 @@ from kanexport.parity.data import RecordedOutputs
 from kanexport.parity.resolve import Interpretation, InterpretationSearch
 from kanexport.quantization import quantize
 from kanexport.shared import manifest, safe_files
-from kanexport.shared.manifest import (
-    EDITED,
-    MANY_FILE,
-    NETWORK_FILE,
-    READING,
-    LayerInfo,
-    Manifest,
-    Source,
-)
+from kanexport.shared.manifest import Manifest, Source
 from kanexport.shared.naming import Names
 from kanexport.shared.sections import CLAMP, EXACT, Approximation
 from kanexport.verify import prover, verify
@@ -88,7 +80,7 @@ def export_network(
     model = VerifiedModel(
         lowered=graphs.lowered,
         proof=graphs.proof,
-        claim=VerificationBasis(EDITED if target.edit else READING)
+        claim=VerificationBasis(manifest.EDITED if target.edit else manifest.READING)
         if recorded is None
         else compare.network(
             recorded,
@@ -116,12 +108,12 @@ def export_network(
     return dataclasses.replace(result, code=code, directory=folder)
 
 
-def network(request: Request, *, advance: Advance = lambda done, total: None) -> tuple[Kan, Names]:
+def network(request: Request) -> tuple[Kan, Names]:
     """The network of a checkpoint as an export would serve it, with clamped inputs and scalers on request, and its
     names. Raises ExportError."""
     loaded = checkpoint.load(request.path)
     target = request.target(loaded.stem)
-    kan, _, target, _, _ = _read(loaded, request, target, advance)
+    kan, _, target, _, _ = _read(loaded, request, target, lambda done, total: None)
     target.check_names(Signature.of_network(kan, request.dtype))
     return _served(kan, request, target), target.names
 
@@ -173,10 +165,10 @@ def _network_file(kan: Kan, request: Request, target: Target) -> tuple[bytes | N
     try:
         data = archive.dumps(kan, facts)
     except archive.NotArchivable as error:
-        return None, (f"the version has no {NETWORK_FILE}, which `kanserve edit` reads: {error}",)
+        return None, (f"the version has no {manifest.NETWORK_FILE}, which `kanserve edit` reads: {error}",)
     if len(data) > NETWORK_BYTES:
         size = f"{len(data) >> 20} MiB, expected at most {NETWORK_BYTES >> 20}"
-        return None, (f"the version has no {NETWORK_FILE}, which `kanserve edit` reads: it has {size}",)
+        return None, (f"the version has no {manifest.NETWORK_FILE}, which `kanserve edit` reads: it has {size}",)
     return data, ()
 
 
@@ -210,14 +202,15 @@ def reopen(folder: Path) -> Reopened:
     """The network of a version in a model repository. Raises CheckpointError and RepositoryError."""
     try:
         about = manifest.load(folder)
-        entry = next((file for file in about.files if file.path == NETWORK_FILE), None)
+        entry = next((file for file in about.files if file.path == manifest.NETWORK_FILE), None)
         if entry is None:
             raise CheckpointError(
-                f"{folder} has no {NETWORK_FILE}: it is an exported PyTorch module, or an earlier release exported it",
+                f"{folder} has no {manifest.NETWORK_FILE}: it is an exported PyTorch module, or an earlier release "
+                "exported it",
                 code="network-file-missing",
                 hint="export the checkpoint of the network again with this version of kanserve",
             )
-        data = safe_files.read(folder / NETWORK_FILE, NETWORK_BYTES, expected=entry.size)
+        data = safe_files.read(folder / manifest.NETWORK_FILE, NETWORK_BYTES, expected=entry.size)
     except (OSError, manifest.ManifestError) as error:
         raise CheckpointError(
             f"{folder} is not a readable version of a model: {error}",
@@ -226,7 +219,7 @@ def reopen(folder: Path) -> Reopened:
         ) from error
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise CheckpointError(
-            f"{folder / NETWORK_FILE} differs from the file that the manifest lists",
+            f"{folder / manifest.NETWORK_FILE} differs from the file that the manifest lists",
             code="file-hash-differs",
             hint="copy the version again",
         )
@@ -236,7 +229,7 @@ def reopen(folder: Path) -> Reopened:
         quantize, explain = str(facts["quantize"]), bool(facts["explain"])
         layers = settings["explain_layers"] = tuple(settings["explain_layers"])
     except (KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{folder / NETWORK_FILE} has no setting {error}") from error
+        raise DamagedCheckpoint(f"{folder / manifest.NETWORK_FILE} has no setting {error}") from error
     request = Request(
         path=folder,
         repository=folder.absolute().parents[1],
@@ -286,8 +279,7 @@ def _interpretations(loaded: Checkpoint, request: Request, *, several: bool) -> 
         steps = architecture_file.load(request.architecture)
         if not request.shared or architecture_file.matches(loaded, steps):
             return [Interpretation(ARCHITECTURE, functools.partial(architecture_file.assemble, loaded, steps))]
-    readings = detect.readings if several else detect.detect_single
-    fitting = readings(loaded, request.family)
+    fitting = detect.readings(loaded, request.family) if several else [detect.detect(loaded, request.family)]
     return [Interpretation(reason, functools.partial(_by_reader, reader, loaded)) for reader, reason in fitting]
 
 
@@ -309,7 +301,7 @@ class Graphs:
     proof: Proof
     plain: Lowered
     requirements: Target
-    layers: tuple[LayerInfo, ...]
+    layers: tuple[manifest.LayerInfo, ...]
     approximation: Approximation = EXACT
     notes: tuple[str, ...] = ()
 
@@ -320,7 +312,7 @@ def build_and_verify(kan: Kan, request: Request, target: Target, signature: Sign
     make = _build_quantized if request.quantization.quantize else _build_exact
     graphs = make(kan, served, request, target, signature, advance)
     layers, many = graphs.kan.layers, graphs.lowered.many
-    rows, file = (request.optimize_for_batch or 1, "") if many is None else (many.rows, MANY_FILE)
+    rows, file = (request.optimize_for_batch or 1, "") if many is None else (many.rows, manifest.MANY_FILE)
     notes = spline_forms.form_notes(layers, rows, file)
     notes += kernel_forms.notes(layers, request.dtype, requested=bool(request.kernel))
     return dataclasses.replace(graphs, notes=notes + graphs.notes)

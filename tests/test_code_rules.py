@@ -44,7 +44,7 @@ HOMES = {
     "pickle": set(),
     "pyarrow": {"kanexport/shared/csv_columns.py", "service/kanserve/tables/", "service/kanserve/scoring/"},
     "obstore": {"service/kanserve/scoring/files.py"},
-    "prometheus_client": {"service/kanserve/observability/metrics.py", "service/kanserve/observability/series.py"},
+    "prometheus_client": {"service/kanserve/observability/metrics.py"},
     "kanserve.pb": {
         *(f"service/kanserve/{folder}/" for folder in ("grpc_api", "rest", "client")),
         "service/kanserve/repository/pbtxt.py",
@@ -88,7 +88,7 @@ OPENS = {
     "kanexport/ccode/compiled.py": "tempfile.TemporaryDirectory shutil.which write_text",
     "kanexport/ccode/generate.py": "mkdir",
     "kanexport/contrib/mlflow.py": "mkdir",  # a new folder that the user or MLflow names
-    "kanexport/ccode/wasm.py": "tempfile.TemporaryDirectory write_text read_bytes",
+    "kanexport/ccode/wasm.py": "tempfile.TemporaryDirectory read_bytes",
     "kanexport/shared/cli/console.py": "open",  # a descriptor
     "kanexport/shared/cli/program.py": "os.open",  # /dev/null
     "kanexport/torch_export/borrowed_module.py": "resolve",  # where this package is, for a traceback

@@ -67,4 +67,5 @@ def test_the_pages_for_language_models_have_every_page(tmp_path: Path) -> None:
     for page in pages(SETTINGS["nav"]):
         assert f"({re.sub(r'(index)?.md$', '', page) or './'})" in short
         assert f"<!-- {page} -->" in whole
-    assert "- [Quickstart](get-started/quickstart): In this page you export" in short
+    assert "- [Quickstart](get-started/quickstart): On this page, you export" in short
+    assert (ROOT / "examples" / "clients" / "go" / "main.go").read_text() in whole

@@ -2,12 +2,16 @@
 
 import inspect
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kanexport.shared import manifest
 from kanexport.shared.cli.console import Exit
+from kanserve.observability.log_events import EVENTS
+from kanserve.observability.metrics import DEFINITIONS
 from tests.support.command_line import kanserve
 
 
@@ -19,7 +23,30 @@ CALLS = words(
     "certificates close coverage curves describe drift edges estimate explain health index infer model "
     "ready reset_statistics scores statistics watch_statistics within"
 )
+RENAMED = Path(__file__).parents[1] / "docs" / "reference" / "renamed-names.md"
 GOLDEN_MANIFEST = Path(__file__).parent / "golden" / "manifest" / "v1" / "pykan-mult-affine.json"
+
+
+def renamed(heading: str) -> Iterator[tuple[list[str], list[str]]]:
+    """The old and the new names of each row of a table of docs/reference/renamed-names.md."""
+    section = RENAMED.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    for old, new in re.findall(r"^\| (`.+) \| (`.+) \|$", section, re.MULTILINE):
+        yield re.findall(r"`(.+?)`", old), re.findall(r"`(.+?)`", new)
+
+
+def test_a_renamed_metric_has_its_new_name_only() -> None:
+    names = {item.name.removeprefix("kanserve_") for item in DEFINITIONS} | {"worker_exits_total"}
+    rows = list(renamed("Metrics and alerts"))
+    assert len(rows) > 10
+    for old, new in rows:
+        assert names.isdisjoint(old)
+        assert names.issuperset(new)
+
+
+def test_a_renamed_log_event_has_its_new_name_only() -> None:
+    for old, new in renamed("Log events"):
+        assert EVENTS.keys().isdisjoint(old)
+        assert EVENTS.keys() >= set(new)
 
 
 def test_the_transport_for_modules() -> None:
@@ -48,14 +75,28 @@ def test_the_clients_and_their_errors() -> None:
     errors = [getattr(kanserve, name) for name in kanserve.__all__ if not name.endswith("Client")]
     assert {error.__name__: error.__bases__[0].__name__ for error in errors} == {
         "ClientError": "Exception",
-        **dict.fromkeys(("Refused", "NoAnswer", "ServerFailed"), "ClientError"),
-        **dict.fromkeys(("InvalidInput", "NotFound", "NotAllowed", "TooLarge", "NotSupported"), "Refused"),
-        **dict.fromkeys(("Unavailable", "RateLimited", "DeadlineExceeded"), "NoAnswer"),
+        **dict.fromkeys(("RequestRejected", "TransientError", "ServerFailed"), "ClientError"),
+        **dict.fromkeys(("InvalidInput", "NotFound", "NotAllowed", "TooLarge", "NotSupported"), "RequestRejected"),
+        **dict.fromkeys(("Unavailable", "RateLimited", "DeadlineExceeded"), "TransientError"),
         "Unreachable": "Unavailable",
     }
     assert kanserve.NotFound("no such model", code="NOT_FOUND").code == "NOT_FOUND"
     with pytest.raises(AttributeError, match="has no attribute 'Clinet'"):
         kanserve.Clinet  # noqa: B018 - the access is what is tried
+
+
+def test_an_old_name_of_the_client_works_with_a_warning() -> None:
+    import kanserve
+    from kanserve.client import results
+
+    for home, old, new in (
+        (kanserve, "Refused", "RequestRejected"),
+        (kanserve, "NoAnswer", "TransientError"),
+        (results, "Answer", "InferenceResult"),
+    ):
+        with pytest.warns(DeprecationWarning, match=f"{old} is now .*{new}") as warned:
+            assert getattr(home, old) is getattr(home, new)
+        assert warned[0].filename == __file__
 
 
 def test_the_error_document() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+INCLUDE = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)  # a file of the checkout, as pymdownx.snippets has it
 ENTRY = re.compile(r'^( +)- (?:"([^"]+)"|([^:]+)):(?: (\S+\.md))?$')
 
 
@@ -45,7 +46,8 @@ def write(site: Path) -> None:
         if not page:
             lines += ["", f"{'#' * (depth + 2)} {title}", ""]
             continue
-        text = re.sub(r"(?<=[\dx%])<!-- [a-z0-9-]+ -->", "", (DOCS / page).read_text())  # without marks of figures
+        text = INCLUDE.sub(lambda match: (ROOT / match[1]).read_text().strip(), (DOCS / page).read_text())
+        text = re.sub(r"(?<=[\dx%])<!-- [a-z0-9-]+ -->", "", text)  # without marks of figures
         place = re.sub(r"(index)?\.md$", "", page)
         lines.append(f"- [{title}]({place or './'}): {summary(text)}")
         whole.append(f"<!-- {page} -->\n\n{text.strip()}\n")

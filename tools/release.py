@@ -47,7 +47,7 @@ OUTPUT_LINES = 25  # of a failed command
 CHART = "service/deploy/helm/kanserve"
 SUMS = "SHA256SUMS"
 REPOSITORY = "https://github.com/kanserve/kanserve"
-SECTIONS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Renamed names")
+SECTIONS = ("Highlights", "Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Renamed names")
 
 
 class ReleaseError(Exception):

@@ -1,5 +1,6 @@
 """Tests of the deployment for `make stack-test`: image, compose, monitoring, KServe, storage, cluster, Ray, chart.
-Tests of models and tables in stores, and of engines that score tables, for `make data-test`.
+Tests of models and tables in stores, and of engines that score tables, for `make data-test`. Tests of the clients in
+other languages, for `make clients-test`.
 
     python tools/stack_test.py [PART...]
 
@@ -30,7 +31,9 @@ TESTS = "tests/integration/deploy"
 MONITORS = ("prometheus", "prometheus-alertmanager")
 # podman with its helpers: a runtime, and the network of containers.
 PODMAN = ("podman", "conmon", "runc", "netavark", "aardvark-dns", "pasta", "newuidmap")
-# The package of Debian for each program, where its name differs.
+# Folders of Debian's packages for Maven and Go.
+MAVEN, GO_SOURCES = "/usr/share/maven-repo", "/usr/share/gocode/src"
+# The package of Debian for each program or folder, where its name differs.
 DEBIAN = {
     "podman": "podman golang-github-containers-common",
     "pasta": "passt",
@@ -40,6 +43,22 @@ DEBIAN = {
     "nft": "nftables",
     "busybox": "busybox-static",
     "java": "openjdk-21-jre-headless",
+    "javac": "openjdk-21-jdk-headless",
+    "mvn": "maven",
+    "protoc": "protobuf-compiler",
+    "grpc_java_plugin": "protobuf-compiler-grpc-java-plugin",
+    "go": "golang-go",
+    "node": "nodejs",
+    f"{GO_SOURCES}/google.golang.org/grpc": "golang-google-grpc-dev golang-google-protobuf-dev",
+    f"{MAVEN}/io/grpc/grpc-netty": "libgrpc-java",
+    f"{MAVEN}/io/netty/netty-tcnative": "libnetty-tcnative-java libnetty-tcnative-jni",
+    f"{MAVEN}/com/google/api/grpc/proto-google-common-protos": "libgoogle-common-protos-java",
+    f"{MAVEN}/org/apache/geronimo/specs/geronimo-annotation_1.3_spec": "libgeronimo-annotation-1.3-spec-java",
+    f"{MAVEN}/org/apache/maven/plugins/maven-compiler-plugin": "libmaven-compiler-plugin-java",
+    f"{MAVEN}/org/apache/maven/plugins/maven-resources-plugin": "libmaven-resources-plugin-java",
+    f"{MAVEN}/org/codehaus/mojo/exec-maven-plugin": "libexec-maven-plugin-java",
+    f"{MAVEN}/org/codehaus/mojo/build-helper-maven-plugin": "libbuild-helper-maven-plugin-java",
+    f"{MAVEN}/org/junit/junit-bom": "junit5",
 }
 # Folders of programs that may be absent from PATH: those of root, and Debian's for helpers of podman.
 FOLDERS = ("/usr/sbin", "/sbin", "/usr/lib/podman")
@@ -49,8 +68,9 @@ class Part(NamedTuple):
     """One part: a command, or test files.
 
     needs   the programs without which the part is absent
-    uses    the programs without which tests of the part are skipped, or fail
+    uses    the programs and folders without which tests of the part are skipped, or fail
     locked  whether `requirements/PART.txt` has additional packages
+    whole   whether the part fails if a test is skipped
     """
 
     command: tuple[str, ...] = ()
@@ -58,6 +78,7 @@ class Part(NamedTuple):
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     locked: bool = False
+    whole: bool = False
 
 
 class Outcome(NamedTuple):
@@ -70,6 +91,12 @@ class Outcome(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+# Programs and folders for the client in each language. There is no package of the .NET SDK.
+CLIENTS = {
+    "Java": ("javac", "mvn", "protoc", "grpc_java_plugin", *(name for name in DEBIAN if name.startswith(MAVEN))),
+    "Go": ("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc", f"{GO_SOURCES}/google.golang.org/grpc"),
+    "JavaScript": ("node", "npm"),
+}
 PARTS = {
     "image": Part(
         command=("bash", "service/deploy/container-test.sh"), needs=("podman",), uses=(*PODMAN, "debootstrap")
@@ -98,18 +125,23 @@ PARTS = {
         uses=("oras", "docker-registry", "podman", "curl"),
         locked=True,
     ),
+    "clients": Part(
+        tests=("tests/integration/clients",),
+        uses=(*(name for names in CLIENTS.values() for name in names),),
+        whole=True,
+    ),
     "chart": Part(tests=tuple(f"{TESTS}/test_helm{name}.py" for name in ("", "_probes", "_policies"))),
 }
-# Parts about tables and models in stores, which `make data-test` names.
-DATA = ("stores", "model-sources", "engines")
+# Parts that `make data-test` and `make clients-test` name.
+NAMED = ("stores", "model-sources", "engines", "clients")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the parts that are named, or all except for DATA. Returns 0, 1 if one failed, or 2 for an unknown name."""
+    """Run the parts that are named, or all except for NAMED. Returns 0, 1 if one failed, or 2 for an unknown name."""
     if unknown := [name for name in arguments if name not in PARTS]:
         print(f"no part {', '.join(unknown)}, expected: {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    names = arguments or [name for name in PARTS if name not in DATA]
+    names = arguments or [name for name in PARTS if name not in NAMED]
     os.environ["PATH"] = os.pathsep.join((os.environ["PATH"], *FOLDERS))
     provide([PARTS[name] for name in names], root=os.geteuid() == 0)
     rows = []
@@ -123,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
 def provide(parts: Sequence[Part], *, root: bool) -> None:
     """Install the absent programs of these parts, as `root` on Debian. Otherwise print the command that does it."""
     wanted = dict.fromkeys(program for part in parts for program in (*part.needs, *part.uses))
-    absent = [program for program in wanted if shutil.which(program) is None]
+    absent = [program for program in wanted if not present(program)]
     if not absent:
         return
     packages = list(dict.fromkeys(" ".join(DEBIAN.get(program, program) for program in absent).split()))
@@ -137,6 +169,11 @@ def provide(parts: Sequence[Part], *, root: bool) -> None:
     subprocess.run(["apt-get", "update", "-qq"], env=environment)  # with an old list, some packages may still be found
     if subprocess.run(install, env=environment, stdout=subprocess.DEVNULL).returncode:
         print(f"apt-get failed; parts and tests that need {', '.join(absent)} may not run", flush=True)
+
+
+def present(name: str) -> bool:
+    """Whether there is a program of this name, or a folder."""
+    return shutil.which(name) is not None or (name.startswith("/") and Path(name).is_dir())
 
 
 def run(name: str, part: Part) -> Outcome:
@@ -160,6 +197,7 @@ def run(name: str, part: Part) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [python, "-m", "pytest", "-q", f"--junitxml={report}", *part.tests]
+        command += ["--no-skip", ""] if part.whole else []
         code = subprocess.run(command, cwd=ROOT).returncode
         count, notes = counted(report) if report.is_file() else ("-", ())
     return Outcome(name, "failed" if code else "passed", count, time.monotonic() - begin, notes)

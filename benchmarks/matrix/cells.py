@@ -16,7 +16,7 @@ from kanexport.shared.cli.tables import Report
 from kanserve.config import sources
 from kanserve.config.settings import Settings
 from kanserve.contrib.bench import runner
-from kanserve.contrib.bench.entrants import OURS, Absent, Answer, Entrant, Feeds, repeated
+from kanserve.contrib.bench.entrants import OURS, Absent, Entrant, Execute, Feeds, repeated
 from kanserve.contrib.bench.runner import Time
 
 LONG = 0.5  # seconds of a round from which on there are few of them
@@ -109,7 +109,7 @@ def _prepared(entrant: Entrant, unsteady: set[str]) -> Entrant:
     """The system, prepared once per number of threads. If kanserve's repeated results are not bit-identical, the record
     counts them as wrong."""
 
-    def check(answer: Answer, rows: int) -> float | None:
+    def check(answer: Execute, rows: int) -> float | None:
         if entrant.name.startswith(OURS) and not _steady(entrant, answer, rows):
             unsteady.add(entrant.name)
         return entrant.check(answer, rows)
@@ -117,7 +117,7 @@ def _prepared(entrant: Entrant, unsteady: set[str]) -> Entrant:
     return dataclasses.replace(entrant, threads=functools.cache(entrant.threads), check=check)
 
 
-def _steady(entrant: Entrant, answer: Answer, rows: int) -> bool:
+def _steady(entrant: Entrant, answer: Execute, rows: int) -> bool:
     """`check` calls for the rows of the entrant, whichever those are."""
     seen: list[set[bytes]] = []
 

@@ -26,7 +26,7 @@ from kanexport.shared.manifest import MODEL_FILE
 from kanexport.shared.ort import onnxruntime
 from kanserve.cli import inventory
 from kanserve.contrib.bench import entrants
-from kanserve.contrib.bench.entrants import OURS, TORCH, Absent, Answer, Entrant, Feeds, error, one_run, repeated
+from kanserve.contrib.bench.entrants import OURS, TORCH, Absent, Entrant, Execute, Feeds, error, one_run, repeated
 from kanserve.types import Array
 
 TOLERANCE = 1e-5
@@ -47,7 +47,7 @@ class Truth:
     against: str = "the torch module in float64"
     tolerance: float = TOLERANCE
 
-    def check(self, answer: Answer, rows: int) -> float:
+    def check(self, answer: Execute, rows: int) -> float:
         """The largest error over runs of `rows` rows: of the first rows, `SEEN` at least."""
         worst = 0.0
         for start in range(0, min(len(self.right), max(rows, SEEN)), rows):
@@ -62,7 +62,7 @@ class Truth:
     def entrant(self, name: str, about: str, threads: Callable[[int], tuple[Run, str]]) -> Entrant:
         """An entrant from a function that maps rows to rows."""
 
-        def ready(count: int) -> tuple[Answer, str]:
+        def ready(count: int) -> tuple[Execute, str]:
             run, how = threads(count)
             return functools.partial(_by_rows, run), how
 
@@ -180,7 +180,7 @@ def products(depths: Sequence[tuple[int, int]], most: int) -> Entrant:
     batches of up to `most` rows."""
     random_products = gemms.random(depths, most)
 
-    def threads(count: int) -> tuple[Answer, str]:
+    def threads(count: int) -> tuple[Execute, str]:
         return random_products.answer(count), one_run(count)
 
     about = f"products of {', '.join(f'[rows, {depth}] and [{depth}, {m}]' for depth, m in depths)}"

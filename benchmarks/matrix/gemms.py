@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from kanexport.shared.ort import onnxruntime
-from kanserve.contrib.bench.entrants import Answer, Feeds, error
+from kanserve.contrib.bench.entrants import Execute, Feeds, error
 from kanserve.contrib.bench.mlp_graph import IR, OPSET
 from kanserve.types import Array
 
@@ -36,7 +36,7 @@ class Products:
         data: bytes = model.SerializeToString()
         return data
 
-    def answer(self, threads: int) -> Answer:
+    def answer(self, threads: int) -> Execute:
         """A function that computes the products for as many rows as the feeds have, and ignores their values."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -52,7 +52,7 @@ class Products:
 
         return run
 
-    def check(self, answer: Answer, rows: int) -> float:
+    def check(self, answer: Execute, rows: int) -> float:
         """The largest error of a product, relative to its largest value."""
         results = answer({"rows": np.zeros(rows)})
         right = [

@@ -24,7 +24,7 @@ import scale
 from rich.progress import Progress
 
 from kanserve import AsyncClient, Client
-from kanserve.client.errors import NoAnswer
+from kanserve.client.errors import TransientError
 from servers import contestants, load, rounds
 from servers.contestants import Contestant, Running
 from servers.measured import Measured, Sample, spread
@@ -179,12 +179,12 @@ def measure(count: int, seconds: float, folder: Path, words: Sequence[str] = (""
 
 
 def _ready(stage: Stage, flow: Flow) -> Any:
-    """Wait until the model responds. Raises NoAnswer."""
+    """Wait until the model responds. Raises TransientError."""
     with connected(flow[1], stage.folder if flow[0].flags else None, (TOKEN,)) as client:
         for left in reversed(range(10 * contestants.START_SECONDS)):
             try:
                 return caller(client)()
-            except NoAnswer:
+            except TransientError:
                 if not left:
                     raise
             time.sleep(0.1)

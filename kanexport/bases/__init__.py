@@ -4,14 +4,12 @@ A basis turns every source value into K numbers. It has two faces of one
 formula, `evaluate` in float64 numpy and `emit` as ONNX operators, and the
 conformance test holds one against the other for every file of this folder.
 
-Adding a family is adding a file, which nothing else names. It must define
+Adding a family is adding a file, which nothing else names. It defines a subclass of `Basis`, whose `__post_init__`
+raises InvalidKan for numbers that make no function. A file of the same name in `tests/support/basis_examples/` has
+small instances of it for 3 sources, odd ones among them, such as
 
-* a subclass of `Basis`, whose `__post_init__` raises InvalidKan for numbers that make
-  no function, and
-* `examples()`, small instances of it for 3 sources, odd ones among them, such as
-
-      def examples() -> list[Basis]:
-          return [Gaussian(np.linspace(-2, 2, 8), 4 / 7), Gaussian(np.array([0.5]), 1.0)]
+    def examples() -> list[Basis]:
+        return [Gaussian(np.linspace(-2, 2, 8), 4 / 7), Gaussian(np.array([0.5]), 1.0)]
 
 A class whose functions have no kink except at 0 may have a float `smooth_width`: the width of its narrowest feature.
 Certificates then enclose it, by `evaluate` and `emit` on intervals. Otherwise, a network of the basis has none.
@@ -22,16 +20,13 @@ A reader of `kanexport/readers/` then makes it the basis of a term:
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
+from kanexport.graph.builder import Graph, Value
 
 Array = npt.NDArray[np.float64]
 
@@ -96,14 +91,3 @@ class Basis(Protocol):
         [0, 0] if there are none. `kanexport/shared/grids.py` decides which of them bound the grid; it treats an
         unknown kind as centers."""
         return np.zeros((0, 0))
-
-
-def names() -> list[str]:
-    """The kinds in this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def examples(name: str) -> list[Basis]:
-    """Small instances of one kind, for 3 sources or any number, for the conformance test."""
-    module: Any = importlib.import_module(f"{__name__}.{name}")
-    return list(module.examples())

@@ -6,16 +6,13 @@ Source: copies of ReLU-KAN's ReLUKANLayer with another activation, and those tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.bases.relu_bumps import ReluBumps
-from kanexport.functions.elementwise import Unary, activation
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
+from kanexport.functions.elementwise import Unary
+from kanexport.graph.builder import Graph, Value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,11 +74,3 @@ class ActivatedBumps(Basis):
     def knots(self) -> Array:
         """[I, 2 K]: all ends, in order."""
         return self.bumps.knots()
-
-
-def examples() -> list[Basis]:
-    """Bumps of smooth activations and of the ReLU, for the conformance test."""
-    low = np.tile(np.arange(-3, 5) / 5, (3, 1)) + np.random.default_rng(0).normal(0, 0.03, size=(3, 8))
-    square, plain = (ReluBumps(low, low + 0.8, 6.25, power) for power in (2, 1))
-    smooth = [ActivatedBumps(square, activation(name)) for name in ("silu", "gelu", "tanh", "softplus")]
-    return [ActivatedBumps(plain, activation("relu"), times_x=True), *smooth, ActivatedBumps(plain, activation("silu"))]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
-from kanexport.functions.elementwise import ACTIVATIONS, Unary
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
+from kanexport.functions.elementwise import Unary
+from kanexport.graph.builder import Graph, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +40,3 @@ class Activation(Basis):
     def parameters(self) -> dict[str, str]:
         """The expression of a custom function. The name identifies all others."""
         return {"expression": self.function.expression} if self.function.expression else {}
-
-
-def examples() -> list[Basis]:
-    """Every known activation, for the conformance test."""
-    return [Activation(function) for function in ACTIVATIONS.values()]

@@ -6,7 +6,6 @@ Source: seydi1370/Basis_Functions, FermatKANLayer.forward.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +13,7 @@ from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, InvalidKan
 from kanexport.functions import elementwise
 from kanexport.functions.domain_maps import Sigmoid
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
+from kanexport.graph.builder import Graph, Value
 
 LARGEST = 30  # of D: then u^(2^D) is a step
 
@@ -66,8 +62,3 @@ class Fermat(Basis):
     def parameters(self) -> dict[str, str]:
         """Degree, and the argument of the powers."""
         return {"degree": str(self.degree), "of": Sigmoid.name}
-
-
-def examples() -> list[Basis]:
-    """Small instances for the conformance test."""
-    return [Fermat(degree) for degree in (0, 1, 4, 10)]

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, InvalidKan
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
+from kanexport.graph.builder import Graph, Value
 
 # 2 pi in three parts; the first two have 8 and 11 bits, so that their products with a
 # number of turns up to 2^13 are exact in float32 (W. J. Cody and W. Waite, 1980).
@@ -92,8 +88,3 @@ def _reduced(g: Graph, x: Value) -> tuple[Value, Value]:
     turns = g.op("Round", g.mul(x, g.const(1 / TURN)))
     near = g.sub(g.sub(x, g.mul(turns, g.const(FIRST))), g.mul(turns, g.const(SECOND)))
     return near, g.mul(turns, g.const(THIRD))
-
-
-def examples() -> list[Basis]:
-    """Small instances for the conformance test."""
-    return [Fourier(1), Fourier(5), Fourier(64), Fourier(300)]

@@ -7,15 +7,12 @@ all sources share the centres; KANLib's GaussianRbfBasis (julianhoever/KANLib), 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
+from kanexport.graph.builder import Graph, Value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,15 +106,3 @@ class Gaussian(Basis):
     def knots(self) -> Array:
         """The centers, [1, K] or [I, K]."""
         return np.atleast_2d(self.centres)
-
-
-def examples() -> list[Basis]:
-    """Small instances for the conformance test."""
-    return [
-        Gaussian(np.linspace(-2, 2, 8), 4 / 7),
-        Gaussian(np.linspace(-1, 3, 5), 0.8),
-        Gaussian(np.array([0.5]), 1.0),
-        Gaussian(np.array([[-1.0, 0.0, 1.5], [0.0, 1.0, 2.0], [-3.0, 2.0, 4.0]]), np.array([0.5, 1.0, -2.0])),
-        Gaussian(np.array([-1.0, 0.0, 1.5]), np.array([0.5, 1.0, 2.0])),
-        Gaussian(np.array([[-1.0, 0.0], [0.0, 1.0], [-3.0, 2.0]]), np.array([[0.5, 1.0], [2.0, 1.0], [0.7, 0.9]])),
-    ]

@@ -12,15 +12,12 @@ distances beyond the first and the last point, min(u, 0) and max(u - (P - 1), 0)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, InvalidKan
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
+from kanexport.graph.builder import Graph, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +87,3 @@ class Hats(Basis):
     def knots(self) -> Array:
         """[1, P]: the points."""
         return np.linspace(-self.width / 2, self.width / 2, self.points)[None]
-
-
-def examples() -> list[Basis]:
-    """Small instances for the conformance test."""
-    return [Hats(2, 4.0), Hats(3, 1.0), Hats(8, 4.0), Hats(33, 10.0)]

@@ -19,16 +19,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
+from kanexport.graph.builder import Graph, Value
 
 DEGREE_LIMIT = 32
 LARGEST = float(np.finfo(np.float32).max)
@@ -155,16 +151,3 @@ class LocalPowers(Basis):
     def knots(self) -> Array:
         """[I, N], or [1, N] if all sources share them."""
         return self.inner[:1] if (self.inner == self.inner[0]).all() else self.inner
-
-
-def examples() -> list[Basis]:
-    """Small instances for the conformance test."""
-    rng = np.random.default_rng(0)
-    uneven = np.cumsum(rng.uniform(0.05, 0.6, size=(3, 6)), axis=1) - 1
-    return [
-        LocalPowers(np.tile(np.linspace(-1, 1, 7)[1:-1], (3, 1)), 3),
-        LocalPowers(uneven, 3),
-        LocalPowers(uneven[:, :2], 1),
-        LocalPowers(np.array([[0.0], [0.5], [-2.0]]), 2),
-        LocalPowers(uneven * 30 + 100, 5),
-    ]

@@ -11,47 +11,33 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
-from kanexport.functions import elementwise
-from kanexport.functions.domain_maps import Bounded, Clip, Range, Raw, Squash, Tanh, TanhOf
+from kanexport.functions.domain_maps import Squash, Tanh
 from kanexport.functions.elementwise import Unary
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
+from kanexport.graph.builder import Graph, Value
 
 DEGREE_LIMIT = 1000  # every degree is a few operators of the graph
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Polynomial(Basis):
-    """Polynomial basis P_0 .. P_D by a three-term recurrence.
+class Squashed(Basis):
+    """Polynomials P_0 .. P_D of a squashed source, by a recurrence. TABLE: the number of axes of `steps` [D, ...], and
+    the length of the last one."""
 
-    steps      [D, 3]: A_n, B_n and C_n; C_0 is not used
-    from_ends  emit by differences from the nearer end of [-1, 1]; needs polynomials that are not zero there
-    settings   parameters for the manifest besides the degree
-    """
-
-    kind: str = field()  # not the property of Basis
+    __slots__ = ()
+    TABLE = (2, 3)
     steps: Array
-    first: float = 1.0
-    squash: Squash = field(default_factory=Tanh)
-    outer: Unary | None = None
-    from_ends: bool = False
-    settings: tuple[tuple[str, float], ...] = ()
+    squash: Squash
+    settings: tuple[tuple[str, float], ...]  # parameters for the manifest besides the degree
 
     def __post_init__(self) -> None:
-        if self.steps.shape[1:] != (3,) or not np.isfinite(self.steps).all():
+        if (self.steps.ndim, self.steps.shape[-1]) != self.TABLE or not np.isfinite(self.steps).all():
             raise InvalidKan(
-                f"the recurrence of {self.kind} is not a finite table of three columns",
-                code="weights-not-finite",
-                hint=REPAIR,
+                f"the recurrence of {self.kind} is not a finite table", code="weights-not-finite", hint=REPAIR
             )
         if len(self.steps) > DEGREE_LIMIT:
             raise InvalidKan(
@@ -64,6 +50,35 @@ class Polynomial(Basis):
     def functions(self) -> int:
         """K = D + 1."""
         return len(self.steps) + 1
+
+    def support(self, sources: int) -> Support:
+        """The support of the domain map; at least two points for each zero of the highest polynomial."""
+        core, outer = self.squash.support(sources)
+        return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
+
+    def parameters(self) -> dict[str, str]:
+        """Degree, the argument of the polynomials, the function of their values and the settings."""
+        functions = {name: getattr(self, name, None) for name in ("outer", "weight")}
+        names = {name: function.name for name, function in functions.items() if function}
+        shown = {name: repr(value) for name, value in self.settings}
+        return {"degree": str(len(self.steps)), "of": self.squash.name, **names, **shown}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Polynomial(Squashed):
+    """Polynomial basis P_0 .. P_D by a three-term recurrence.
+
+    steps      [D, 3]: A_n, B_n and C_n; C_0 is not used
+    from_ends  emit by differences from the nearer end of [-1, 1]; needs polynomials that are not zero there
+    """
+
+    kind: str = field()  # not the property of Basis
+    steps: Array
+    first: float = 1.0
+    squash: Squash = field(default_factory=Tanh)
+    outer: Unary | None = None
+    from_ends: bool = False
+    settings: tuple[tuple[str, float], ...] = ()
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, D + 1, I], float64: the recurrence."""
@@ -130,17 +145,6 @@ class Polynomial(Basis):
     @staticmethod
     def _joined(g: Graph, chain: list[Value]) -> Value:
         return g.op("Concat", *chain, axis=1) if len(chain) > 1 else chain[0]
-
-    def support(self, sources: int) -> Support:
-        """The support of the domain map; at least two points for each zero of the highest polynomial."""
-        core, outer = self.squash.support(sources)
-        return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
-
-    def parameters(self) -> dict[str, str]:
-        """Degree, the argument of the polynomials, the outer function and the settings."""
-        shown = {name: repr(value) for name, value in self.settings}
-        outer = {"outer": self.outer.name} if self.outer else {}
-        return {"degree": str(len(self.steps)), "of": self.squash.name, **outer, **shown}
 
 
 def constant(g: Graph, u: Value, value: float, *, whole: bool) -> Value:
@@ -291,32 +295,3 @@ def _from_ends(family: Polynomial) -> Polynomial:
     ratios = np.array([family.end_ratios(end) for end in (1.0, -1.0)])
     fits = bool(np.isfinite(ratios).all() and ratios.all())
     return dataclasses.replace(family, from_ends=fits)
-
-
-def examples() -> list[Basis]:
-    """Every family in five degrees, for the conformance test."""
-    rng = np.random.default_rng(0)
-    instances: list[Basis] = []
-    for degree in (0, 1, 2, 5, 12):
-        instances += [chebyshev(degree), legendre(degree), chebyshev2(degree), hermite(degree), bessel(degree)]
-        instances += [powers(degree), fibonacci(degree), lucas(degree), laguerre(degree, 1.5), gegenbauer(degree, 0.75)]
-        instances += [jacobi(degree, 1, 1), jacobi(degree, 0.5, 2), jacobi_orthogpoly(degree, 2, 1)]
-        instances += [jacobi_ikan(degree, 0.5, 1, ahead=degree % 2)]
-        instances += [gram(rng.normal(size=degree + 1) / 20, elementwise.activation("silu"))]
-        instances += [make(degree, Range(-1.5, 4)) for make in (chebyshev, legendre)]
-    squashes: tuple[Squash, ...] = (
-        *(Tanh(short=1e-3), Tanh(slope=0.5, shift=0.1), TanhOf(Tanh()), TanhOf(Clip()), Clip(), Raw()),
-        *(
-            Clip(short=1e-3),
-            Bounded(elementwise.SHAPES["softsign"]),
-            Bounded(elementwise.SYMBOLIC["arctan"], 2 / np.pi),
-        ),
-    )
-    return [
-        *instances,
-        *(squashed(chebyshev(5), squash) for squash in squashes),
-        squashed(hermite(2), Raw()),
-        squashed(hermite_prob(4), Raw()),
-        squashed(lucas(0), Raw()),
-        squashed(fibonacci(3), Raw()),
-    ]

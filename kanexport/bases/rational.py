@@ -13,17 +13,14 @@ other safe Pade units have 1 + |b_1 x + .. + b_m x^m| there (`outer`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.bases.polynomial import DEGREE_LIMIT
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
+from kanexport.graph.builder import Graph, Value
 
 ROOM = {"float32": 1e36, "float64": 1e300}  # for the values of a polynomial
 BENT = {"float32": 1e-7, "float64": 1e-15}  # how far from a line a function may be beyond the limit, relative
@@ -198,21 +195,3 @@ def _homogeneous(g: Graph, coefficients: Array, z: Value, powers: list[Value]) -
         part = row if missing == 0 else g.mul(powers[missing - 1], row)
         total = part if total is None else g.add(total, part)
     return g.mul(z, g.const(0.0)) if total is None else total
-
-
-def examples() -> list[Basis]:
-    """Small instances for the conformance test."""
-    rng = np.random.default_rng(0)
-    identity = np.tile([0.0, 1.0, 0.0, 0.0, 0.0, 0.0], (3, 1))
-    gelu = np.array([-0.00153969, 0.51692871, 0.44075827, 0.0972553, -0.00884418, -0.00378675])
-    below = np.array([-0.14171056, -0.06481231, -0.0444695, 0.01283776])
-    return [
-        Rational(identity, np.zeros((3, 4))),
-        Rational(np.tile(gelu, (3, 1)), np.tile(below, (3, 1))),
-        Rational(rng.normal(size=(3, 6)), rng.normal(size=(3, 4))),
-        Rational(rng.normal(size=(3, 3)), rng.normal(size=(3, 4))),
-        Rational(np.zeros((3, 2)), rng.normal(size=(3, 2))),
-        Rational(rng.normal(size=(3, 6)), np.abs(rng.normal(size=(3, 4))) * [0, 1, 0, 1], "signed"),
-        Rational(rng.normal(size=(3, 6)), rng.normal(size=(3, 4)), "outer"),
-        Rational(rng.normal(size=(3, 3)), np.zeros((3, 4)), "outer"),
-    ]

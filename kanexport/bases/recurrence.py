@@ -15,29 +15,27 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kanexport.bases import Array, Basis, Support
-from kanexport.bases.polynomial import DEGREE_LIMIT, constant, times
-from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
+from kanexport.bases import Array
+from kanexport.bases.polynomial import Squashed, constant, times
+from kanexport.errors import InvalidKan
 from kanexport.functions.domain_maps import Raw, Sigmoid, Squash, Tanh
 from kanexport.functions.elementwise import Unary
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
+from kanexport.graph.builder import Graph, Value
 
 Row = Sequence[tuple[float, float]]  # A_nk and B_nk for k = 1, 2, ... of one n
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recurrence(Basis):
+class Recurrence(Squashed):
     """Polynomial basis P_0 .. P_D by a recurrence over r earlier polynomials.
 
-    steps     [D, r, 2]: A_nk and B_nk for n = 1 .. D and k = 1 .. r; in the first row only k = 1 is used, without P_0
-    settings  parameters for the manifest besides the degree
+    steps  [D, r, 2]: A_nk and B_nk for n = 1 .. D and k = 1 .. r; in the first row only k = 1 is used, without P_0
     """
+
+    TABLE = (3, 2)
 
     kind: str = field()  # not the property of Basis
     steps: Array
@@ -45,23 +43,6 @@ class Recurrence(Basis):
     squash: Squash = field(default_factory=Sigmoid)
     weight: Unary | None = None
     settings: tuple[tuple[str, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.steps.ndim != 3 or self.steps.shape[2] != 2 or not np.isfinite(self.steps).all():
-            raise InvalidKan(
-                f"the recurrence of {self.kind} is not a finite table", code="weights-not-finite", hint=REPAIR
-            )
-        if len(self.steps) > DEGREE_LIMIT:
-            raise InvalidKan(
-                f"{self.kind} has degree {len(self.steps)}, expected at most {DEGREE_LIMIT}",
-                code="network-too-large",
-                hint=CHECK_FAMILY,
-            )
-
-    @property
-    def functions(self) -> int:
-        """K = D + 1."""
-        return len(self.steps) + 1
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, D + 1, I], float64: the recurrence."""
@@ -88,17 +69,6 @@ class Recurrence(Basis):
         if self.weight:
             values = g.mul(values, self.weight.emit(g, u))
         return values if self.functions > 1 else g.reshape(values, 0, sources)
-
-    def support(self, sources: int) -> Support:
-        """The support of the domain map; at least two points for each zero of the highest polynomial."""
-        core, outer = self.squash.support(sources)
-        return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
-
-    def parameters(self) -> dict[str, str]:
-        """Degree, the argument of the polynomials, the weight and the settings."""
-        shown = {name: repr(value) for name, value in self.settings}
-        weight = {"weight": self.weight.name} if self.weight else {}
-        return {"degree": str(len(self.steps)), "of": self.squash.name, **weight, **shown}
 
 
 def _used(n: int, row: Array) -> list[tuple[int, float, float]]:
@@ -292,16 +262,3 @@ def bell(stretch: float) -> Unary:
 def _ratio(above: float, below: float) -> float:
     """above / below; infinite if below is 0, which the constructor rejects."""
     return above / below if below else math.inf
-
-
-def examples() -> list[Basis]:
-    """Every family in a few degrees, for the conformance test."""
-    rng = np.random.default_rng(0)
-    instances: list[Basis] = [nacci(kind, degree) for kind in POWERS for degree in (3, 9)]
-    for degree in (0, 1, 5):
-        instances += [make(degree) for make in (monomials, boubaker, vieta_pell, narayana, padovan)]
-        instances += [gottlieb(degree, -0.7), charlier(degree, 1.5), al_salam_carlitz(degree, 0.3, 0.8)]
-        instances += [bannai_ito(degree, 0.2, 0.3, -0.4), meixner_pollaczek(degree, 0.6, 1.2)]
-        instances += [askey_wilson(degree, 0.2, -0.4, 0.5, 0.3, 0.6), hermite_functions(degree, 1.0)]
-        instances += [boas_buck(degree, *rng.uniform(1, 2, size=(2, degree + 1)) * [[1], [-1]])]
-    return instances

@@ -7,16 +7,12 @@ higher-order ReLU-KANs have other powers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
+from kanexport.graph.builder import Graph, Value
 
 POWER_LIMIT = 16  # every power is a multiplication of the graph
 
@@ -115,21 +111,3 @@ class ReluBumps(Basis):
     def knots(self) -> Array:
         """[I, 2 K]: all ends, in order."""
         return np.sort(np.concatenate([self.low, self.high], axis=1), axis=1)
-
-
-def examples() -> list[Basis]:
-    """Initial ends of the library, moved ends and crossed ones, for the conformance test."""
-    rng = np.random.default_rng(0)
-    instances: list[Basis] = []
-    for grid, k in ((5, 3), (1, 0), (8, 4)):
-        low = np.tile(np.arange(-k, grid) / grid, (3, 1))
-        high = low + (k + 1) / grid
-        rate = 4 * grid**2 / (k + 1) ** 2
-        moved = rng.normal(0, 0.3 / grid, size=(2, *low.shape))
-        instances += [ReluBumps(low, high, rate), ReluBumps(low + moved[0], high + moved[1], rate)]
-    crossed = np.array([[0.5, 0.0], [0.2, 0.3], [0.1, 0.1]])
-    return [
-        *instances,
-        ReluBumps(crossed, np.array([[0.1, 0.4], [0.6, 0.2], [0.1, 0.0]]), 2.0),
-        *(ReluBumps(low, high, rate, power) for power in (1, 3, 4)),
-    ]

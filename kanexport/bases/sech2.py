@@ -6,15 +6,12 @@ Source: FasterKAN's ReflectionalSwitchFunction (AthanasiosDelis/faster-kan).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.errors import REPAIR, InvalidKan
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
+from kanexport.graph.builder import Graph, Value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,8 +73,3 @@ class Sech2(Basis):
     def knots(self) -> Array:
         """[1, K]: the centers."""
         return self.centres[None]
-
-
-def examples() -> list[Basis]:
-    """Small instances for the conformance test."""
-    return [Sech2(np.linspace(-1.2, 1.2, 8)), Sech2(np.linspace(-1.2, 0.2, 5), 0.5), Sech2(np.array([0.3]), -3.0)]

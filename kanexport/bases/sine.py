@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
+from kanexport.graph.builder import Graph, Value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,10 +85,3 @@ def _exact_product(g: Graph, x: Value, frequencies: Array) -> Value:
     halves = g.op("Concat", x_upper, g.sub(x, x_upper), axis=1)
     rest = g.op("MatMul", g.const(np.concatenate([(turns - upper) * (2 * math.pi), frequencies], axis=1)), halves)
     return g.add(partial, rest)
-
-
-def examples() -> list[Basis]:
-    """Small instances for the conformance test."""
-    rng = np.random.default_rng(0)
-    frequencies = [np.arange(1.0, 2), np.arange(1.0, 5) / 5, rng.normal(size=6), np.array([0.0, -300.0])]
-    return [Sine(each, rng.uniform(0, 9, size=(len(each), 3))) for each in frequencies]

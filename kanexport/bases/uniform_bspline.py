@@ -17,17 +17,13 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import REPORT, InvalidKan
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
+from kanexport.graph.builder import Graph, Value
 
 DEGREES = range(1, 7)  # of 7 on, a term of the closed form exceeds 1, where HardSigmoid ends
 NEAR = 2e-5  # of a cell, that a knot may be off its place to be worth a trial; outputs are proved to 1e-5
@@ -183,17 +179,3 @@ def _power(g: Graph, a: Value, exponent: int) -> Value:
     root = _power(g, a, exponent // 2)
     square = g.mul(root, root)
     return g.mul(square, a) if exponent % 2 else square
-
-
-def examples() -> list[Basis]:
-    """Degrees 1 to 6 on shared grids and on one for each source, for the conformance test."""
-    bases: list[Basis] = []
-    for degree in DEGREES:
-        for intervals in (1, 5, 20):
-            row = np.linspace(-1.3, 2.1, intervals + 2 * degree + 1)
-            own = row * np.array([[1.0], [0.01], [70.0]]) + np.array([[0.0], [0.001], [-9.0]])
-            for grid in (np.tile(row, (3, 1)), own):
-                stored = BSpline(grid.astype(np.float32).astype(np.float64), degree)
-                if departure(stored) <= NEAR:
-                    bases.append(UniformSpline(stored))
-    return bases

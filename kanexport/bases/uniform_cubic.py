@@ -9,17 +9,13 @@ stored rounded, so they are no multiples of h apart, and no common knots exist.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanexport.bases import Array, Basis, Support
 from kanexport.bases.bspline import CUBIC_SCALE, MAX_KNOT_MAGNITUDE, UNIFORM_TOLERANCE, emit_uniform_cubic
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
+from kanexport.graph.builder import Graph, Value
 
 DEGREE = 3
 
@@ -95,9 +91,3 @@ class Cubic(Basis):
         """[1, K + 4]: the starts, and the ends of the four intervals after the last one."""
         end = self.starts[-1] + self.step * np.arange(1, DEGREE + 2)
         return np.concatenate([self.starts, end])[None]
-
-
-def examples() -> list[Basis]:
-    """Small instances for the conformance test."""
-    starts = [np.arange(8) * 0.4 - 2.2, np.arange(23) * 0.1 - 1.3, np.arange(4) * 3.0 + 5]
-    return [Cubic(s.astype(np.float32).astype(np.float64), float(s[1] - s[0])) for s in starts]

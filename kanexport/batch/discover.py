@@ -8,6 +8,7 @@ repository itself.
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
 import os
 import re
@@ -22,7 +23,7 @@ from kanexport.formats.checkpoint import CACHE, CONFIG, ENDINGS, STATE, entry_po
 ENTRY_LIMIT = 200_000  # directory entries looked at
 ITEM_LIMIT = 10_000  # checkpoints
 NAME_LENGTH = 128
-SMALLER = "name a smaller folder"
+folder_too_large = functools.partial(CheckpointError, code="folder-too-large", hint="name a smaller folder")
 SUFFIX = re.compile(rf"\.({'|'.join(suffix[1:] for suffix in ENDINGS)})$", re.IGNORECASE)
 
 
@@ -48,11 +49,7 @@ def find(root: Path, repository: Path) -> tuple[Item, ...]:
     files = sorted(_files(root, repository.resolve(), faults))
     checkpoints = entry_points(files)
     if len(checkpoints) > ITEM_LIMIT:
-        raise CheckpointError(
-            f"{root} has {len(checkpoints)} checkpoints, expected at most {ITEM_LIMIT}",
-            code="folder-too-large",
-            hint=SMALLER,
-        )
+        raise folder_too_large(f"{root} has {len(checkpoints)} checkpoints, expected at most {ITEM_LIMIT}")
     if not checkpoints and not faults:
         raise CheckpointError(
             f"found no checkpoint among {len(files)} files in {root}",
@@ -100,9 +97,7 @@ def _files(root: Path, repository: Path, faults: list[OSError]) -> Iterator[Path
         inner[:] = sorted(name for name in inner if not name.startswith(".") and (here / name).resolve() != repository)
         count += len(inner) + len(files)
         if count > ENTRY_LIMIT:
-            raise CheckpointError(
-                f"{root} has more than {ENTRY_LIMIT} files and folders", code="folder-too-large", hint=SMALLER
-            )
+            raise folder_too_large(f"{root} has more than {ENTRY_LIMIT} files and folders")
         for name in files:
             path = here / name
             if not name.startswith(".") and not name.endswith(CACHE) and _is_regular(path):

@@ -22,12 +22,11 @@ from typing import Any
 
 from kanexport.batch import discover, worker
 from kanexport.detection import architecture_file, registry
-from kanexport.errors import REPORT, CheckpointError, Crashed, ExportError, FamilyError, LimitExceeded, OptionError
+from kanexport.errors import CheckpointError, Crashed, ExportError, LimitExceeded, OptionError
 from kanexport.functions import expression
 from kanexport.pipeline import ARCHITECTURE, Request
 from kanexport.shared.cli import console
 from kanexport.shared.cli.console import Exit
-from kanexport.shared.cli.suggest import advice
 
 FORMAT = 1  # of the report
 SECONDS, MEMORY = 300.0, 8192  # for one file: time, and MiB of address space
@@ -36,8 +35,8 @@ GRACE = 5.0  # seconds that a process has to clean up
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Outcome of one checkpoint: `result` in the form of `export_request.document`, or `error` in the form of
-    `console.facts`."""
+    """Outcome of one checkpoint: `result` in the form of `export_request.document`, or `error` as in
+    `console.document`."""
 
     place: str
     name: str
@@ -130,12 +129,8 @@ def _check(request: Request, seconds: float, memory: int) -> None:
     dataclasses.replace(request, force=True).target("model").check()
     for name, text in request.facts().functions().items():
         expression.function(name, text)
-    if request.family is not None and request.family not in registry.readers():
-        raise FamilyError(
-            f"unknown library {request.family[:80]!r}",
-            code="library-unknown",
-            hint=advice(request.family, registry.readers(), what="available"),
-        )
+    if request.family is not None:
+        registry.named(request.family)
     if request.architecture is not None:
         architecture_file.load(request.architecture)
     if not 0 < seconds < 10**6:
@@ -205,4 +200,4 @@ def _crash(code: int, err: bytes) -> ExportError:
             hint="free memory, or export the file on a larger machine",
         )
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return Crashed(f"the exporter ended with {how}: {last}", code="exporter-crashed", hint=REPORT)
+    return Crashed(f"the exporter ended with {how}: {last}")

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from kanexport import export_request
-from kanexport.errors import REPORT, Crashed, ExportError, LimitExceeded
+from kanexport.errors import Crashed, ExportError, LimitExceeded, memory_limit_exceeded
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, export
-from kanexport.quantization.options import QuantizationOptions
+from kanexport.quantization.quantize import QuantizationOptions
 from kanexport.shared.cli import console
 
 MIB = 2**20
@@ -66,15 +66,10 @@ def _beyond(path: Path, limit: int) -> LimitExceeded:
     """The error for a file that needs more than `limit` MiB, with its estimated need."""
     about = need(path)
     if about <= limit:  # a network that takes far more than its file
-        return LimitExceeded(
-            f"the export needs more than {limit} MiB of memory",
-            code="memory-limit-exceeded",
-            hint="raise --memory-limit",
-        )
-    return LimitExceeded(
+        return memory_limit_exceeded(f"the export needs more than {limit} MiB of memory", hint="raise --memory-limit")
+    return memory_limit_exceeded(
         f"the export needs more than {limit} MiB of memory; a file of {checkpoint.size(path) / MIB:.0f} MiB needs "
         f"about {about}",
-        code="memory-limit-exceeded",
         hint=f"pass --memory-limit {about}",
     )
 
@@ -86,11 +81,7 @@ def _failure(error: Exception, path: Path, memory: int) -> ExportError:
         return _beyond(path, memory // MIB)
     if isinstance(error, ExportError):
         return error
-    return Crashed(
-        f"the exporter failed with {type(error).__name__}: {str(error)[:200]}",
-        code="exporter-crashed",
-        hint=REPORT,
-    )
+    return Crashed(f"the exporter failed with {type(error).__name__}: {str(error)[:200]}")
 
 
 def _value(hint: Any, value: Any) -> Any:

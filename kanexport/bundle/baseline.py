@@ -28,6 +28,7 @@ from kanexport.verify import graph_runner
 Array = npt.NDArray[np.float64]
 
 FORMS = "pass rows as .npy [rows, ...], .npz with one array or one named x, or .csv"
+rows_wrong_shape = functools.partial(OptionError, code="rows-wrong-shape", hint=FORMS)
 BASELINE = "--baseline"
 FRAME = "a DataFrame"
 ROWS_LIMIT = 1_000_000
@@ -106,9 +107,7 @@ def rows_of(source: str | Path | Any) -> Rows:
 def _require_rows(x: npt.NDArray[Any], name: str, flag: str) -> None:
     if x.dtype.kind not in "fiu" or x.ndim < 2 or not 2 <= len(x) <= ROWS_LIMIT:
         kind = f"{x.dtype} of shape {list(x.shape)}"
-        raise OptionError(
-            f"{flag} {name} has {kind}, expected 2 to {ROWS_LIMIT} rows of numbers", code="rows-wrong-shape", hint=FORMS
-        )
+        raise rows_wrong_shape(f"{flag} {name} has {kind}, expected 2 to {ROWS_LIMIT} rows of numbers")
 
 
 def _read(path: Path, data: bytes, array: str) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
@@ -160,11 +159,7 @@ def fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names, flag: str = 
         )
     shape, x = inputs[0].shape[1:], rows.x
     if x[0].size != math.prod(shape):
-        raise OptionError(
-            f"{flag} {rows.name} has rows of shape {list(x.shape[1:])}, expected {list(shape)}",
-            code="rows-wrong-shape",
-            hint=FORMS,
-        )
+        raise rows_wrong_shape(f"{flag} {rows.name} has rows of shape {list(x.shape[1:])}, expected {list(shape)}")
     return np.asarray(rows.ordered(names, flag).reshape(len(x), *shape))
 
 

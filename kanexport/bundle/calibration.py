@@ -25,28 +25,17 @@ import numpy.typing as npt
 
 from kanexport.bundle import baseline
 from kanexport.bundle.description import Signature
-from kanexport.errors import OptionError, needs
+from kanexport.errors import OptionError, needs, option_out_of_range, option_value_unknown, rows_not_finite
 from kanexport.lowering.lower import Lowered
-from kanexport.shared import conformal, csv_columns, safe_files
+from kanexport.shared import conformal, csv_columns, safe_files, sections
 from kanexport.shared.naming import Names
-from kanexport.shared.sections import (
-    ABSOLUTE,
-    EXCHANGEABLE,
-    LAC,
-    LOGITS,
-    NO_INTERVALS,
-    NORMALIZED,
-    PROBABILITIES,
-    Intervals,
-    OutputInterval,
-)
 from kanexport.verify import graph_runner
 from kanexport.verify.graph_runner import FLOAT, Port
 
 Array = npt.NDArray[np.float64]
 
 CALIBRATION = "--calibration"
-METHODS = (ABSOLUTE, NORMALIZED)  # values of --interval-method
+METHODS = (sections.ABSOLUTE, sections.NORMALIZED)  # values of --interval-method
 FORMS = "pass an .npz with the arrays x and y, or a .csv with a header whose target columns are named y, or y0, y1, ..."
 Y = "y"
 TARGET = re.compile(r"y\d*", re.IGNORECASE)
@@ -88,7 +77,7 @@ class IntervalOptions:
     """Options of prediction intervals: `--calibration` with `--coverage`. `coverage`: 0 for no intervals."""
 
     coverage: float = 0.0
-    method: str = ABSOLUTE
+    method: str = sections.ABSOLUTE
     rows: Rows | None = None
 
 
@@ -106,18 +95,16 @@ def options(
     if path is None:
         raise needs("--coverage", CALIBRATION, "add --calibration, rows with targets that the model was not trained on")
     if not 0 < coverage < 1:
-        raise OptionError(
+        raise option_out_of_range(
             f"--coverage is {coverage:g}, expected a number between 0 and 1",
-            code="option-out-of-range",
             hint="pass the share of rows, such as --coverage 0.9",
         )
     if method not in ("", *METHODS):
-        raise OptionError(
+        raise option_value_unknown(
             f"--interval-method is {method[:40]!r}, expected {' or '.join(METHODS)}",
-            code="option-value-unknown",
             hint=f"pass --interval-method {' or '.join(METHODS)}",
         )
-    return IntervalOptions(float(coverage), method or ABSOLUTE, load(Path(path), classes))
+    return IntervalOptions(float(coverage), method or sections.ABSOLUTE, load(Path(path), classes))
 
 
 def load(path: Path, classes: Sequence[str] = ()) -> Rows:
@@ -172,18 +159,18 @@ def wrong_shape(name: str, had: str, expected: str) -> OptionError:
 
 def measure(
     wanted: IntervalOptions, lowered: Lowered, signature: Signature, names: Names, dtype: str
-) -> tuple[Intervals, tuple[str, ...]]:
+) -> tuple[sections.Intervals, tuple[str, ...]]:
     """The intervals of the serving graph, and notes for the manifest; none without options. Raises OptionError if the
     rows do not fit the model."""
     rows = wanted.rows
     if rows is None:
-        return NO_INTERVALS, ()
+        return sections.NO_INTERVALS, ()
     port = _output(signature.ports.outputs)
     predicted = predicted_on(rows, lowered, signature, names, dtype).reshape(len(rows.targets), port.size)
     require_finite(predicted, rows, "the output of the model")
     inputs = [x.reshape(len(x), -1) for x in inputs_of(rows, signature, names).values()]
     low, high = (tuple(np.concatenate([end(x, axis=0) for x in inputs]).tolist()) for end in (np.min, np.max))
-    about = Intervals(
+    about = sections.Intervals(
         coverage=wanted.coverage, name=rows.name, sha256=rows.sha256, rows=len(predicted), low=low, high=high
     )
     if port.size > 1 and rows.targets.ndim == 1:
@@ -244,14 +231,12 @@ def require_finite(values: Array, rows: Rows, what: str) -> None:
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = map(int, bad[0])
-        raise OptionError(
-            f"{CALIBRATION} {rows.name}: {what} is {values[row, column]} in row {row}, expected finite numbers",
-            code="rows-not-finite",
-            hint="remove rows with NaN or infinity",
+        raise rows_not_finite(
+            f"{CALIBRATION} {rows.name}: {what} is {values[row, column]} in row {row}, expected finite numbers"
         )
 
 
-def _require_rows(about: Intervals, rows: int, factor: int = 1) -> None:
+def _require_rows(about: sections.Intervals, rows: int, factor: int = 1) -> None:
     """Raises OptionError if a file has too few rows for a finite quantile.
 
     rows    rows that give the quantile
@@ -267,17 +252,19 @@ def _require_rows(about: Intervals, rows: int, factor: int = 1) -> None:
         )
 
 
-def _regression(about: Intervals, method: str, predicted: Array, residuals: Array) -> tuple[Intervals, tuple[str, ...]]:
+def _regression(
+    about: sections.Intervals, method: str, predicted: Array, residuals: Array
+) -> tuple[sections.Intervals, tuple[str, ...]]:
     """Intervals of numbers; `predicted` and absolute `residuals` are [B, n]."""
     count = len(predicted)
-    fitting = 0 if method == ABSOLUTE else count // 2
-    _require_rows(about, count - fitting, 1 if method == ABSOLUTE else 2)
+    fitting = 0 if method == sections.ABSOLUTE else count // 2
+    _require_rows(about, count - fitting, 1 if method == sections.ABSOLUTE else 2)
     order = np.random.default_rng(SEED).permutation(count)
     fit, rest = order[:fitting], np.sort(order[fitting:])
-    outputs: list[OutputInterval] = []
+    outputs: list[sections.OutputInterval] = []
     shares: list[float] = []
     for at in range(predicted.shape[1]):
-        own = OutputInterval(quantile=0.0, points=(), spreads=(), width=0.0)
+        own = sections.OutputInterval(quantile=0.0, points=(), spreads=(), width=0.0)
         if fitting:
             points, spreads = _spreads(predicted[fit, at], residuals[fit, at])
             own = dataclasses.replace(own, points=points, spreads=spreads)
@@ -289,7 +276,7 @@ def _regression(about: Intervals, method: str, predicted: Array, residuals: Arra
     section = dataclasses.replace(about, method=method, fitted=fitting, outputs=tuple(outputs), checked=min(shares))
     widths = ", ".join(f"{own.width:.4g}" for own in outputs[:8]) + (" ..." if len(outputs) > 8 else "")
     several = "; the coverage holds for each number of the output by itself" if len(outputs) > 1 else ""
-    return section, (f"{section.text}; mean width {widths}{several}; {EXCHANGEABLE}", *_unlikely(section))
+    return section, (f"{section.text}; mean width {widths}{several}; {sections.EXCHANGEABLE}", *_unlikely(section))
 
 
 def _spreads(predicted: Array, residuals: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -304,12 +291,12 @@ def _spreads(predicted: Array, residuals: Array) -> tuple[tuple[float, ...], tup
 
 
 def _sets(
-    about: Intervals, wanted: IntervalOptions, rows: Rows, outputs: Array, port: Port
-) -> tuple[Intervals, tuple[str, ...]]:
+    about: sections.Intervals, wanted: IntervalOptions, rows: Rows, outputs: Array, port: Port
+) -> tuple[sections.Intervals, tuple[str, ...]]:
     """Sets of classes; `outputs` [B, C]."""
     if len(port.shape) != 1:
         raise wrong_shape(rows.name, "labels [rows]", f"targets of shape {list(port.shape)}")
-    if wanted.method != ABSOLUTE:
+    if wanted.method != sections.ABSOLUTE:
         raise OptionError(
             f"--interval-method {wanted.method} needs targets of shape {list(port.shape)}, found labels",
             code="calibration-wrong-shape",
@@ -319,7 +306,7 @@ def _sets(
     _require_rows(about, len(labels))
     sums = np.abs(outputs.sum(axis=1) - 1)
     probable = bool((outputs >= 0).all() and (sums <= SUM).all())
-    scores = PROBABILITIES if probable else LOGITS
+    scores = sections.PROBABILITIES if probable else sections.LOGITS
     p = conformal.probabilities(outputs, scores)
     missed = 1 - p[np.arange(len(labels)), labels]
     threshold = conformal.quantile(missed, about.coverage)
@@ -327,7 +314,7 @@ def _sets(
     chosen[np.arange(len(labels)), outputs.argmax(axis=1)] = True
     section = dataclasses.replace(
         about,
-        method=LAC,
+        method=sections.LAC,
         scores=scores,
         threshold=threshold,
         size=float(chosen.sum(axis=1).mean()),
@@ -338,7 +325,7 @@ def _sets(
     notes = (unseen,) if absent else ()
     about_sets = (
         f"{section.text}; mean size {section.size:.3g}; the outputs are taken as {scores}; the most probable class is "
-        f"in each set; {EXCHANGEABLE}"
+        f"in each set; {sections.EXCHANGEABLE}"
     )
     return section, (about_sets, *notes, *_unlikely(section))
 
@@ -370,7 +357,7 @@ def _checked(scores: Array, coverage: float) -> float:
     return float((second <= limit).mean()) if math.isfinite(limit) else -1.0
 
 
-def _unlikely(section: Intervals) -> tuple[str, ...]:
+def _unlikely(section: sections.Intervals) -> tuple[str, ...]:
     """A note if the two halves of the file differ by more than `UNLIKELY` standard deviations."""
     half = (section.rows - section.fitted) / 2
     deviation = math.sqrt(2 * section.coverage * (1 - section.coverage) / half)

@@ -15,21 +15,10 @@ from kanexport.bundle import baseline
 from kanexport.bundle.baseline import Rows
 from kanexport.certify import certificate
 from kanexport.certify.certificate import Certificate
-from kanexport.errors import InvalidKan, OptionError, needs
+from kanexport.errors import InvalidKan, OptionError, arguments_conflict, needs
 from kanexport.ir.model import Kan
+from kanexport.shared import sections
 from kanexport.shared.naming import Names
-from kanexport.shared.sections import (
-    DIRECTIONS,
-    FLAG,
-    GRID_BOX,
-    NEITHER,
-    NO_CERTIFICATE,
-    PAIRS,
-    POINT_PAIRS,
-    REJECT,
-    CertificateInfo,
-    Witness,
-)
 
 Array = npt.NDArray[np.float64]
 
@@ -69,11 +58,11 @@ def options(certify: bool, box: str | None, budget: str | None, range_from: str,
         if range_from == CERTIFICATE:
             raise needs(f"{RANGE_FROM} {CERTIFICATE}", CERTIFY)
         return NO_OPTIONS
-    if range_from == CERTIFICATE and policy not in (FLAG, REJECT):
-        raise needs(f"{RANGE_FROM} {CERTIFICATE}", f"--out-of-range {FLAG} or {REJECT}")
+    if range_from == CERTIFICATE and policy not in (sections.FLAG, sections.REJECT):
+        raise needs(f"{RANGE_FROM} {CERTIFICATE}", f"--out-of-range {sections.FLAG} or {sections.REJECT}")
     return CertifyOptions(
         budget=SECONDS if budget is None else seconds(budget, BUDGET),
-        rows=None if box in (None, GRID_BOX) else baseline.load(Path(str(box)), BOX),
+        rows=None if box in (None, sections.GRID_BOX) else baseline.load(Path(str(box)), BOX),
         range_check=range_from == CERTIFICATE,
     )
 
@@ -105,27 +94,21 @@ def check(options: CertifyOptions, dtype: str, *, quantized: bool) -> None:
     if not options:
         return
     if quantized:
-        raise OptionError(
-            f"{CERTIFY} cannot be combined with --quantize: a certificate does not cover quantized graphs",
-            code="arguments-conflict",
-            hint="remove one of the two",
+        raise arguments_conflict(
+            f"{CERTIFY} cannot be combined with --quantize: a certificate does not cover quantized graphs"
         )
     if dtype != "float32":
-        raise OptionError(
-            f"{CERTIFY} needs float32, found --dtype {dtype}",
-            code="arguments-conflict",
-            hint=f"remove {CERTIFY} or --dtype",
-        )
+        raise arguments_conflict(f"{CERTIFY} needs float32, found --dtype {dtype}", hint=f"remove {CERTIFY} or --dtype")
 
 
-def measure(options: CertifyOptions, kan: Kan, names: Names) -> CertificateInfo:
+def measure(options: CertifyOptions, kan: Kan, names: Names) -> sections.CertificateInfo:
     """The certificate of a served network; NO_CERTIFICATE without a budget. Raises InvalidKan for a network that has no
     certificate, or no finite one, and OptionError for a box that does not fit."""
     if not options:
-        return NO_CERTIFICATE
-    if (pairs := kan.n_inputs * kan.n_outputs) > PAIRS:
+        return sections.NO_CERTIFICATE
+    if (pairs := kan.n_inputs * kan.n_outputs) > sections.PAIRS:
         raise InvalidKan(
-            f"the network has {pairs} pairs of an input and an output, a certificate has at most {PAIRS}",
+            f"the network has {pairs} pairs of an input and an output, a certificate has at most {sections.PAIRS}",
             code="certificate-too-large",
             hint=f"export without {CERTIFY}",
         )
@@ -142,12 +125,12 @@ def measure(options: CertifyOptions, kan: Kan, names: Names) -> CertificateInfo:
     return section(options, result)
 
 
-def section(options: CertifyOptions, result: Certificate) -> CertificateInfo:
+def section(options: CertifyOptions, result: Certificate) -> sections.CertificateInfo:
     """The section of the manifest. `result`: for the box of the options."""
-    rows, few = options.rows, len(result.low) * len(result.y_low) <= POINT_PAIRS
-    return CertificateInfo(
+    rows, few = options.rows, len(result.low) * len(result.y_low) <= sections.POINT_PAIRS
+    return sections.CertificateInfo(
         method=certificate.METHOD,
-        box=GRID_BOX if rows is None else rows.name,
+        box=sections.GRID_BOX if rows is None else rows.name,
         sha256="" if rows is None else rows.sha256,
         low=_numbers(result.low),
         high=_numbers(result.high),
@@ -159,7 +142,7 @@ def section(options: CertifyOptions, result: Certificate) -> CertificateInfo:
         found_low=_numbers(result.found_low),
         found_high=_numbers(result.found_high),
         slack=_numbers(result.slack),
-        directions=tuple(tuple(map(DIRECTIONS.index, row)) for row in result.direction),
+        directions=tuple(tuple(map(sections.DIRECTIONS.index, row)) for row in result.direction),
         lipschitz=tuple(map(_numbers, result.lipschitz)),
         assumptions=certificate.ASSUMPTIONS,
         range_check=options.range_check,
@@ -169,14 +152,14 @@ def section(options: CertifyOptions, result: Certificate) -> CertificateInfo:
     )
 
 
-def _witnesses(result: Certificate) -> Iterator[Witness]:
+def _witnesses(result: Certificate) -> Iterator[sections.Witness]:
     """The steps of each pair without a direction."""
     seen = result.witnesses
     for i, row in enumerate(result.direction):
         for o, word in enumerate(row):
-            if word == NEITHER:
+            if word == sections.NEITHER:
                 rises, falls = ((*_numbers(pair[0]), float(pair[1, i])) for pair in (seen.up[i, o], seen.down[i, o]))
-                yield Witness(input=i, output=o, rises=rises, falls=falls)
+                yield sections.Witness(input=i, output=o, rises=rises, falls=falls)
 
 
 def _numbers(values: Array) -> tuple[float, ...]:

@@ -75,15 +75,8 @@ def _basis(term: Term, name: str) -> BasisInfo:
 BATCH = -1  # any number of rows, in a TensorSpec
 
 
-# Datatypes of whole numbers and truth values, by numpy's names.
-DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-}
+# Types of whole numbers and truth values by numpy's names, of which the Open Inference Protocol has the capitals.
+WHOLE = ("bool", "uint8", "int8", "int16", "int32", "int64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,5 +104,5 @@ class Signature:
         return tuple(map(self._tensor, self.ports.outputs))
 
     def _tensor(self, port: Port) -> TensorSpec:
-        datatype = precision.DATATYPES[self.dtype] if port.kind == FLOAT else DATATYPES[port.kind]
+        datatype = precision.DATATYPES[self.dtype] if port.kind == FLOAT else port.kind.upper()
         return TensorSpec(name=port.name, datatype=datatype, shape=(BATCH, *port.shape))

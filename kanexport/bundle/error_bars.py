@@ -18,7 +18,7 @@ import numpy.typing as npt
 from kanexport.bundle import calibration
 from kanexport.bundle.calibration import CALIBRATION, Rows
 from kanexport.bundle.description import Signature
-from kanexport.errors import OptionError, needs
+from kanexport.errors import OptionError, needs, option_out_of_range
 from kanexport.lowering.lower import Lowered
 from kanexport.shared import error_bars
 from kanexport.shared.naming import Names
@@ -57,9 +57,8 @@ def options(
     if path is None:
         raise needs(ERROR_BARS, CALIBRATION, f"add {CALIBRATION}, rows with targets")
     if factor is not None and not 0 < factor < math.inf:
-        raise OptionError(
+        raise option_out_of_range(
             f"{FACTOR} is {factor:g}, expected a number above 0",
-            code="option-out-of-range",
             hint=f"pass how much steeper the true function may be, such as {FACTOR} 2",
         )
     return ErrorBarOptions(calibration.load(path, classes), 1.0 if factor is None else factor)

@@ -19,18 +19,10 @@ from kanexport.graph.compose import AppendedGraph
 from kanexport.ir.model import Kan
 from kanexport.lowering.attribution import Anchor, contributions_graph
 from kanexport.lowering.lower import Explained, Lowered
+from kanexport.shared import sections
 from kanexport.shared.cli.suggest import advice
 from kanexport.shared.manifest import LayerInfo
 from kanexport.shared.naming import Names
-from kanexport.shared.sections import (
-    CONTRIBUTIONS,
-    EDGES,
-    EXPLAIN_FILE,
-    NODES,
-    OUTPUT,
-    ExplainedTensor,
-    Explanations,
-)
 from kanexport.verify import attribution
 from kanexport.verify.attribution import NoContributions
 
@@ -77,7 +69,9 @@ def add(
     if isinstance(against, str):
         anchor, needed = None, chosen
         notes += (
-            (f"{EXPLAIN_FILE} has no contributions: {against}; `kanserve explain` may have them",) if against else ()
+            (f"{sections.EXPLAIN_FILE} has no contributions: {against}; `kanserve explain` may have them",)
+            if against
+            else ()
         )
     else:
         anchor, needed = against, list(range(len(layers)))
@@ -90,13 +84,15 @@ def add(
     ]
     if anchor is not None:
         graph = contributions_graph(anchor, [edges_name(at) for at in needed], signature.dtype)
-        parts.append(AppendedGraph(graph, CONTRIBUTIONS, CONTRIBUTIONS))
+        parts.append(AppendedGraph(graph, sections.CONTRIBUTIONS, sections.CONTRIBUTIONS))
         shape, datatype = (BATCH, len(anchor.row), len(anchor.base)), precision.DATATYPES[signature.dtype]
         tensors.append(
-            ExplainedTensor(name=CONTRIBUTIONS, datatype=datatype, shape=shape, holds=CONTRIBUTIONS, layer=-1)
+            sections.ExplainedTensor(
+                name=sections.CONTRIBUTIONS, datatype=datatype, shape=shape, holds=sections.CONTRIBUTIONS, layer=-1
+            )
         )
-    about = Explanations(
-        file=EXPLAIN_FILE, tensors=tuple(tensors), base=() if anchor is None else tuple(anchor.base.tolist())
+    about = sections.Explanations(
+        file=sections.EXPLAIN_FILE, tensors=tuple(tensors), base=() if anchor is None else tuple(anchor.base.tolist())
     )
     graph = compose.joined(lowered.model, parts, {FACTS: _facts(about, layers, names, anchor)})
     return dataclasses.replace(lowered, explained=Explained(graph, about, notes, anchor))
@@ -130,7 +126,7 @@ def _chosen(options: ExplainOptions, layers: Sequence[LayerInfo]) -> tuple[list[
         return sorted({_numbered(text, layers) for text in options.layers}), ()
     large = {at: count for at, layer in enumerate(layers) if (count := _edges(layer)) > EDGE_LIMIT}
     notes = (
-        f"{EXPLAIN_FILE} has no edges of layer {at}: {count} per row are more than {EDGE_LIMIT}; "
+        f"{sections.EXPLAIN_FILE} has no edges of layer {at}: {count} per row are more than {EDGE_LIMIT}; "
         "select it with --explain-layers"
         for at, count in large.items()
     )
@@ -158,27 +154,35 @@ def _numbered(text: str, layers: Sequence[LayerInfo]) -> int:
 
 def _tensors(
     layers: Sequence[LayerInfo], chosen: Sequence[int], model: bytes, signature: Signature
-) -> list[ExplainedTensor]:
+) -> list[sections.ExplainedTensor]:
     """The outputs of the graph, in order: those of the model, and the edges."""
     datatype = precision.DATATYPES[signature.dtype]
     layer_of = {layer.node_tensor: at for at, layer in enumerate(layers)}
     tensors = [
-        ExplainedTensor(name=output.name, datatype=output.datatype, shape=output.shape, holds=OUTPUT, layer=-1)
+        sections.ExplainedTensor(
+            name=output.name, datatype=output.datatype, shape=output.shape, holds=sections.OUTPUT, layer=-1
+        )
         for output in signature.outputs()
     ]
     own = {tensor.name for tensor in tensors}
     tensors += [
-        ExplainedTensor(name=name, datatype=datatype, shape=(BATCH, *shape), holds=NODES, layer=layer_of[name])
+        sections.ExplainedTensor(
+            name=name, datatype=datatype, shape=(BATCH, *shape), holds=sections.NODES, layer=layer_of[name]
+        )
         for name, shape in compose.outputs(model).items()
         if name not in own
     ]
     for at in chosen:
         shape = (BATCH, *layers[at].positions, layers[at].sources, layers[at].destinations)
-        tensors.append(ExplainedTensor(name=edges_name(at), datatype=datatype, shape=shape, holds=EDGES, layer=at))
+        tensors.append(
+            sections.ExplainedTensor(
+                name=edges_name(at), datatype=datatype, shape=shape, holds=sections.EDGES, layer=at
+            )
+        )
     return tensors
 
 
-def _facts(about: Explanations, layers: Sequence[LayerInfo], names: Names, anchor: Anchor | None) -> str:
+def _facts(about: sections.Explanations, layers: Sequence[LayerInfo], names: Names, anchor: Anchor | None) -> str:
     """The metadata of the file as JSON: its outputs, the names of the inputs and outputs, the biases of its layers,
     which with the edges add up to nodes, and the reference and its output, which with the contributions add up to
     the prediction."""

@@ -21,34 +21,14 @@ from kanexport.bundle.description import Signature, edges_file
 from kanexport.bundle.error_bars import ErrorBarOptions
 from kanexport.bundle.explain_graph import NO_EXPLANATION, ExplainOptions
 from kanexport.ccode.generate import CodeFiles
-from kanexport.errors import REPORT, OptionError, RepositoryError
+from kanexport.errors import REPORT, OptionError, RepositoryError, option_out_of_range, option_value_unknown
 from kanexport.graph import compose, precision
 from kanexport.lowering.lower import Lowered
-from kanexport.shared import grids, manifest, naming
+from kanexport.shared import grids, manifest, naming, sections
 from kanexport.shared.custom_ops import KERNEL_FILE
 from kanexport.shared.custom_ops import edges_file as kernel_edges_file
 from kanexport.shared.manifest import FileEntry, LayerInfo, Manifest, Source, TensorSpec
 from kanexport.shared.naming import UNNAMED, Names, NamingError
-from kanexport.shared.sections import (
-    AS_TRAINED,
-    EXACT,
-    EXPLAIN_FILE,
-    FLAG,
-    NO_BASELINE,
-    NO_CERTIFICATE,
-    NO_EDIT,
-    NO_EXPLANATIONS,
-    OUT_OF_RANGE_POLICIES,
-    REJECT,
-    UNSCALED,
-    Approximation,
-    Baseline,
-    CertificateInfo,
-    Edit,
-    ErrorBars,
-    Intervals,
-    Scalers,
-)
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 from kanexport.verify.verify import Proof
 
@@ -67,7 +47,7 @@ class Destination:
     tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
     names: Names = UNNAMED
-    out_of_range: str = AS_TRAINED  # handling of such rows, a key of `shared.sections.OUT_OF_RANGE_POLICIES`
+    out_of_range: str = sections.AS_TRAINED  # handling of such rows, a key of `shared.sections.OUT_OF_RANGE_POLICIES`
     intervals: IntervalOptions = calibration.NO_OPTIONS
     error_bars: ErrorBarOptions = error_bars.NO_OPTIONS
 
@@ -78,9 +58,9 @@ class Target(Destination):
 
     baseline: Rows | None = None  # of the user's data
     explain: ExplainOptions = NO_EXPLANATION
-    scalers: Scalers = UNSCALED  # which the graphs apply
+    scalers: sections.Scalers = sections.UNSCALED  # which the graphs apply
     range_of_certificate: bool = False  # FLAG and REJECT check the certified box
-    edit: Edit = NO_EDIT  # how the network was made from that of another version
+    edit: sections.Edit = sections.NO_EDIT  # how the network was made from that of another version
 
     def __post_init__(self) -> None:
         """The header of the baseline rows names the features, unless the user does."""
@@ -106,21 +86,19 @@ class Target(Destination):
         """Reject early what would fail late. Raises OptionError and RepositoryError."""
         precision.check(self.dtype)
         if not 1 <= self.max_batch_size <= 2**31 - 1:
-            raise OptionError(
+            raise option_out_of_range(
                 f"--max-batch-size is {self.max_batch_size}, expected 1 or more",
-                code="option-out-of-range",
                 hint="pass a positive --max-batch-size",
             )
-        if self.out_of_range not in OUT_OF_RANGE_POLICIES:
-            raise OptionError(
-                f"out_of_range is {self.out_of_range[:40]!r}, expected one of {', '.join(OUT_OF_RANGE_POLICIES)}",
-                code="option-value-unknown",
-                hint=f"pass one of {', '.join(OUT_OF_RANGE_POLICIES)}",
+        if self.out_of_range not in sections.OUT_OF_RANGE_POLICIES:
+            raise option_value_unknown(
+                f"out_of_range is {self.out_of_range[:40]!r}, expected one of "
+                f"{', '.join(sections.OUT_OF_RANGE_POLICIES)}",
+                hint=f"pass one of {', '.join(sections.OUT_OF_RANGE_POLICIES)}",
             )
         if not 0 < self.tolerance < 1:
-            raise OptionError(
+            raise option_out_of_range(
                 f"--tolerance is {self.tolerance}, expected a number between 0 and 1",
-                code="option-out-of-range",
                 hint="pass a small number, such as --tolerance 1e-4",
             )
         if self.repository is not None:
@@ -154,7 +132,8 @@ class VerificationBasis:
             self.basis in (manifest.EXPECTED_OUTPUTS, manifest.CHOSEN_TOLERANCE)
         ):
             raise OptionError(
-                f"a model verified against {self.basis!r} with {len(self.expected_outputs)} files of expected outputs",
+                f"internal check failed: {len(self.expected_outputs)} files of expected outputs do not fit the "
+                f"verification basis {self.basis!r}",
                 code="internal-check-failed",
                 hint=REPORT,
             )
@@ -173,9 +152,9 @@ class VerifiedModel:
     signature: Signature
     source: Source
     notes: tuple[str, ...]
-    approximation: Approximation = EXACT
+    approximation: sections.Approximation = sections.EXACT
     network: bytes | None = None  # archive of the network, as in `ir.archive`
-    certificate: CertificateInfo = NO_CERTIFICATE
+    certificate: sections.CertificateInfo = sections.NO_CERTIFICATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +173,8 @@ def publish(target: Target, model: VerifiedModel) -> Result:
     target.check_names(model.signature)
     intervals, bars, calibration_notes = _calibrated(target, model)
     files, measured = _files(model), _baseline(target, model)
-    policy = AS_TRAINED if target.range_of_certificate else target.out_of_range  # beyond the range of the training
+    # Of rows beyond the range of the training.
+    policy = sections.AS_TRAINED if target.range_of_certificate else target.out_of_range
     range_notes = check(policy, model.layers, model.signature.inputs(), measured)
     root, explained = target.repository, model.lowered.explained
     document = Manifest(
@@ -225,7 +205,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         + (() if explained is None else explained.notes),
         names=target.names,
         baseline=measured,
-        explanations=NO_EXPLANATIONS if explained is None else explained.about,
+        explanations=sections.NO_EXPLANATIONS if explained is None else explained.about,
         out_of_range=target.out_of_range,
         variants=model.proof.variants,
         approximation=model.approximation,
@@ -240,7 +220,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
     return Result(Path() if root is None else repository.pack(root, bare, files, force=target.force), document)
 
 
-def _calibrated(target: Target, model: VerifiedModel) -> tuple[Intervals, ErrorBars, tuple[str, ...]]:
+def _calibrated(target: Target, model: VerifiedModel) -> tuple[sections.Intervals, sections.ErrorBars, tuple[str, ...]]:
     """The sections that the exporter measures on calibration rows, and notes on them. Raises OptionError."""
     intervals, notes = calibration.measure(target.intervals, model.lowered, model.signature, target.names, target.dtype)
     bars, more = error_bars.measure(target.error_bars, model.certificate, model.lowered, model.signature, target.names)
@@ -263,18 +243,18 @@ def _with_numbers_file(document: Manifest, files: dict[str, bytes | repository.P
     return dataclasses.replace(bare, files=listed), dataclasses.replace(document, files=listed)
 
 
-def _baseline(target: Target, model: VerifiedModel) -> Baseline:
+def _baseline(target: Target, model: VerifiedModel) -> sections.Baseline:
     """The baseline of the user's rows; otherwise of the inputs of the calibration rows, if the model has one input."""
     rows = target.baseline
     if rows is None and target.intervals.rows is not None:
         inputs = model.signature.inputs()
         rows = target.intervals.rows.as_baseline() if len(inputs) == 1 and inputs[0].datatype in FLOATS else None
     if rows is None:
-        return NO_BASELINE
+        return sections.NO_BASELINE
     return baseline.measure(rows, model.lowered, model.layers, model.signature, target.names, target.dtype)
 
 
-def _same_rows(target: Target, measured: Baseline) -> tuple[str, ...]:
+def _same_rows(target: Target, measured: sections.Baseline) -> tuple[str, ...]:
     """Notes on a baseline of the calibration rows."""
     rows = target.intervals.rows
     if rows is None or rows.sha256 != measured.sha256:
@@ -293,7 +273,7 @@ def _files(model: VerifiedModel) -> dict[str, bytes | repository.Parts]:
     if lowered.many is not None:
         files[manifest.MANY_FILE] = lowered.many.graph
     if lowered.explained is not None:
-        files[EXPLAIN_FILE] = lowered.explained.graph
+        files[sections.EXPLAIN_FILE] = lowered.explained.graph
     if lowered.kernel is not None:
         files[KERNEL_FILE] = lowered.kernel
     if model.network is not None:
@@ -314,10 +294,10 @@ SHOWN = 10  # inputs that are named
 
 
 def check(
-    policy: str, layers: Sequence[LayerInfo], inputs: Sequence[TensorSpec], baseline: Baseline
+    policy: str, layers: Sequence[LayerInfo], inputs: Sequence[TensorSpec], baseline: sections.Baseline
 ) -> tuple[str, ...]:
     """Notes for the manifest on inputs that have no range. Raises OptionError if none of them has one."""
-    if policy not in (FLAG, REJECT):
+    if policy not in (sections.FLAG, sections.REJECT):
         return ()
     names = {tensor.name for tensor in inputs}
     reading = [layer for layer in layers if layer.node_tensor in names]

@@ -7,10 +7,11 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,21 +85,26 @@ def program(code: Code, inputs: int, outputs: int, command: list[str]) -> Iterat
     arrays, explain = EXPLAIN if explains else ("", "")
     facts = {"name": code.name, "upper": code.name.upper()}
     main = PROGRAM.format(arrays=arrays.format(**facts), explain=explain.format(**facts), **facts)
+    texts = {f"{code.name}.c": code.text, f"{code.name}.h": code.header, "program.c": main}
     with tempfile.TemporaryDirectory(prefix="kanexport-c-") as folder:
-        place = Path(folder)
-        for name, text in ((f"{code.name}.c", code.text), (f"{code.name}.h", code.header), ("program.c", main)):
-            (place / name).write_text(text)
         arguments = [*command, *FLAGS]
         files = ["-o", "program", "program.c", f"{code.name}.c", "-lm"]
-        try:
-            done = subprocess.run(
-                [*arguments, *files], cwd=place, capture_output=True, text=True, timeout=SECONDS, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise _failed(f"{command[0]} does not run: {error}") from error
-        if done.returncode:
-            raise _failed(f"{command[0]} does not compile the C code: {done.stderr.strip()[:300]}")
-        yield Program(place / "program", " ".join(arguments), inputs, outputs, explains)
+        fault = compile_texts(Path(folder), texts, [*arguments, *files], SECONDS)
+        if fault:
+            raise _failed(f"{command[0]} does not compile the C code: {fault}")
+        yield Program(Path(folder) / "program", " ".join(arguments), inputs, outputs, explains)
+
+
+def compile_texts(folder: Path, texts: Mapping[str, str], command: Sequence[str], seconds: float) -> str:
+    """Write files into a folder and run a compiler there. Returns the reason why it failed, or an empty text."""
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    try:
+        done = subprocess.run(command, cwd=folder, timeout=seconds, check=False, **streams)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return done.stderr.strip()[:300] or f"exit status {done.returncode}" if done.returncode else ""
 
 
 def _failed(message: str) -> VerificationFailed:

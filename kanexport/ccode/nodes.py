@@ -185,13 +185,14 @@ def transposed(value: Node, axes: tuple[int, ...]) -> Node:
     """The axes in another order."""
     if isinstance(value, Constant):
         return Constant.of(value.array.transpose(axes))
-    shape = tuple(value.shape[axis] for axis in axes)
+    return _renamed(value, tuple(value.shape[axis] for axis in axes), dict(zip(axes, range(len(axes)), strict=True)))
+
+
+def _renamed(value: Node, shape: Shape, places: Mapping[int, int]) -> View:
+    """The same elements. `places`: of an axis there, the axis here; other axes have one entry."""
 
     def place(index: Indices) -> Indices:
-        result = [ORIGIN] * len(axes)
-        for at, axis in enumerate(axes):
-            result[axis] = index[at]
-        return tuple(result)
+        return tuple(index[places[axis]] if axis in places else ORIGIN for axis in range(len(value.shape)))
 
     return View(shape, value.kind, value, place)
 
@@ -206,15 +207,7 @@ def reshaped(value: Node, shape: Shape) -> Node:
     if [value.shape[axis] for axis in long] != [size for size in shape if size > 1]:
         return Flat(shape, value.kind, value)
     # The same axes in the same order, among axes of one entry.
-    kept = [axis for axis, size in enumerate(shape) if size > 1]
-
-    def place(index: Indices) -> Indices:
-        result = [ORIGIN] * len(value.shape)
-        for axis, at in zip(long, kept, strict=True):
-            result[axis] = index[at]
-        return tuple(result)
-
-    return View(shape, value.kind, value, place)
+    return _renamed(value, shape, dict(zip(long, [axis for axis, size in enumerate(shape) if size > 1], strict=True)))
 
 
 def selected(value: Node, axis: int, indices: Array) -> Node:

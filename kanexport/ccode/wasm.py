@@ -8,11 +8,11 @@ says which model it is: `kanexport.shared.wasm_module` has its format.
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from kanexport.ccode.compiled import compile_texts
 from kanexport.ccode.source import EXPLAIN, Code
 from kanexport.errors import OptionError, VerificationFailed
 from kanexport.shared import wasm_module
@@ -69,31 +69,14 @@ def module(code: Code, facts: ModuleFacts) -> bytes:
     memory = -(-(stack + code.tables + arrays + PAGE) // PAGE) * PAGE
     options = [option.format(stack=stack, memory=memory) for option in LINKED]
     with tempfile.TemporaryDirectory(prefix="kanexport-wasm-") as folder:
-        place = Path(folder)
-        for name, text in ((f"{code.name}.c", code.text), (f"{code.name}.h", code.header), ("glue.c", glue)):
-            (place / name).write_text(text)
+        texts = {f"{code.name}.c": code.text, f"{code.name}.h": code.header, "glue.c": glue}
         files = ["-o", "module.wasm", "glue.c", f"{code.name}.c"]
         command = [sys.executable, "-P", "-m", PACKAGE, "cc", *TARGET, *options, *files]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=place,
-                capture_output=True,
-                text=True,
-                timeout=SECONDS,
-                check=False,
-                stdin=subprocess.DEVNULL,
+        fault = compile_texts(Path(folder), texts, command, SECONDS)
+        if fault:
+            raise VerificationFailed(
+                f"{PACKAGE} does not compile the C code: {fault}",
+                code="c-code-not-run",
+                hint="nothing was written; export without --wasm, or install another version of ziglang",
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise _failed(str(error)) from error
-        if done.returncode:
-            raise _failed(done.stderr.strip()[:300])
-        return wasm_module.with_facts((place / "module.wasm").read_bytes(), facts)
-
-
-def _failed(why: str) -> VerificationFailed:
-    return VerificationFailed(
-        f"{PACKAGE} does not compile the C code: {why}",
-        code="c-code-not-run",
-        hint="nothing was written; export without --wasm, or install another version of ziglang",
-    )
+        return wasm_module.with_facts((Path(folder) / "module.wasm").read_bytes(), facts)

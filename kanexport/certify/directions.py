@@ -7,6 +7,7 @@ less than `FLAT` of the range of the edge remains, or until two pairs of points 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from kanexport.certify.edges import Table
 from kanexport.shared.sections import DECREASING, INCREASING, NEITHER, UNDECIDED
 
 Array = npt.NDArray[np.float64]
+Cells = npt.NDArray[np.bool_] | EllipsisType  # a mask of cells, or all of them
 
 FLAT = 1e-9  # of the range of an edge: a rise or fall in sum that does not count
 DEPTH = 5  # of divisions of a cell
@@ -42,6 +44,9 @@ class _Edge:
     fall: float
     up: Array | None
     down: Array | None
+
+    def add(self, rise: float, fall: float) -> None:
+        self.rise, self.fall = self.rise + rise, self.fall + fall
 
     def word(self, room: float) -> str:
         if self.up is not None and self.down is not None:
@@ -76,10 +81,16 @@ def _direction(table: Table, source: int, destination: int) -> tuple[str, Array]
 
 def _facts(table: Table, i: int, o: int) -> _Edge:
     """The facts of an edge from one table."""
-    x, value = table.x[:, i], table.value[:, i, o]
-    h, noise = np.diff(x), 2 * float(table.rounding[i, o])
-    rise, fall = (float((np.maximum(slope, 0) * h).sum()) for slope in (table.high[:, i, o], -table.low[:, i, o]))
-    return _Edge(rise, fall, _pair(x, value, noise), _pair(x, -value, noise))
+    x, value, noise = table.x[:, i], table.value[:, i, o], 2 * float(table.rounding[i, o])
+    return _Edge(*_variation(table, i, o), _pair(x, value, noise), _pair(x, -value, noise))
+
+
+def _variation(table: Table, i: int, o: int, cells: Cells = ...) -> tuple[float, float]:
+    """How far an edge may rise and fall in sum in some cells: the sum of its largest slope of each sign, times the
+    width of each cell."""
+    h = np.diff(table.x[:, i])
+    rise, fall = (np.maximum(slope, 0) * h for slope in (table.high[:, i, o], -table.low[:, i, o]))
+    return float(rise[cells].sum()), float(fall[cells].sum())
 
 
 def _pair(x: Array, value: Array, noise: float) -> Array | None:
@@ -92,37 +103,35 @@ def _pair(x: Array, value: Array, noise: float) -> Array | None:
 
 
 def _divided(table: Table, i: int, o: int, whole: _Edge, room: float) -> _Edge:
-    """The facts of an edge with smaller cells where both directions are possible."""
-    low, high, x = table.low[:, i, o], table.high[:, i, o], table.x[:, i]
-    h = np.diff(x)
-    both = np.flatnonzero((low < 0) & (high > 0) & (h > 0))
-    rise = float((np.maximum(high, 0) * h)[~np.isin(np.arange(len(h)), both)].sum())
-    fall = float((np.maximum(-low, 0) * h)[~np.isin(np.arange(len(h)), both)].sum())
-    total = _Edge(rise, fall, whole.up, whole.down)
-    cells = [(float(x[at]), float(x[at + 1]), 1) for at in both]
+    """The facts of an edge with smaller cells where both directions are possible: each of these cells gets a
+    separate table, up to DEPTH times one inside the other."""
+    total = _Edge(0.0, 0.0, whole.up, whole.down)
+    waiting = _count_sure(total, table, i, o, depth=1)
     for count in range(TABLES):
-        if not cells:
+        if not waiting:
             break
-        first, last, depth = cells.pop()
+        first, last, depth = waiting.pop()
         ends = np.zeros((2, table.value.shape[1]))
         ends[:, i] = first, last
         part = Table.of(table.edges, ends[0], ends[1])
         facts = _facts(part, i, o)
         total.up = facts.up if total.up is None else total.up
         total.down = facts.down if total.down is None else total.down
-        small = min(facts.rise, facts.fall) <= room / (4 * TABLES)
-        if small or depth == DEPTH or count == TABLES - 1:
-            total.rise, total.fall = total.rise + facts.rise, total.fall + facts.fall
-            continue
-        # The cells in which both directions are possible are divided; the others count at once.
-        part_low, part_high, points = part.low[:, i, o], part.high[:, i, o], part.x[:, i]
-        width = np.diff(points)
-        mixed = (part_low < 0) & (part_high > 0) & (width > 0)
-        total.rise += float((np.maximum(part_high, 0) * width)[~mixed].sum())
-        total.fall += float((np.maximum(-part_low, 0) * width)[~mixed].sum())
-        cells += [(float(points[at]), float(points[at + 1]), depth + 1) for at in np.flatnonzero(mixed)]
-    for first, last, _ in cells:  # not divided any more
-        at = np.searchsorted(x, first, side="right") - 1
-        total.rise += max(float(high[at]), 0.0) * (last - first)
-        total.fall += max(float(-low[at]), 0.0) * (last - first)
+        is_small = min(facts.rise, facts.fall) <= room / (4 * TABLES)
+        if is_small or depth == DEPTH or count == TABLES - 1:
+            total.add(facts.rise, facts.fall)
+        else:
+            waiting += _count_sure(total, part, i, o, depth + 1)
+    for first, last, _ in waiting:  # as in the first table
+        at = np.searchsorted(table.x[:, i], first, side="right") - 1
+        steepest = max(float(table.high[at, i, o]), 0.0), max(float(-table.low[at, i, o]), 0.0)
+        total.add(*(slope * (last - first) for slope in steepest))
     return total
+
+
+def _count_sure(total: _Edge, table: Table, i: int, o: int, depth: int) -> list[tuple[float, float, int]]:
+    """Add the cells of a table in which an edge has one direction. Returns the others, each as its ends and `depth`."""
+    x = table.x[:, i]
+    mixed = (table.low[:, i, o] < 0) & (table.high[:, i, o] > 0) & (np.diff(x) > 0)
+    total.add(*_variation(table, i, o, ~mixed))
+    return [(float(x[at]), float(x[at + 1]), depth) for at in np.flatnonzero(mixed)]

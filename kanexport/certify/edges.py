@@ -10,7 +10,9 @@ All arithmetic is float64. `Table.rounding` bounds its error, and every enclosur
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +30,9 @@ from kanexport.graph import precision
 from kanexport.ir.model import EdgeTerm, Layer, Term
 
 Array = npt.NDArray[np.float64]
+# In the cells between points, [n - 1, I, O] each: max |f''| and max |f'''|; terms whose sum is the lowest slope, and
+# terms of the highest one.
+Bends = tuple[Array, Array, tuple[Array, ...], tuple[Array, ...]]
 
 PARTS = (16, 8, 4, 2, 1)  # of a cell between two knots
 OUTSIDE = 4  # times as many parts beyond the knots
@@ -41,6 +46,15 @@ STEEPEST = 1e200  # a slope that stands for no bound
 def refuse(message: str) -> InvalidKan:
     """The error for a network that has no certificate."""
     return InvalidKan(message, code="certificate-not-supported", hint=HINT)
+
+
+@contextlib.contextmanager
+def refusal(what: str) -> Iterator[None]:
+    """A context in which an operation without a known bound rejects the certificate. `what`: its place, as text."""
+    try:
+        yield
+    except UnboundedError as error:
+        raise refuse(f"{what}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,6 +120,18 @@ class Spline:
             high[:, at] = np.where(inside[:, None], values.max(axis=1), 0.0)
         return low, high
 
+    def bends(self, x: Array) -> Bends:
+        """The bounds in the cells between points x [n, I], from the coefficients of the derivatives."""
+        middles = (x[:-1] + x[1:]) / 2
+        low, high = self.in_cells(1, middles)
+        second, third = (self._largest_in_cells(order, middles) for order in (2, 3))
+        return second, third, (low,), (high,)
+
+    def _largest_in_cells(self, order: int, middles: Array) -> Array:
+        low, high = self.in_cells(order, middles)
+        rounding = self.rounding(order) if order <= self.basis.degree else 0.0
+        return np.asarray(np.maximum(np.abs(low), np.abs(high)) * MARGIN + rounding)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Smooth:
@@ -133,12 +159,22 @@ class Smooth:
         a, b = low[..., None] * self.rate + self.shift, high[..., None] * self.rate + self.shift
         return np.minimum(a, b), np.maximum(a, b)
 
-    def bounds(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """[n, I, O] twice: bounds of the second and third derivative between low and high [n, I]."""
-        ends, size, rate = self.ends(low, high), np.abs(self.weight), np.abs(self.rate)
-        second = np.where(size == 0, 0.0, self.curve.second(*ends) * size * rate**2)
-        third = np.where(size == 0, 0.0, self.curve.third(*ends) * size * rate**3)
-        return second * MARGIN, third * MARGIN
+    def bends(self, x: Array) -> Bends:
+        """The bounds in the cells between points x [n, I]. A slope is between those at the points, and their reach."""
+        ends, size, rate = self.ends(x[:-1], x[1:]), np.abs(self.weight), np.abs(self.rate)
+        second = np.where(size == 0, 0.0, self.curve.second(*ends) * size * rate**2) * MARGIN
+        third = np.where(size == 0, 0.0, self.curve.third(*ends) * size * rate**3) * MARGIN
+        slope, reach = self.slope(x), _slope_reach(third, x)
+        return second, third, (np.minimum(slope[:-1], slope[1:]), -reach), (np.maximum(slope[:-1], slope[1:]), reach)
+
+    def rounding(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """[I, O] twice: bounds of the float64 error of values and slopes for sources from low to high [I]."""
+        ends = self.ends(low, high)
+        size, steep = np.abs(self.weight), self.curve.slope_limit(*ends)
+        inner = np.maximum(np.abs(ends[0]), np.abs(ends[1])) + np.abs(self.shift)
+        value = 16 * ULP * size * (steep * inner + np.abs(self.curve.value(np.zeros(1))) + 1)
+        slope = 16 * ULP * size * np.abs(self.rate) * (steep + self.curve.second(*ends) * inner + 1)
+        return np.where(size == 0, 0.0, value), np.where(size == 0, 0.0, slope)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,24 +228,18 @@ class Edges:
     def on_cells(self, low: Array, high: Array) -> tuple[list[OnCells], list[Errors]]:
         """The facts and errors of the interval terms on cells from low to high [n, I]. Raises InvalidKan."""
         terms = self.interval_terms
-        try:
+        with refusal("a function of the layer has no known bound in a certificate"):
             return [term.on_cells(low, high) for term in terms], [term.errors(low, high) for term in terms]
-        except UnboundedError as error:
-            raise refuse(f"a function of the layer has no known bound in a certificate: {error}") from error
 
     def rounding(self, low: Array, high: Array) -> tuple[Array, Array]:
         """[I, O] twice: bounds of the float64 error of values and slopes for sources from low to high [I]."""
-        value = sum((s.rounding(0) for s in self.splines), np.zeros((self.sources, self.destinations)))
-        slope = sum((s.rounding(1) for s in self.splines), np.zeros((self.sources, self.destinations)))
+        value, slope = (np.zeros((self.sources, self.destinations)) for _ in range(2))
+        for spline in self.splines:
+            value, slope = value + spline.rounding(0), slope + spline.rounding(1)
         for part in self.smooth:
-            ends = part.ends(low, high)
-            size, steep = np.abs(part.weight), part.curve.slope_limit(*ends)
-            inner = np.maximum(np.abs(ends[0]), np.abs(ends[1])) + np.abs(part.shift)
-            largest = steep * inner + np.abs(part.curve.value(np.zeros(1)))
-            bend = part.curve.second(*ends) * inner
-            value = value + np.where(size == 0, 0.0, 16 * ULP * size * (largest + 1))
-            slope = slope + np.where(size == 0, 0.0, 16 * ULP * size * np.abs(part.rate) * (steep + bend + 1))
-        return np.asarray(value), np.asarray(slope)
+            more_value, more_slope = part.rounding(low, high)
+            value, slope = value + more_value, slope + more_slope
+        return value, slope
 
 
 def _of_term(layer: Layer, term: Term) -> Spline | Smooth | IntervalTerm:
@@ -273,30 +303,20 @@ class Table:
     def of(cls, edges: Edges, low: Array, high: Array) -> Table:
         """The table for sources from low to high [I]. Raises InvalidKan for a layer that is too large."""
         x = _points(edges, low, high)
-        middles, h = (x[:-1] + x[1:]) / 2, np.diff(x, axis=0)[:, :, None]
-        shape = (len(middles), *x.shape[1:], edges.destinations)
-        second, third, flat_low, flat_high = (np.zeros(shape) for _ in range(4))
         value_rounding, slope_rounding = edges.rounding(low, high)
-        # The slope of a spline is between the coefficients of its derivative, which all have the sign of a monotone
-        # spline. So the hull of slopes holds beside their enclosure from the points.
-        hull_low, hull_high = (np.repeat(side * slope_rounding[None], len(middles), axis=0) for side in (-1.0, 1.0))
-        for spline in edges.splines:
-            for order, target in ((2, second), (3, third)):
-                a, b = spline.in_cells(order, middles)
-                extra = spline.rounding(order) if order <= spline.basis.degree else 0.0
-                target += np.maximum(np.abs(a), np.abs(b)) * MARGIN + extra
-            a, b = spline.in_cells(1, middles)
-            hull_low, hull_high = hull_low + a, hull_high + b
-            if spline.basis.degree == 1:
-                flat_low, flat_high = flat_low + a, flat_high + b
-        for part in edges.smooth:
-            more_second, more_third = part.bounds(x[:-1], x[1:])
+        second, third, flat_low, flat_high = (np.zeros((len(x) - 1, *slope_rounding.shape)) for _ in range(4))
+        # The hull of slopes holds beside their enclosure from the points: all coefficients of the derivative of a
+        # monotone spline have one sign.
+        hull_low, hull_high = -slope_rounding, slope_rounding
+        parts: tuple[Spline | Smooth, ...] = (*edges.splines, *edges.smooth)
+        for part in parts:
+            more_second, more_third, lows, highs = part.bends(x)
             second, third = second + more_second, third + more_third
-            own, reach = part.slope(x), more_third * h**2 / 8 * MARGIN
-            hull_low = hull_low + np.minimum(own[:-1], own[1:]) - reach
-            hull_high = hull_high + np.maximum(own[:-1], own[1:]) + reach
+            hull_low, hull_high = sum(lows, hull_low), sum(highs, hull_high)
+            if isinstance(part, Spline) and part.basis.degree == 1:  # it has no slope at a point
+                flat_low, flat_high = sum(lows, flat_low), sum(highs, flat_high)
         slope = edges.slopes(x)
-        reach = third * h**2 / 8 * MARGIN + slope_rounding
+        reach = _slope_reach(third, x) + slope_rounding
         lower = np.maximum(np.minimum(slope[:-1], slope[1:]) - reach + flat_low, hull_low)
         upper = np.minimum(np.maximum(slope[:-1], slope[1:]) + reach + flat_high, hull_high)
         facts, errors = edges.on_cells(x[:-1], x[1:])
@@ -320,6 +340,12 @@ class Table:
         low = (np.minimum(self.value[:-1], self.value[1:]) - reach).min(axis=0)
         high = (np.maximum(self.value[:-1], self.value[1:]) + reach).max(axis=0)
         return low, high, self.low.min(axis=0), self.high.max(axis=0)
+
+
+def _slope_reach(third: Array, x: Array) -> Array:
+    """[n - 1, I, O]: how far a slope leaves its chord between two points x [n, I]: h^2 / 8 max |f'''|."""
+    h = np.diff(x, axis=0)[:, :, None]
+    return np.asarray(third * h**2 / 8 * MARGIN)
 
 
 def _points(edges: Edges, low: Array, high: Array) -> Array:

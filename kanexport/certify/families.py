@@ -11,7 +11,6 @@ Most bases run as they are: `evaluate` on `Taylor` numbers, `emit` on `Bounds`. 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -102,11 +101,13 @@ def emitted(function: Unary, x: Taylor) -> Taylor:
     if function is ACTIVATIONS.get(function.name) and function.name in ("gelu", "gelu_tanh", "silu"):
         result = unary(function, x)
         return Taylor(result.coefs, 1.2 * x.error + 3 * LOGISTIC * (1 + x.size), SINGLE)
-    results = []
-    for small in (False, True):
-        g = Bounds(small_values=small)
-        results.append(_run(functools.partial(function.emit, g, cast(Any, x))))
-    return Taylor(results[0].coefs, np.maximum(results[0].error, results[1].error), SINGLE)
+    return _both_forms(lambda g: _run(lambda: function.emit(g, cast(Any, x))))
+
+
+def _both_forms(emit: Callable[[Bounds], Taylor]) -> Taylor:
+    """The range of emitted operators, and the larger error of their two forms: for all values, and for small ones."""
+    usual, small = (emit(Bounds(small_values=value)) for value in (False, True))
+    return Taylor(usual.coefs, np.maximum(usual.error, small.error), SINGLE)
 
 
 def _run(compute: Callable[[], Any]) -> Taylor:
@@ -238,13 +239,18 @@ def served(basis: Basis, low: Array, high: Array) -> Taylor:
     limit = basis.limit(np.dtype(np.float32)) if isinstance(basis, Rational) else None
     if limit is not None and max(np.abs(low).max(), np.abs(high).max()) > limit:
         raise UnboundedError("a rational function beyond the limit of its graph")
-    results = []
-    for small in (False, True):
-        value = _number(basis.emit(Bounds(small_values=small), cast(Any, x), low.shape[1]))
-        scale = basis.emitted_scale(Bounds(small_values=small))
-        shaped = value if value.ndim == 3 else value[:, None, :]
-        results.append(Taylor([intervals.scaled(shaped.coefs[0], scale)], shaped.error * scale, SINGLE))
-    return Taylor(results[0].coefs, np.maximum(results[0].error, results[1].error), SINGLE)
+
+    def of_form(g: Bounds) -> Taylor:
+        value, scale = _of_functions(basis, g, x, low.shape[1]), basis.emitted_scale(g)
+        return Taylor([intervals.scaled(value.coefs[0], scale)], value.error * scale, SINGLE)
+
+    return _both_forms(of_form)
+
+
+def _of_functions(basis: Basis, g: Bounds, x: Taylor, sources: int) -> Taylor:
+    """[n, K, I]: the functions that a basis emits, also if it emits only one, without the axis K."""
+    value = _number(basis.emit(g, cast(Any, x), sources))
+    return value if value.ndim == 3 else value[:, None, :]
 
 
 def _served_waves(basis: Fourier | Sine, low: Array, high: Array) -> Taylor:
@@ -278,12 +284,11 @@ def _served_polynomial(basis: Polynomial | Recurrence, low: Array, high: Array) 
     rest = Taylor([(1 - size, 1 - least)], np.zeros(first.shape), SINGLE)
     value = Taylor([(first, last)], np.zeros(first.shape), SINGLE)
     fixed = cast(Any, dataclasses.replace(basis, squash=cast(Any, _Given(value, sign, rest, squash.open))))
-    results = [_number(fixed.emit(Bounds(small_values=small), value[:, 0], low.shape[1])) for small in (False, True)]
-    shaped = [part if part.ndim == 3 else part[:, None, :] for part in results]
+    operators = _both_forms(lambda g: _of_functions(fixed, g, value[:, 0], low.shape[1]))
     wide = Taylor.source(first[:, 0], last[:, 0], order=1, unit=DOUBLE)
     exact = _polynomial(basis, wide)
     passed = intervals.largest(exact.coefs[1]) * error
-    rounding = np.maximum(shaped[0].error, shaped[1].error) + SAME * intervals.largest(exact.coefs[0])
+    rounding = operators.error + SAME * intervals.largest(exact.coefs[0])
     return Taylor([exact.coefs[0]], rounding + passed, SINGLE)
 
 

@@ -6,7 +6,7 @@ A node is c + sum_s g_s e_s with e_s in [-1, 1] (a zonotope). An interval next t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,17 +55,17 @@ class Nodes:
 
     def columns(self, indices: Sequence[int]) -> Nodes:
         """The nodes with these indices."""
-        return Nodes(**{f.name: getattr(self, f.name)[..., list(indices)] for f in dataclasses.fields(self)})
+        return self.mapped(lambda array: array[..., list(indices)])
 
     def beside(self, other: Nodes) -> Nodes:
         """These nodes and others with the same first symbols."""
         own = self.with_symbols(other.form.shape[1])
-        return Nodes(
-            **{
-                f.name: np.concatenate([getattr(own, f.name), getattr(other, f.name)], axis=-1)
-                for f in dataclasses.fields(self)
-            }
-        )
+        return own.mapped(lambda *arrays: np.concatenate(arrays, axis=-1), other)
+
+    def mapped(self, change: Callable[..., Array], *others: Nodes) -> Nodes:
+        """The same change of all arrays, from those of these nodes and of others."""
+        names = (field.name for field in dataclasses.fields(self))
+        return Nodes(*(change(*(getattr(nodes, name) for nodes in (self, *others))) for name in names))
 
     def with_symbols(self, count: int) -> Nodes:
         """The same nodes with `count` symbols. The further ones are zero."""
@@ -88,6 +88,12 @@ class Nodes:
         low, high = self.low - error, self.high + error
         edge = ULP * np.maximum(np.abs(low), np.abs(high))
         return dataclasses.replace(self, form=form, low=low - edge, high=high + edge)
+
+    def with_rest(self, rest: Array) -> Nodes:
+        """The nodes whose forms leave out a `rest` of at most this [N, w], as a separate symbol. Their intervals hold
+        without it; each range is the smaller one of interval and form."""
+        nodes = dataclasses.replace(self.widened(rest), low=self.low, high=self.high)
+        return nodes.within(*nodes.summed())
 
     def within(self, low: Array, high: Array) -> Nodes:
         """The same nodes in boxes that are known to hold them, [w] or [N, w]."""

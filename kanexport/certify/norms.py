@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.certify import families, intervals, taylor
-from kanexport.certify.edges import MARGIN, ULP, refuse
+from kanexport.certify.edges import MARGIN, ULP, refusal, refuse
 from kanexport.certify.nodes import Nodes, product
 from kanexport.certify.operators import Bounds
 from kanexport.certify.rounding import UNIT
-from kanexport.certify.taylor import Taylor, UnboundedError
+from kanexport.certify.taylor import Taylor
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.norms import GroupNorm, LayerNorm
 from kanexport.ir.steps import Elementwise, PRelu, Swish
@@ -133,9 +133,7 @@ def normalized(parts: Parts) -> Nodes:
     down, up = product(down - turned[1], up - turned[0], *rate)
     room = 1e-12 * (np.abs(down) + np.abs(up))
     noise = 16 * ULP * (np.abs(center) + np.abs(form).sum(axis=1) + rest)
-    result = Nodes(center, form, low, high, down - room, up + room).widened(rest + noise)
-    result = dataclasses.replace(result, low=low, high=high)
-    return result.within(*result.summed())
+    return Nodes(center, form, low, high, down - room, up + room).with_rest(rest + noise)
 
 
 def _linear(nodes: Nodes, matrix: Array) -> Nodes:
@@ -146,8 +144,7 @@ def _linear(nodes: Nodes, matrix: Array) -> Nodes:
     slack = ULP * (len(matrix) + 8) * (steep @ np.abs(matrix))
     low, high = nodes.low @ above + nodes.high @ below - noise, nodes.high @ above + nodes.low @ below + noise
     down, up = nodes.down @ above + nodes.up @ below - slack, nodes.up @ above + nodes.down @ below + slack
-    moved = Nodes(nodes.center @ matrix, nodes.form @ matrix, low, high, down, up).widened(noise)
-    return dataclasses.replace(moved, low=low, high=high).within(*moved.summed())
+    return Nodes(nodes.center @ matrix, nodes.form @ matrix, low, high, down, up).with_rest(noise)
 
 
 def rounding_of_norm(parts: Parts, nodes: Nodes) -> Array:
@@ -166,7 +163,7 @@ def curved(step: Curved, nodes: Nodes) -> Nodes:
     enclosed = _enclosed(step, nodes.low, nodes.high)
     (value, slope, second), error = enclosed.coefs, enclosed.error
     if not all(np.isfinite(part).all() for part in (*value, *slope)):
-        raise refuse(f"a step of kind {step.describe().kind!r} has no bound on this box")
+        raise refuse(f"{_without_bound(step)} on this box")
     h = nodes.high - nodes.low
     first, last = step.evaluate(nodes.low), step.evaluate(nodes.high)
     chord = np.where(h > 0, (last - first) / np.where(h > 0, h, 1.0), 0.0)
@@ -178,25 +175,25 @@ def curved(step: Curved, nodes: Nodes) -> Nodes:
     form = nodes.form * chord[:, None]
     down, up = product(nodes.down, nodes.up, slope[0][:, None], slope[1][:, None])
     room = 4 * ULP * np.maximum(np.abs(down), np.abs(up))
-    moved = Nodes(first + chord * (nodes.center - nodes.low), form, *value, down - room, up + room)
-    moved = moved.widened(apart + noise)
-    return dataclasses.replace(moved, low=value[0], high=value[1]).within(*moved.summed())
+    center = first + chord * (nodes.center - nodes.low)
+    return Nodes(center, form, *value, down - room, up + room).with_rest(apart + noise)
 
 
 def _enclosed(step: Curved, low: Array, high: Array) -> Taylor:
-    try:
-        with np.errstate(all="ignore"):
-            x = Taylor.source(low, high, order=2)
-            if isinstance(step, PRelu):
-                below: Any = taylor.relu_power(-x, 1) * -step.slope
-                both: Taylor = below + taylor.larger(x, x.constant(0.0))
-                return both
-            if isinstance(step, Swish):
-                gate: Taylor = x * taylor.sigmoid(x * step.beta)
-                return gate
-            return families.unary(step.function, x)
-    except UnboundedError as error:
-        raise refuse(f"a step of kind {step.describe().kind!r} has no bound: {error}") from error
+    with np.errstate(all="ignore"), refusal(_without_bound(step)):
+        x = Taylor.source(low, high, order=2)
+        if isinstance(step, PRelu):
+            below: Any = taylor.relu_power(-x, 1) * -step.slope
+            both: Taylor = below + taylor.larger(x, x.constant(0.0))
+            return both
+        if isinstance(step, Swish):
+            gate: Taylor = x * taylor.sigmoid(x * step.beta)
+            return gate
+        return families.unary(step.function, x)
+
+
+def _without_bound(step: Curved) -> str:
+    return f"a step of kind {step.describe().kind!r} has no bound"
 
 
 def served_curve(step: Curved, nodes: Nodes) -> Array:
@@ -205,11 +202,8 @@ def served_curve(step: Curved, nodes: Nodes) -> Array:
         return np.asarray(4 * UNIT * nodes.largest * np.maximum(1, np.abs(step.slope)))
     if isinstance(step, Swish):
         return np.asarray(4e-6 * (1 + nodes.largest) * np.maximum(1, np.abs(step.beta)))
-    try:
-        with np.errstate(all="ignore"):
-            return np.asarray(families.emitted(step.function, Bounds.source(nodes.low, nodes.high)).error)
-    except UnboundedError as error:
-        raise refuse(f"a step of kind {step.describe().kind!r} has no bound: {error}") from error
+    with np.errstate(all="ignore"), refusal(_without_bound(step)):
+        return np.asarray(families.emitted(step.function, Bounds.source(nodes.low, nodes.high)).error)
 
 
 def steep(step: Curved, nodes: Nodes) -> Array:

@@ -9,7 +9,6 @@ Slopes are intervals [inputs, nodes], multiplied layer by layer (the chain rule)
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,32 +114,39 @@ class Relaxation:
         """The edges of a source on an interval [N] twice, with their values [N, O] at its ends."""
         low, high = interval
         x, value, bend = table.x[:, source], table.value[:, source], table.bend[:, source]
+        reach, spread = table.reach[:, source], table.high[:, source] - table.low[:, source]  # [cells, O]
+        # The cells of both ends, and the points between the ends. There are up to `most` of these; the lower end takes
+        # the place of those that an interval does not have.
         cells = len(x) - 1
         first = np.clip(np.searchsorted(x, low, side="right") - 1, 0, cells - 1)
         last = np.clip(np.searchsorted(x, high, side="left") - 1, first, cells - 1)
-        reach, spread = table.reach[:, source], table.high[:, source] - table.low[:, source]  # [cells, O]
-        beside = np.maximum(np.pad(reach, ((1, 0), (0, 0))), np.pad(reach, ((0, 1), (0, 0))))
-        # Points that lie between the ends; others repeat the lower end.
-        span = int((last - first).max(initial=0))
-        inner = first[:, None] + 1 + np.arange(span)
-        known = inner <= last[:, None]
+        most = int((last - first).max(initial=0))
+        inner = first[:, None] + 1 + np.arange(most)
+        inside = inner <= last[:, None]
         inner = np.minimum(inner, cells)
+
+        # A chord that begins at an end is at most as long as its cell, and as the interval.
         width = (high - low)[:, None]
-        by_slope = [np.minimum(reach[cell], spread[cell] / 4 * width * MARGIN) for cell in (first, last)]
-        at_ends = np.stack(
-            [np.minimum(s, bend[c] * width**2) for s, c in zip(by_slope, (first, last), strict=True)], axis=1
+        bend_at_ends = np.stack(
+            [
+                np.minimum(np.minimum(reach[cell], spread[cell] / 4 * width * MARGIN), bend[cell] * width**2)
+                for cell in (first, last)
+            ],
+            axis=1,
         )
-        at_low, at_high = ends
-        points = np.concatenate([np.stack([low, high], axis=1), np.where(known, x[inner], low[:, None])], axis=1)
-        inside = known[:, :, None]
-        values = np.where(inside, value[inner], at_low[:, None])
-        bends = np.where(inside, beside[inner], at_ends[:, :1])
-        touched = np.minimum(first[:, None] + np.arange(span + 1), last[:, None])
+        # A point has a chord on both sides.
+        beside = np.maximum(np.pad(reach, ((1, 0), (0, 0))), np.pad(reach, ((0, 1), (0, 0))))
+
+        def joined(at_ends: Array, at_points: Array) -> Array:
+            mask = inside.reshape(inside.shape + (1,) * (at_points.ndim - 2))
+            return np.concatenate([at_ends, np.where(mask, at_points, at_ends[:, :1])], axis=1)
+
+        touched = np.minimum(first[:, None] + np.arange(most + 1), last[:, None])  # the cells of an interval
         return cls(
             (low + high) / 2,
-            points,
-            np.concatenate([np.stack([at_low, at_high], axis=1), values], axis=1),
-            np.concatenate([at_ends, bends], axis=1),
+            joined(np.stack([low, high], axis=1), x[inner]),
+            joined(np.stack(ends, axis=1), value[inner]),
+            joined(bend_at_ends, beside[inner]),
             table.low[:, source][touched].min(axis=1),
             table.high[:, source][touched].max(axis=1),
             table.rounding[source],
@@ -249,8 +255,5 @@ def _sums(table: Table, nodes: Nodes, relaxations: list[Relaxation]) -> Nodes:
         down, up, steep = down + a, up + b, steep + np.maximum(np.abs(a), np.abs(b))
     noise = ULP * (edges.sources + 8) * size
     slack = ULP * (edges.sources + 8) * steep
-    low, high = low - noise, high + noise
-    summed = Nodes(center, nodes.form @ lines, low, high, down - slack, up + slack).widened(radius + noise)
-    # The interval has no need of the symbol, because it holds all values without it.
-    summed = dataclasses.replace(summed, low=low, high=high)
-    return summed.within(*summed.summed())
+    sums = Nodes(center, nodes.form @ lines, low - noise, high + noise, down - slack, up + slack)
+    return sums.with_rest(radius + noise)

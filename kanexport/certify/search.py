@@ -87,35 +87,39 @@ def climb(best: Found, until: float, rng: np.random.Generator) -> None:
 
 
 def _from(known: Found, start: Array, output: int, sign: int, until: float, rng: np.random.Generator) -> None:
-    """Climb from one point [n] in one output, up for the sign 1 and down for -1."""
-    low, high = known.box
-    point, reach = start.copy(), 1.0
+    """Climb from one point [n] in one output, up for the sign 1 and down for -1: a coordinate search with steps that
+    become shorter if no input helps any more."""
+    point, reach, inputs = start.copy(), 1.0, len(start)
     best = sign * float64_reference.evaluate(known.kan, point[None]).y[0, output]
     for _ in range(SWEEPS):
         before = best
-        for group in np.array_split(rng.permutation(len(low)), max(1, len(low) * VALUES // 512)):
-            # All steps of one input each, of several inputs at a time; then the best ones together.
-            trials = np.repeat(point[None], len(group) * VALUES, axis=0)
-            grid = np.linspace(-1, 1, VALUES)
-            for k, at in enumerate(group):
-                width = (high[at] - low[at]) * reach
-                trials[k * VALUES : (k + 1) * VALUES, at] = np.clip(point[at] + grid * width, low[at], high[at])
-            values = sign * known.add(trials)[:, output].reshape(len(group), VALUES)
+        for group in np.array_split(rng.permutation(inputs), max(1, inputs * VALUES // 512)):
+            # Each input of the group by itself; then the best step of each, all together.
+            trials = _trials(known.box, point, group, reach)
+            heights = sign * known.add(trials)[:, output].reshape(len(group), VALUES)
             joint = point.copy()
-            for k, at in enumerate(group):
-                joint[at] = trials[k * VALUES + values[k].argmax(), at]
+            joint[group] = trials.reshape(len(group), VALUES, inputs)[range(len(group)), heights.argmax(axis=1), group]
             together = sign * known.add(joint[None])[0, output]
-            k, j = divmod(int(values.argmax()), VALUES)
-            if together > max(best, values[k, j]):
+            highest = heights.max()
+            if together > max(best, highest):
                 point, best = joint, float(together)
-            elif values[k, j] > best:
-                point, best = trials[k * VALUES + j], float(values[k, j])
+            elif highest > best:
+                point, best = trials[heights.argmax()], float(highest)
             if time.monotonic() > until:
                 return
         if best <= before + 1e-4 * abs(before):
             if reach < 0.02:
                 return
             reach /= 4
+
+
+def _trials(box: tuple[Array, Array], point: Array, group: npt.NDArray[np.intp], reach: float) -> Array:
+    """[G * VALUES, n]: a point with one input of a group moved by up to `reach` of its range, VALUES times each."""
+    low, high = (end[group] for end in box)
+    steps = np.linspace(-1, 1, VALUES) * ((high - low) * reach)[:, None]
+    trials = np.tile(point, (len(group), VALUES, 1))
+    trials[range(len(group)), :, group] = np.clip(point[group, None] + steps, low[:, None], high[:, None])
+    return trials.reshape(-1, len(point))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -117,11 +116,7 @@ def _products(step: Product, nodes: Nodes, served: bool) -> tuple[Nodes, Passed]
         factors = nodes.columns([first + rank if more else first for first, more in zip(starts, longer, strict=True)])
         both = _times(result, factors.with_symbols(result.form.shape[1]), served)
         # Groups that ended keep their node; the new symbols are zero for them.
-        padded = result.with_symbols(both.form.shape[1])
-        parts = {
-            f.name: np.where(longer, getattr(both, f.name), getattr(padded, f.name)) for f in dataclasses.fields(both)
-        }
-        result = Nodes(**parts)
+        result = both.mapped(functools.partial(_either, longer), result.with_symbols(both.form.shape[1]))
     largest = nodes.largest[0]
 
     def passed(error: Array) -> Array:
@@ -138,6 +133,10 @@ def _products(step: Product, nodes: Nodes, served: bool) -> tuple[Nodes, Passed]
     return result, passed
 
 
+def _either(mask: npt.NDArray[np.bool_], a: Array, b: Array) -> Array:
+    return np.where(mask, a, b)
+
+
 def _times(a: Nodes, b: Nodes, served: bool) -> Nodes:
     """The products of two nodes with the same symbols. The product of both deviations is a new symbol."""
     low, high = product(a.low, a.high, b.low, b.high)
@@ -147,11 +146,9 @@ def _times(a: Nodes, b: Nodes, served: bool) -> Nodes:
     second = product(b.down, b.up, a.low[:, None], a.high[:, None])
     down, up = first[0] + second[0], first[1] + second[1]
     margin = 8 * ULP * sum(np.abs(part) for part in (*first, *second))
-    both = Nodes(a.center * b.center, form, low, high, down - margin, up + margin)
     noise = (8 + form.shape[1]) * ULP * a.size * b.size
-    both = both.widened(rest + noise)
-    both = dataclasses.replace(both, low=low - noise, high=high + noise)
-    both = both.within(*both.summed())
+    both = Nodes(a.center * b.center, form, low - noise, high + noise, down - margin, up + margin)
+    both = both.with_rest(rest + noise)
     return both.widened(2 * rounding.UNIT * both.largest) if served else both
 
 

@@ -389,9 +389,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
         return np.where(condition.true, a, b)
     x, y = (part if isinstance(part, Taylor) else model.constant(part) for part in (a, b))
     if not isinstance(condition, Choice):
-        yes = np.asarray(condition)
-        coefs = [choose(yes, p, q) for p, q in zip(x.coefs, y.coefs, strict=True)]
-        return Taylor(coefs, np.where(yes, x.error, y.error), model.unit)
+        return select(np.asarray(condition), x, y)
     coefs = []
     for k, (p, q) in enumerate(zip(x.coefs, y.coefs, strict=True)):
         unknown = np.full(np.broadcast_shapes(p[0].shape, q[0].shape), np.inf)

@@ -14,11 +14,10 @@ from kanexport.bundle.certification import CertifyOptions
 from kanexport.bundle.error_bars import ErrorBarOptions
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.ccode.integer_tables import STORAGE
-from kanexport.errors import CheckpointError, OptionError
+from kanexport.errors import CheckpointError, OptionError, arguments_conflict
 from kanexport.export_request import Request
-from kanexport.quantization import options
-from kanexport.quantization.options import QuantizationOptions
-from kanexport.quantization.quantize import CALIBRATION
+from kanexport.quantization import quantize
+from kanexport.quantization.quantize import CALIBRATION, QuantizationOptions
 from kanexport.shared import naming
 from kanexport.shared.custom_ops import KERNEL_FILE
 from kanexport.shared.manifest import FILE_NAME
@@ -64,7 +63,7 @@ def precision_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("quantization (descriptions mark the model as APPROXIMATE)").add_argument
     add(
         "--quantize",
-        choices=options.METHODS,
+        choices=quantize.METHODS,
         default="",
         help="fp16-weights: store weights as float16, compute in float32; int8: sum int8 values if the functions of a "
         "layer allow it, otherwise store weights as int8; branches that lose too much stay in float32 (default: exact)",
@@ -82,7 +81,7 @@ def precision_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="E",
         help="largest difference from the checkpoint, relative to the largest output (default: "
-        f"{options.MAX_ERROR[INT8]:g} for int8, {options.MAX_ERROR[FP16_WEIGHTS]:g} for fp16-weights)",
+        f"{quantize.MAX_ERROR[INT8]:g} for int8, {quantize.MAX_ERROR[FP16_WEIGHTS]:g} for fp16-weights)",
     )
 
 
@@ -96,8 +95,7 @@ def interval_options(parser: argparse.ArgumentParser) -> None:
         "--coverage",
         type=float,
         metavar="C",
-        help="store prediction intervals, or prediction sets if the targets are labels, with this coverage, such as "
-        "0.9: the share of rows whose target is in the interval, if rows are exchangeable with those of --calibration",
+        help="store prediction intervals (sets for labels) with this coverage, such as 0.9; needs --calibration",
     )
     add(
         "--interval-method",
@@ -279,9 +277,7 @@ def version_folder(path: Path, version: int | None) -> Path:
     CheckpointError."""
     if (path / FILE_NAME).exists():
         if version is not None and path.name != str(version):
-            raise OptionError(
-                f"--version is {version}, but {path} is a version", code="arguments-conflict", hint="remove --version"
-            )
+            raise arguments_conflict(f"--version is {version}, but {path} is a version", hint="remove --version")
         return path
     known = versions(path)
     if version in known or (known and version is None):

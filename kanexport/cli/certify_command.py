@@ -15,7 +15,7 @@ from kanexport.bundle import baseline, certification
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.certify import certificate
 from kanexport.cli import arguments
-from kanexport.errors import OptionError
+from kanexport.errors import OptionError, arguments_conflict
 from kanexport.export_request import Request
 from kanexport.ir.model import Kan
 from kanexport.shared import manifest
@@ -71,9 +71,8 @@ def _of_version(folder: Path, args: argparse.Namespace) -> tuple[Kan, Names]:
     """The network that the graphs of a version compute, and its names. Raises ExportError, also for options that the
     version has already."""
     if _request(args) != Request(path=args.path, repository=None):
-        raise OptionError(
+        raise arguments_conflict(
             f"{args.path} is an exported version, which has the options of its export already",
-            code="arguments-conflict",
             hint="pass only --box, --budget and --json",
         )
     opened = pipeline.reopen(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import signal
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
 PROGRAM = "kanserve export"
 REPOSITORY = Path("models")
+argument_not_for_module = functools.partial(OptionError, code="argument-not-for-module")
 EXAMPLES = """examples:
   kanserve export model/0.5 --repository models --name wine     pykan: the prefix, or any of its files
   kanserve export digits.pt --repository models --name digits   efficient-kan: .pt, .pth, .safetensors
@@ -136,27 +138,23 @@ def _check_module(args: argparse.Namespace) -> None:
     for name in ("path", "family", "architecture", "recursive", "symbolic"):
         if getattr(args, name):
             shown = "a positional CHECKPOINT" if name == "path" else f"--{name}"
-            raise OptionError(
+            raise argument_not_for_module(
                 f"--module cannot be combined with {shown}",
-                code="argument-not-for-module",
                 hint="pass the weights of the module with --checkpoint FILE",
             )
     for name in ("input_scaler", "output_scaler"):
         if getattr(args, name):
             flag = f"--{name.replace('_', '-')}"
-            raise OptionError(
+            raise argument_not_for_module(
                 f"{flag} cannot be combined with --module, whose layers would have other units than the inputs",
-                code="argument-not-for-module",
                 hint=f"remove {flag}, and scale the values in the forward of the module",
             )
     graph = ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error", "c", "certify")
     for name in (*graph, "error_bars", "error_bar_factor"):
         if getattr(args, name) and (name != "calibration" or args.coverage is None):
             flag = f"--{name.replace('_', '-')}"
-            raise OptionError(
-                f"{flag} cannot be combined with --module: torch.onnx builds that graph",
-                code="argument-not-for-module",
-                hint=f"remove {flag}",
+            raise argument_not_for_module(
+                f"{flag} cannot be combined with --module: torch.onnx builds that graph", hint=f"remove {flag}"
             )
 
 

@@ -29,7 +29,7 @@ from kanexport.edit.apply import EXACT as EXACT_FORM
 from kanexport.edit.apply import Change
 from kanexport.edit.edge import Edge, in_units
 from kanexport.edit.symbolify import Replacement, Symbolified
-from kanexport.errors import OptionError
+from kanexport.errors import OptionError, arguments_conflict
 from kanexport.export_request import Request
 from kanexport.ir.model import Kan
 from kanexport.ir.scaling import standardize
@@ -162,9 +162,8 @@ def _source(args: argparse.Namespace) -> _Source:
     if not arguments.is_exported(path):
         return _Source(*pipeline.network(request))
     if request != Request(path=path, repository=None):
-        raise OptionError(
+        raise arguments_conflict(
             f"{path} is an exported model, which has the options of its export already",
-            code="arguments-conflict",
             hint="remove the options that read a checkpoint, and the names",
         )
     folder = arguments.version_folder(path, args.version)

@@ -59,10 +59,10 @@ def log_model(
     the export as input example. If `registered_model_name` is set, the new registered version has the tags
     `kanserve.model` and `kanserve.version`.
 
-        version                a version folder, such as models/hello/2, or the result of an export
-        name                   of the logged model; default: that of the version
-        registered_model_name  a model of the registry that gets a new version; default: none
-        options                further arguments of `mlflow.models.Model.log`, such as `params` and `tags`
+    version                a version folder, such as models/hello/2, or the result of an export
+    name                   of the logged model; default: that of the version
+    registered_model_name  a model of the registry that gets a new version; default: none
+    options                further arguments of `mlflow.models.Model.log`, such as `params` and `tags`
 
     Raises ImportError without MLflow, and RepositoryError if a file of the version differs from its manifest.
     """

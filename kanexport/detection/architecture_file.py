@@ -19,6 +19,7 @@ inputs, the columns that are kept, `of` how many. The kinds of a step are the ke
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import tomllib
 from collections.abc import Sequence
@@ -64,6 +65,8 @@ MAX_TEXT_CHARACTERS = 500  # of a key prefix or name, as long as a tensor's may 
 MAX_NUMBER_MAGNITUDE = 1e30  # float32 holds it
 DOT_LIMIT = 64  # in one key; tomllib takes quadratic time over them
 SEE = "correct the architecture file; docs/reference/architecture-file.md describes its format"
+step_malformed = functools.partial(OptionError, code="step-malformed", hint=SEE)
+file_malformed = functools.partial(OptionError, code="architecture-file-malformed", hint=SEE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +89,10 @@ def load(path: Path) -> tuple[StepSpec, ...]:
             hint="check the path and the permissions of the file",
         ) from error
     except (ValueError, RecursionError) as error:  # no text, no TOML, or a number of thousands of digits
-        raise OptionError(
-            f"{path} is not valid TOML: {str(error)[:200]}", code="architecture-file-malformed", hint=SEE
-        ) from error
+        raise file_malformed(f"{path} is not valid TOML: {str(error)[:200]}") from error
     steps = document.pop("step", None)
     if document or not isinstance(steps, list) or not 1 <= len(steps) <= STEP_LIMIT:
-        raise OptionError(
-            f"{path}: expected a list of 1 to {STEP_LIMIT} [[step]] tables and no other key",
-            code="architecture-file-malformed",
-            hint=SEE,
-        )
+        raise file_malformed(f"{path}: expected a list of 1 to {STEP_LIMIT} [[step]] tables and no other key")
     try:
         return tuple(_step(at, step) for at, step in enumerate(steps, start=1))
     except OptionError as error:
@@ -109,13 +106,11 @@ def _text(path: Path) -> str:
             f"{path} is not a file", code="architecture-file-unreadable", hint="pass a TOML file with --architecture"
         )
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise OptionError(f"{path} is larger than {MAX_FILE_BYTES} bytes", code="architecture-file-malformed", hint=SEE)
+        raise file_malformed(f"{path} is larger than {MAX_FILE_BYTES} bytes")
     text = path.read_text(encoding="utf-8")
     keys = re.split(r"[^\w.\"'-]+", text.replace(" ", "").replace("\t", ""))
     if any(key.count(".") > DOT_LIMIT for key in keys):
-        raise OptionError(
-            f"{path} has a key of more than {DOT_LIMIT} parts", code="architecture-file-malformed", hint=SEE
-        )
+        raise file_malformed(f"{path} has a key of more than {DOT_LIMIT} parts")
     return text
 
 
@@ -124,9 +119,7 @@ def _kind(at: int, step: Any) -> str:
     kinds = [kind for kind in KINDS if isinstance(step, dict) and kind in step]
     if len(kinds) != 1:
         shown = ", ".join(map(str, step)) if isinstance(step, dict) else repr(step)
-        raise OptionError(
-            f"step {at} ({shown[:80]}): expected exactly one of {', '.join(KINDS)}", code="step-malformed", hint=SEE
-        )
+        raise step_malformed(f"step {at} ({shown[:80]}): expected exactly one of {', '.join(KINDS)}")
     return kinds[0]
 
 
@@ -138,44 +131,30 @@ def _step(at: int, step: Any) -> StepSpec:
     settings = {key: item for key, item in step.items() if key != kind}
     unknown = sorted(set(settings) - KINDS[kind])
     if unknown:
-        raise OptionError(f"step {at} ({kind}): unknown setting {unknown[0]!r}", code="step-malformed", hint=SEE)
+        raise step_malformed(f"step {at} ({kind}): unknown setting {unknown[0]!r}")
     if kind not in UNNAMED and (not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS):
-        raise OptionError(
-            f"step {at}: {kind} is {value!r:.80}, expected a text of at most {MAX_TEXT_CHARACTERS} characters",
-            code="step-malformed",
-            hint=SEE,
+        raise step_malformed(
+            f"step {at}: {kind} is {value!r:.80}, expected a text of at most {MAX_TEXT_CHARACTERS} characters"
         )
     for name in sorted(KINDS[kind] - {"of"}) if kind in UNNAMED else ():
         numbers, number = settings.get(name), int if kind == "select" else int | float
         known = numbers if isinstance(numbers, list) and len(numbers) <= NUMBER_LIMIT else []
         if not known or not all(_is_number(item, number) and abs(item) < MAX_NUMBER_MAGNITUDE for item in known):
-            raise OptionError(f"step {at} ({kind}): {name} is not a list of numbers", code="step-malformed", hint=SEE)
+            raise step_malformed(f"step {at} ({kind}): {name} is not a list of numbers")
     if kind == "select":
         count = settings.get("of", max(1, max(settings["inputs"]) + 1))
         if not _is_number(count, int) or not 0 < count <= NUMBER_LIMIT:
-            raise OptionError(
-                f"step {at} (select): of is {count!r:.80}, expected 1 to {NUMBER_LIMIT}",
-                code="step-malformed",
-                hint=SEE,
-            )
+            raise step_malformed(f"step {at} (select): of is {count!r:.80}, expected 1 to {NUMBER_LIMIT}")
         if not all(0 <= column < count for column in settings["inputs"]):
-            raise OptionError(
-                f"step {at} (select): expected columns from 0 to {count - 1}", code="step-malformed", hint=SEE
-            )
+            raise step_malformed(f"step {at} (select): expected columns from 0 to {count - 1}")
     if not isinstance(settings.get("family", ""), str):
-        raise OptionError(f"step {at}: family is not a text", code="step-malformed", hint=SEE)
+        raise step_malformed(f"step {at}: family is not a text")
     groups = settings.get("groups", 0 if kind == "groupnorm" else 1)
     if not _is_number(groups, int) or not 0 < groups <= NUMBER_LIMIT:
-        raise OptionError(
-            f"step {at} ({kind}): groups is {settings.get('groups')!r:.80}, expected an integer",
-            code="step-malformed",
-            hint=SEE,
-        )
+        raise step_malformed(f"step {at} ({kind}): groups is {settings.get('groups')!r:.80}, expected an integer")
     epsilon = settings.get("epsilon", 1e-5)
     if not _is_number(epsilon, int | float) or not 0 <= epsilon < 1:
-        raise OptionError(
-            f"step {at}: epsilon is {epsilon!r:.80}, expected a number from 0 to 1", code="step-malformed", hint=SEE
-        )
+        raise step_malformed(f"step {at}: epsilon is {epsilon!r:.80}, expected a number from 0 to 1")
     return StepSpec(kind, value, settings)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from kanexport.detection import registry
 from kanexport.detection.registry import LayerReader, Reader, layer_readers, readers, without_warnings
-from kanexport.errors import ExportError, FamilyError, OptionError
+from kanexport.errors import ExportError, FamilyError, option_value_unknown
 from kanexport.formats import keras
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import Kan
@@ -25,22 +25,12 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
     return require_one(detect_all(checkpoint, family))
 
 
-def detect_single(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
-    """The result of `detect`, in a list."""
-    return [detect(checkpoint, family)]
-
-
 def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
     """Every reader that accepts a checkpoint, and the reason; at least one. If names do not identify a library, or
     are ambiguous, the reader by shapes is the last. Raises FamilyError."""
-    known = readers()
     if family is not None:
-        if family not in known:
-            raise FamilyError(
-                f"unknown library {family[:80]!r}", code="library-unknown", hint=advice(family, known, what="available")
-            )
-        return [(known[family], "given with --family")]
-    fitting = _fitting(checkpoint, [reader for reader in known.values() if not registry.by_shape(reader)])
+        return [(registry.named(family), "given with --family")]
+    fitting = _fitting(checkpoint, [reader for reader in readers().values() if not registry.by_shape(reader)])
     if all(registry.ambiguous(reader) for reader, _ in fitting):
         fitting += _by_shape(checkpoint)
     if fitting:
@@ -77,7 +67,8 @@ def _by_shape(checkpoint: Checkpoint) -> list[tuple[Reader, str]]:
 
 
 def _fitting(checkpoint: Checkpoint, some: Iterable[Reader]) -> list[tuple[Reader, str]]:
-    return [(reader, reason) for reader in some if (reason := reader.matches(checkpoint))]
+    candidates = (reader for reader in some if registry.may_fit(reader, checkpoint))
+    return [(reader, reason) for reader in candidates if (reason := reader.matches(checkpoint))]
 
 
 def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
@@ -121,9 +112,8 @@ def chosen(checkpoint: Checkpoint, options: Options) -> Checkpoint:
     places = (checkpoint.place, *checkpoint.others)
     place = options.text(WEIGHTS, checkpoint.place, among=places)
     if place not in places:
-        raise OptionError(
+        raise option_value_unknown(
             f"option {WEIGHTS} is {place[:80]!r}, expected one of {len(places)} places",
-            code="option-value-unknown",
             hint=advice(place, places, what="available"),
         )
     tensors = {checkpoint.place: checkpoint.tensors, **checkpoint.others}[place]

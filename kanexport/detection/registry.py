@@ -9,13 +9,14 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import FamilyError, InvalidKan, OptionError, network_too_large
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import LAYER_LIMIT, Kan, Layer
 from kanexport.options import Options
 from kanexport.readers.common import chain, module_kinds, order
 from kanexport.readers.common.chain import Link
 from kanexport.readers.common.layer_tensors import Keys, Part, storage_dtype
+from kanexport.shared.cli.suggest import advice
 
 READERS = "kanexport.readers"
 
@@ -85,11 +86,7 @@ class LayerReader:
                 hint="check the library that --family or the architecture file names",
             )
         if len(prefixes) > LAYER_LIMIT:
-            raise InvalidKan(
-                f"found {len(prefixes)} {self.FAMILY} layers, expected at most {LAYER_LIMIT}",
-                code="network-too-large",
-                hint="export a smaller network",
-            )
+            raise network_too_large(f"found {len(prefixes)} {self.FAMILY} layers, expected at most {LAYER_LIMIT}")
         modules = module_kinds.other_modules(tensors, self.keys, prefixes, root)
         layers = {prefix: self.layer(Part(tensors, prefix, checkpoint.beside), options) for prefix in prefixes}
         others = {other.prefix: other for other in module_kinds.decide_kinds(modules, prefixes, options)}
@@ -151,9 +148,26 @@ def readers() -> dict[str, Reader]:
     return {str(reader.FAMILY): reader for reader in wrapped}
 
 
+def named(family: str) -> Reader:
+    """The reader of a library. Raises FamilyError for an unknown name."""
+    known = readers()
+    if family not in known:
+        raise FamilyError(
+            f"unknown library {family[:80]!r}", code="library-unknown", hint=advice(family, known, what="available")
+        )
+    return known[family]
+
+
 def layer_readers() -> dict[str, LayerReader]:
     """The readers that work layer by layer."""
     return {name: reader for name, reader in readers().items() if isinstance(reader, LayerReader)}
+
+
+def may_fit(reader: Reader, checkpoint: Checkpoint) -> bool:
+    """Whether a key of the checkpoint ends with the `MARK` of a whole network's reader, without which `matches` returns
+    an empty text. True for a reader without a mark."""
+    mark = getattr(reader, "MARK", "")
+    return not mark or any(key.endswith(mark) for key in (*checkpoint.tensors, *checkpoint.beside))
 
 
 def ambiguous(reader: Reader) -> bool:

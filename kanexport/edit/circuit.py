@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.edit.curve_fit import Form
-from kanexport.edit.library import Search
 from kanexport.ir.model import Kan, Layer, SymbolicEdge
 from kanexport.verify import float64_reference
 
@@ -214,18 +213,12 @@ def _stage(layer: Layer, at: int, forms: Forms) -> _Stage:
     return _Stage(layer, numeric, mine)
 
 
-def free(form: Form) -> tuple[str, ...]:
-    """The parameters of a form that a joint fit changes: those without which another one is redundant stay."""
-    if form.candidate.name == "0":
-        return ("d",)
-    inner = {Search.NONE: (), Search.CENTRE: ("b",), Search.RATE: ("a",), Search.BOTH: ("a", "b")}
-    return (*inner[form.candidate.search], "c", "d")
-
-
 def parameters(circuit: Circuit, fixed: frozenset[tuple[At, str]] = frozenset()) -> list[tuple[At, str]]:
-    """The parameters of all forms that a joint fit changes, without the fixed ones."""
-    every = ((at, name) for at in sorted(circuit.forms) for name in free(circuit.forms[at]))
-    return [parameter for parameter in every if parameter not in fixed]
+    """The parameters of all forms that a joint fit changes, without the fixed ones. It does not change parameters that
+    another one makes redundant."""
+    candidates = ((at, circuit.forms[at].candidate) for at in sorted(circuit.forms))
+    names = ((at, ("d",) if own.name == "0" else (*own.free, "c", "d")) for at, own in candidates)
+    return [(at, name) for at, some in names for name in some if (at, name) not in fixed]
 
 
 def refit(

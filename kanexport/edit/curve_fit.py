@@ -5,7 +5,9 @@ a and b: a grid, then Levenberg-Marquardt. c and d: linear least squares (variab
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ Array = npt.NDArray[np.float64]
 
 COARSE = 96  # points at which the grid is compared
 POINTS = 160  # of a local search
-BEST = 2  # pairs of the grid from which a search begins
+BEST, TRIED = 2, 200  # pairs of the grid from which a search begins, of those with the smallest errors
 STEPS = 12
 WORST = 0.25  # of the variance: functions that leave more of it are not searched
 CANCELLATION = 1e3  # times its spread: a function with larger values is used for its slope or bend at one point only
@@ -45,8 +47,8 @@ class Form:
 
     def having(self, name: str, value: float) -> Form:
         """The form with another value of one of a, b, c and d."""
-        changed = {"a": self.a, "b": self.b, "c": self.c, "d": self.d} | {name: value}
-        return Form(self.candidate, changed["a"], changed["b"], changed["c"], changed["d"])
+        changed: dict[str, Any] = {name: value}
+        return dataclasses.replace(self, **changed)
 
     def values(self, x: Array) -> Array:
         """[N] -> [N]"""
@@ -76,30 +78,33 @@ def fit(candidate: Candidate, x: Array, y: Array) -> Form | None:
         return Form(candidate, 1.0, 0.0, 0.0, float(y.mean()))
     if np.ptp(x) == 0:
         return None
+    # The search is for sources z from -1 to 1: a z + b = (a / half) x + b - a middle / half.
     middle, half = (x.max() + x.min()) / 2, np.ptp(x) / 2
     z = (x - middle) / half
     order = np.argsort(z, kind="stable")
     coarse, fine = (order[evenly(len(z), most)] for most in (COARSE, POINTS))
-    pairs = library.starts(candidate)
-    errors = _errors(candidate, pairs, z[coarse], y[coarse])
-    order = np.argsort(errors, kind="stable")
-    good = np.isfinite(errors[order])
-    if candidate.search is not Search.NONE:
-        good &= errors[order] <= WORST * len(coarse) * y[coarse].var()
-    apart: list[int] = []  # the best pairs of the grid without their neighbors
-    for at in order[good][:200]:
-        near = [np.abs(pairs[at] - pairs[k]).max() < 0.3 * (0.3 + np.abs(pairs[at]).max()) for k in apart]
-        if not any(near):
-            apart.append(int(at))
-        if len(apart) == BEST:
-            break
-    refined = [_refined(candidate, pairs[at], z[fine], y[fine]) for at in apart]
-    best = min((each for each in refined if each is not None), key=lambda each: each.error, default=None)
+    begun = (_refined(candidate, pair, z[fine], y[fine]) for pair in _best_pairs(candidate, z[coarse], y[coarse]))
+    best = min((point for point in begun if point is not None), key=lambda point: point.error, default=None)
     if best is None:
         return None
     a, b = best.pair
     form = Form(candidate, float(a / half), float(b - a * middle / half), best.c, best.d)
     return form if form.defined(float(x.min()), float(x.max())) and not form.cancels(x) else None
+
+
+def _best_pairs(candidate: Candidate, z: Array, y: Array) -> list[Array]:
+    """The BEST pairs of a and b of the grid, without their neighbors."""
+    pairs = library.starts(candidate)
+    errors = _errors(candidate, pairs, z, y)
+    limit = np.inf if candidate.search is Search.NONE else WORST * len(z) * y.var()
+    apart: list[Array] = []
+    order = np.argsort(errors, kind="stable")
+    for pair in pairs[order[np.isfinite(errors[order]) & (errors[order] <= limit)][:TRIED]]:
+        if all(np.abs(pair - other).max() >= 0.3 * (0.3 + np.abs(pair).max()) for other in apart):
+            apart.append(pair)
+        if len(apart) == BEST:
+            break
+    return apart
 
 
 def evenly(count: int, most: int) -> npt.NDArray[np.intp]:
@@ -147,12 +152,9 @@ class _Point:
         return cls(pair, c, d, residual, error if valid else float("inf"))
 
 
-FREE: dict[Search, list[int]] = {Search.NONE: [], Search.CENTRE: [1], Search.RATE: [0], Search.BOTH: [0, 1]}
-
-
 def _refined(candidate: Candidate, pair: Array, z: Array, y: Array) -> _Point | None:
     """The result of a local search from one pair; None without finite values."""
-    free, damping = FREE[candidate.search], 1e-3
+    free, damping = ["ab".index(name) for name in candidate.free], 1e-3
     best = _Point.of(candidate, pair, z, y)
     if not np.isfinite(best.error):
         return None

@@ -203,16 +203,21 @@ def replaced(kan: Kan, edge: Edge, layer: Layer) -> Kan:
     return dataclasses.replace(kan, layers=layers)
 
 
+def no_basis(edge: Edge) -> InvalidKan:
+    """The error for an edge without basis functions."""
+    return InvalidKan(
+        f"edge {edge.name} has no basis functions to which another curve can be fitted",
+        code=NOT_SUPPORTED,
+        hint=WITH_TO,
+    )
+
+
 def spline_term(edge: Edge) -> tuple[int, BasisTerm]:
     """The number of the term with most functions, and the term. Raises InvalidKan if the layer has none that reads
     the source as it is."""
     terms = [(at, term) for at, term in enumerate(edge.layer.terms) if isinstance(term, BasisTerm)]
     if not terms:
-        raise InvalidKan(
-            f"edge {edge.name} has no basis functions to which another curve can be fitted",
-            code=NOT_SUPPORTED,
-            hint=WITH_TO,
-        )
+        raise no_basis(edge)
     at, term = max(terms, key=lambda pair: pair[1].functions)
     if term.pre_steps:
         raise InvalidKan(

@@ -68,6 +68,11 @@ class Candidate:
         """The name in pykan's table."""
         return self.function.name
 
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The names of the parameters that are searched."""
+        return {Search.NONE: (), Search.CENTRE: ("b",), Search.RATE: ("a",), Search.BOTH: ("a", "b")}[self.search]
+
 
 _ROWS: tuple[tuple[str, int, Search, Domain], ...] = (
     ("0", 0, Search.NONE, Domain.ALL),

@@ -18,7 +18,7 @@ from kanexport.bases import Basis
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.piecewise_linear import Hats
 from kanexport.edit import bounded
-from kanexport.edit.edge import NOT_SUPPORTED, WITH_TO, Edge, spline_term
+from kanexport.edit.edge import NOT_SUPPORTED, WITH_TO, Edge, no_basis, spline_term
 from kanexport.errors import REPORT, InvalidKan, OptionError
 from kanexport.ir.model import Layer
 
@@ -88,11 +88,7 @@ def _largest_term(edge: Edge) -> tuple[int, int]:
     function for each edge. Raises InvalidKan."""
     own = [(at, term.functions) for at, term in enumerate(edge.layer.terms) if not term.pre_steps]
     if not own or not edge.numeric:
-        raise InvalidKan(
-            f"edge {edge.name} has no basis functions to which another curve can be fitted",
-            code=NOT_SUPPORTED,
-            hint=WITH_TO,
-        )
+        raise no_basis(edge)
     return max(own, key=lambda pair: pair[1])
 
 

@@ -196,10 +196,11 @@ class _Search:
         whole = tested.on(self.x)
         if not whole.defined() or tested.cancels():
             return float("inf")
-        errors = [self.judge.error(whole.y)]
-        if len(self.held_out):
-            errors.append(self.judge.subset(self.held_out).error(whole.y[self.held_out]))
-        return max(errors)
+        return max(self.judge.error(whole.y), self._held_out_error(whole.y, 0.0))
+
+    def _held_out_error(self, y: Array, without_rows: float) -> float:
+        rows = self.held_out
+        return self.judge.subset(rows).error(y[rows]) if len(rows) else without_rows
 
     def score(self, error: float, forms: Forms) -> float:
         """The score of a network, smaller is better."""
@@ -307,7 +308,6 @@ class _Search:
     def result(self) -> Symbolified:
         """The network with the present forms."""
         whole = self.circuit.on(self.x)
-        left = self.judge.subset(self.held_out).error(whole.y[self.held_out]) if len(self.held_out) else math.nan
         forms = self.circuit.forms
         undefined = []
         for at, form in forms.items():
@@ -323,7 +323,7 @@ class _Search:
             left=tuple(self.left),
             base=self.base,
             error=self.judge.error(whole.y),
-            held_out=left,
+            held_out=self._held_out_error(whole.y, math.nan),
             undefined=tuple(undefined),
         )
 

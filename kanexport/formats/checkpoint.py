@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from kanexport.errors import CheckpointError
 from kanexport.formats import keras, safetensors, torch_archive, yaml_config
-from kanexport.formats.pickle_data import MAX_NAME_CHARACTERS, SAVE_STATE_DICT, Name, Opaque
+from kanexport.formats.pickle_data import MAX_NAME_CHARACTERS, SAVE_STATE_DICT, Name, Opaque, checkpoint_without_tensors
 from kanexport.shared import safe_files
 from kanexport.shared.manifest import SourceFile
 from kanexport.shared.naming import CHECKPOINTS, MORE_CHECKPOINTS
@@ -210,11 +210,12 @@ def _read(path: Path) -> bytes:
 
 def _parse(data: bytes) -> StateDict:
     """The tensors of a file, and the other data in it."""
-    if data.startswith(torch_archive.MAGIC) and keras.looks_like(data):
-        arrays, config = keras.read(data)
-        _check(arrays, keras.SAVE_WITH_KERAS)
-        return StateDict((), arrays, config, {})
-    _refuse_other_formats(data)
+    if not torch_archive.begins_like(data[:HEAD_BYTES]):
+        if data.startswith(torch_archive.MAGIC) and keras.looks_like(data):
+            arrays, config = keras.read(data)
+            _check(arrays, keras.SAVE_WITH_KERAS)
+            return StateDict((), arrays, config, {})
+        _refuse_other_formats(data)
     if data.startswith(torch_archive.MAGIC):
         state_dict = find(torch_archive.read(data))
         _check(state_dict.tensors)
@@ -309,11 +310,7 @@ def find(value: dict[str, Any]) -> StateDict:
             )
     if not _own(value):
         keys = [f"{key} (of {item})" if isinstance(item, Opaque | Name) else key for key, item in top.items()]
-        raise CheckpointError(
-            f"the file has no tensors, found {_list(sorted(keys)) or 'no keys'}",
-            code="checkpoint-without-tensors",
-            hint=SAVE_STATE_DICT,
-        )
+        raise checkpoint_without_tensors(f"the file has no tensors, found {_list(sorted(keys)) or 'no keys'}")
     tensors = uncompiled(_own(value))
     names = _names(tensors)
     states = {path: uncompiled(_own(state)) for path, state in _states(top, ()) if path != tuple(place)}

@@ -9,6 +9,7 @@ set on anything.
 
 from __future__ import annotations
 
+import functools
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -197,19 +198,13 @@ def read(data: bytes) -> Any:
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count > OPCODE_LIMIT:
-                raise CheckpointError(
-                    f"the pickle has more than {OPCODE_LIMIT} opcodes",
-                    code="checkpoint-too-large",
-                    hint=SAVE_STATE_DICT,
-                )
+                raise checkpoint_too_large(f"the pickle has more than {OPCODE_LIMIT} opcodes")
             if opcode.name == "STOP":
                 return machine.pop()
             effect = _EFFECTS.get(opcode.name)
             if effect is None:
-                raise UnsafeCheckpoint(
-                    f"the pickle uses {opcode.name}, which is not allowed in a checkpoint; nothing was executed",
-                    code="pickle-runs-code",
-                    hint=SAVE_STATE_DICT,
+                raise pickle_runs_code(
+                    f"the pickle uses {opcode.name}, which is not allowed in a checkpoint; nothing was executed"
                 )
             effect(machine, argument)
     except (ValueError, IndexError, OverflowError, RecursionError, TypeError, Warning) as error:
@@ -225,6 +220,9 @@ SAVE_STATE_DICT = (
     "save only the weights: torch.save(model.state_dict(), 'model.pt') in the training environment, "
     "or safetensors.torch.save_file"
 )
+checkpoint_too_large = functools.partial(CheckpointError, code="checkpoint-too-large", hint=SAVE_STATE_DICT)
+checkpoint_without_tensors = functools.partial(CheckpointError, code="checkpoint-without-tensors", hint=SAVE_STATE_DICT)
+pickle_runs_code = functools.partial(UnsafeCheckpoint, code="pickle-runs-code", hint=SAVE_STATE_DICT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,11 +281,7 @@ def interpret_call(function: Any, args: tuple[Any, ...]) -> Any:
     if isinstance(function, Opaque):
         return function
     if not isinstance(function, Name):
-        raise UnsafeCheckpoint(
-            f"the pickle calls a {type(function).__name__}; nothing was executed",
-            code="pickle-runs-code",
-            hint=SAVE_STATE_DICT,
-        )
+        raise pickle_runs_code(f"the pickle calls a {type(function).__name__}; nothing was executed")
     if str(function) in REBUILDERS:
         try:
             return REBUILDERS[str(function)](args)

@@ -19,7 +19,13 @@ import numpy.typing as npt
 
 from kanexport.errors import CheckpointError, DamagedCheckpoint
 from kanexport.formats import torch_archive
-from kanexport.formats.pickle_data import AXIS_LIMIT, MAX_NAME_CHARACTERS, MAX_NUMBER_MAGNITUDE, SAVE_STATE_DICT
+from kanexport.formats.pickle_data import (
+    AXIS_LIMIT,
+    MAX_NAME_CHARACTERS,
+    MAX_NUMBER_MAGNITUDE,
+    SAVE_STATE_DICT,
+    checkpoint_too_large,
+)
 
 MAX_HEADER_BYTES = 16 * 2**20  # it is parsed as a whole; a hundred bytes a tensor are usual
 TENSOR_LIMIT = 30_000  # of one file, of any format; pykan has a dozen a layer
@@ -58,11 +64,7 @@ def read(data: bytes) -> dict[str, Array]:
         raise DamagedCheckpoint("the safetensors header is longer than the file, which is cut off")
     start = 8 + struct.unpack("<Q", data[:8])[0]
     if start - 8 > MAX_HEADER_BYTES:
-        raise CheckpointError(
-            f"the safetensors header has {start - 8} bytes, expected at most {MAX_HEADER_BYTES}",
-            code="checkpoint-too-large",
-            hint=SAVE_STATE_DICT,
-        )
+        raise checkpoint_too_large(f"the safetensors header has {start - 8} bytes, expected at most {MAX_HEADER_BYTES}")
     header = _header(data[8:start])
     size = len(data) - start
     tensors: dict[str, Array] = {}
@@ -124,11 +126,7 @@ def _header(raw: bytes) -> dict[str, Any]:
         nonlocal count
         count += 1
         if count > TENSOR_LIMIT:
-            raise CheckpointError(
-                f"the safetensors header names more than {TENSOR_LIMIT} tensors",
-                code="checkpoint-too-large",
-                hint=SAVE_STATE_DICT,
-            )
+            raise checkpoint_too_large(f"the safetensors header names more than {TENSOR_LIMIT} tensors")
         members = dict(pairs)
         if len(members) != len(pairs):
             raise DamagedCheckpoint("the safetensors header has the same key twice")

@@ -22,7 +22,15 @@ import numpy.typing as npt
 
 from kanexport.errors import CheckpointError, DamagedCheckpoint, UnsafeCheckpoint
 from kanexport.formats import pickle_data
-from kanexport.formats.pickle_data import MAX_NAME_CHARACTERS, SAVE_STATE_DICT, Name, Opaque, TensorRef
+from kanexport.formats.pickle_data import (
+    MAX_NAME_CHARACTERS,
+    SAVE_STATE_DICT,
+    Name,
+    Opaque,
+    TensorRef,
+    checkpoint_too_large,
+    checkpoint_without_tensors,
+)
 
 MAGIC = b"PK\x03\x04"
 MAX_PICKLE_BYTES = 64 * 2**20  # unpacked; it holds names and shapes, no weights
@@ -124,10 +132,8 @@ def read(data: bytes) -> dict[str, Any]:
     archive = _open(data)
     entry = archive.entry("data.pkl")
     if entry.file_size > MAX_PICKLE_BYTES:
-        raise CheckpointError(
-            f"the pickle unpacks to {entry.file_size} bytes, expected at most {MAX_PICKLE_BYTES}",
-            code="checkpoint-too-large",
-            hint=SAVE_STATE_DICT,
+        raise checkpoint_too_large(
+            f"the pickle unpacks to {entry.file_size} bytes, expected at most {MAX_PICKLE_BYTES}"
         )
     value = pickle_data.read(archive.read(entry))
     if isinstance(value, Opaque | Name):
@@ -138,11 +144,7 @@ def read(data: bytes) -> dict[str, Any]:
         )
     if not isinstance(value, dict):
         kind = "single tensor" if isinstance(value, TensorRef) else type(value).__name__
-        raise CheckpointError(
-            f"the file contains a {kind}, expected a state dict",
-            code="checkpoint-without-tensors",
-            hint=SAVE_STATE_DICT,
-        )
+        raise checkpoint_without_tensors(f"the file contains a {kind}, expected a state dict")
     return _Resolver(archive, _Budget(ENTRY_LIMIT, _unpacked_bytes(len(data)))).mapping(value, depth=0)
 
 
@@ -163,11 +165,7 @@ def _open(data: bytes) -> _Archive:
         raise DamagedCheckpoint("the archive has duplicate entries, or too many")
     unpacked, most = sum(entry.file_size for entry in entries), _unpacked_bytes(len(data))
     if unpacked > most:
-        raise CheckpointError(
-            f"the archive unpacks to {unpacked} bytes, expected at most {most}",
-            code="checkpoint-too-large",
-            hint=SAVE_STATE_DICT,
-        )
+        raise checkpoint_too_large(f"the archive unpacks to {unpacked} bytes, expected at most {most}")
     pickled = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickled) != 1:
         raise CheckpointError(

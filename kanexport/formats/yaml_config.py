@@ -8,10 +8,11 @@ is on. Numpy integers and floats are decoded from their bytes; nothing else is.
 
 from __future__ import annotations
 
-import struct
+import functools
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import yaml
 
 from kanexport.errors import CheckpointError
@@ -20,19 +21,12 @@ MAX_CONFIG_BYTES = 2**20  # pykan's own have a few hundred to a few thousand
 MAX_CONFIG_DEPTH = 64  # the parser recurses at each level
 NODE_LIMIT = 500_000  # every alias counts as the nodes it repeats, so that none stands for a large value
 MAX_SCALAR_CHARACTERS = 2_000  # Python takes quadratic time over longer numbers
+config_too_large = functools.partial(
+    CheckpointError, code="checkpoint-too-large", hint="save the model again with pykan"
+)
+config_malformed = functools.partial(CheckpointError, code="config-malformed", hint="copy or download the file again")
 
-# numpy's code of a dtype -> struct's format, little endian.
-SCALAR_FORMATS = {
-    "i8": "<q",
-    "i4": "<i",
-    "i2": "<h",
-    "i1": "<b",
-    "u8": "<Q",
-    "u4": "<I",
-    "f8": "<d",
-    "f4": "<f",
-    "b1": "<?",
-}
+SCALARS = ("i8", "i4", "i2", "i1", "u8", "u4", "f8", "f4", "b1")  # numpy's codes of types; little endian
 
 # PyYAML's own constructors raise more than YAMLError: `!!int ""` is an IndexError.
 FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -81,21 +75,16 @@ def _numpy_scalar(tagged: Tagged) -> Any:
         return tagged
     dtype, raw = value
     args = dtype.value.get("args") if isinstance(dtype, Tagged) and isinstance(dtype.value, dict) else None
-    code = args[0] if isinstance(args, list) and args else None
-    layout = SCALAR_FORMATS.get(str(code))
-    if layout is None or struct.calcsize(layout) != len(raw):
+    code = str(args[0]) if isinstance(args, list) and args else ""
+    if code not in SCALARS or np.dtype(code).itemsize != len(raw):
         return tagged
-    return struct.unpack(layout, raw)[0]
+    return np.frombuffer(raw, np.dtype(code).newbyteorder("<")).item()
 
 
 def read(data: bytes) -> dict[str, Any]:
     """The mapping at the top of the file. Raises CheckpointError."""
     if len(data) > MAX_CONFIG_BYTES:
-        raise CheckpointError(
-            f"the config has {len(data)} bytes, expected at most {MAX_CONFIG_BYTES}",
-            code="checkpoint-too-large",
-            hint="save the model again with pykan",
-        )
+        raise config_too_large(f"the config has {len(data)} bytes, expected at most {MAX_CONFIG_BYTES}")
     try:
         text = data.decode()
         _check_events(text)
@@ -105,15 +94,9 @@ def read(data: bytes) -> dict[str, Any]:
     except FAULTS as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
-        raise CheckpointError(
-            f"the config is not valid YAML{where}", code="config-malformed", hint="copy or download the file again"
-        ) from error
+        raise config_malformed(f"the config is not valid YAML{where}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(
-            f"the config contains a {type(value).__name__}, expected a mapping",
-            code="config-malformed",
-            hint="copy or download the file again",
-        )
+        raise config_malformed(f"the config contains a {type(value).__name__}, expected a mapping")
     return {str(key): item for key, item in value.items()}
 
 
@@ -123,11 +106,7 @@ def _check_events(text: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         extent.take(event)
         if extent.depth > MAX_CONFIG_DEPTH or extent.nodes > NODE_LIMIT:
-            raise CheckpointError(
-                "the config is nested too deeply, is too large, or has too many aliases",
-                code="checkpoint-too-large",
-                hint="save the model again with pykan",
-            )
+            raise config_too_large("the config is nested too deeply, is too large, or has too many aliases")
 
 
 class _Extent:
@@ -152,18 +131,12 @@ class _Extent:
             self._complete(*self._open.pop())
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._sizes:
-                raise CheckpointError(
-                    f"the config refers to {str(event.anchor)[:80]!r} before it is complete",
-                    code="config-malformed",
-                    hint="copy or download the file again",
-                )
+                raise config_malformed(f"the config refers to {str(event.anchor)[:80]!r} before it is complete")
             self.nodes += self._sizes[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             if len(event.value) > MAX_SCALAR_CHARACTERS:
-                raise CheckpointError(
-                    f"a value of the config has {len(event.value)} characters, more than {MAX_SCALAR_CHARACTERS}",
-                    code="checkpoint-too-large",
-                    hint="save the model again with pykan",
+                raise config_too_large(
+                    f"a value of the config has {len(event.value)} characters, more than {MAX_SCALAR_CHARACTERS}"
                 )
             self.nodes += 1
             self._complete(event.anchor, self.nodes - 1)

@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.functions import elementwise
-from kanexport.functions.elementwise import Unary
+from kanexport.functions.elementwise import Array, Unary
+from kanexport.graph.builder import Graph, Value
 from kanexport.options import Options
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
-Array = npt.NDArray[np.float64]
 
 
 class Squash(Protocol):

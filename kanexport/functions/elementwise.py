@@ -16,17 +16,15 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import UnknownFunction
 from kanexport.graph import float64_ops
+from kanexport.graph.builder import Graph, Value
 from kanexport.shared.step_rules import FUNCTIONS
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
 
 Array = npt.NDArray[np.float64]
 

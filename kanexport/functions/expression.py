@@ -17,18 +17,13 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kanexport.errors import OptionError
-from kanexport.functions.elementwise import SYMBOLIC, Unary
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
-Array = npt.NDArray[np.float64]
+from kanexport.functions.elementwise import SYMBOLIC, Array, Unary
+from kanexport.graph.builder import Graph, Value
 
 EXPRESSION = "expression"  # kind of recipe
 MAX_TEXT_CHARACTERS = 500  # an expression stands in messages, and in the manifest

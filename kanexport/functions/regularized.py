@@ -23,19 +23,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.functions.elementwise import SYMBOLIC, Unary
+from kanexport.functions.elementwise import SYMBOLIC, Array, Unary
 from kanexport.graph import float64_ops
+from kanexport.graph.builder import Graph, Value
 
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
-Array = npt.NDArray[np.float64]
-Emit = Callable[["Graph", "Value"], "Value"]
+Emit = Callable[[Graph, Value], Value]
 
 # pykan takes the second of a pair. These return another number of values:
 BROKEN = "x^1.5"  # none, so that pykan fails, or takes another row's value

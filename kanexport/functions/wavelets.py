@@ -15,18 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from kanexport.errors import REPAIR, InvalidKan
-from kanexport.functions.elementwise import Unary, table
-
-if TYPE_CHECKING:
-    from kanexport.graph.builder import Graph, Value
-
-Array = npt.NDArray[np.float64]
+from kanexport.functions.elementwise import Array, Unary, table
+from kanexport.graph.builder import Graph, Value
 
 HAT_HEIGHT = 2 / (math.sqrt(3) * math.pi**0.25)
 MORLET_FREQUENCY = 5.0
@@ -99,7 +93,7 @@ WAVELETS = table(
 )
 
 
-Weighted = Callable[["Graph", "Value", Array, Array], "Value"]
+Weighted = Callable[[Graph, Value, Array, Array], Value]
 
 
 def _bell_of(g: Graph, d: Value, rate: Array) -> tuple[Value, Value]:

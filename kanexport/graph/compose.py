@@ -56,28 +56,14 @@ def joined(model: bytes, parts: Sequence[AppendedGraph], facts: Mapping[str, str
     return bytes(whole.SerializeToString())
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Node of a graph: its operator, and the names of its inputs and outputs."""
-
-    operator: str
-    takes: tuple[str, ...]
-    gives: tuple[str, ...]
-
-
-def exposed(model: bytes) -> tuple[bytes, list[Step]]:
-    """A copy of the model that also outputs every intermediate value of its main graph, and the nodes in order. Values
-    inside loops and branches are not outputs."""
+def exposed(model: bytes) -> bytes:
+    """A copy of the model that also outputs every intermediate value of its main graph. Values inside loops and
+    branches are not outputs."""
     whole = onnx.load_model_from_string(model)
-    steps = [
-        Step(node.op_type, tuple(filter(None, node.input)), tuple(filter(None, node.output)))
-        for node in whole.graph.node
-    ]
-    known = {output.name for output in whole.graph.output}
-    whole.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for step in steps for name in step.gives if name not in known
-    )
-    return bytes(whole.SerializeToString()), steps
+    known = {"", *(output.name for output in whole.graph.output)}
+    names = [name for node in whole.graph.node for name in node.output if name not in known]
+    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return bytes(whole.SerializeToString())
 
 
 class _Writer:

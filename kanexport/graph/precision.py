@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import InvalidKan, option_value_unknown
 
 FULL, HALF, BYTES = "float", "half", "int8"
 # The largest code of a weight and of a function's value. Two products of both fit 16 bits, which is where processors
@@ -67,10 +67,8 @@ DIGITS = {"float16": "3.3 decimal digits each", "bfloat16": "2.4 decimal digits 
 def check(dtype: str) -> None:
     """Raises OptionError for a type that a graph cannot have."""
     if dtype not in DATATYPES:
-        raise OptionError(
-            f"dtype is {dtype!r}, expected float32 or float64",
-            code="option-value-unknown",
-            hint="pass --dtype float32 or float64",
+        raise option_value_unknown(
+            f"dtype is {dtype!r}, expected float32 or float64", hint="pass --dtype float32 or float64"
         )
 
 

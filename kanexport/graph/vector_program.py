@@ -21,34 +21,13 @@ from kanexport.graph.vector_cells import Cell, Fuser, is_leaf, reachable
 
 # In the order of kernel/src/program.h.
 BINARY = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Bell")
-UNARY: tuple[str, ...] = (
-    "Neg",
-    "Abs",
-    "Exp",
-    "Log",
-    "Sqrt",
-    "Reciprocal",
-    "Sin",
-    "Cos",
-    "Tanh",
-    "Sigmoid",
-    "Relu",
-    "Round",
-    "Floor",
+UNARY = (
+    *("Neg", "Abs", "Exp", "Log", "Sqrt", "Reciprocal", "Sin", "Cos", "Tanh", "Sigmoid", "Relu", "Round", "Floor"),
+    *("Sign", "IsNaN", "Copy", "Atan", "Softplus", "Silu", "Hill"),
 )
-UNARY = (*UNARY, "Sign", "IsNaN", "Copy", "Atan", "Softplus", "Silu", "Hill")
 TERNARY = (
-    "Where",
-    "MulAdd",
-    "MulSub",
-    "SubMul",
-    "Affine",
-    "Distance",
-    "Radial",
-    "BellTimes",
-    "SinOf",
-    "CosOf",
-    "Ridge",
+    *("Where", "MulAdd", "MulSub", "SubMul"),
+    *("Affine", "Distance", "Radial", "BellTimes", "SinOf", "CosOf", "Ridge"),
 )
 PLAIN = frozenset((*BINARY, *UNARY, "Where")) - {"Bell", "Copy", "Silu", "Hill"}  # those that are operators of ONNX
 CODES = {name: code for code, name in enumerate((*BINARY, *UNARY, *TERNARY))}

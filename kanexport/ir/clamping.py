@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ Array = npt.NDArray[np.float64]
 
 ANYWHERE = 1e30  # of an input that no edge reads
 HINT = "use --out-of-range reject or flag, which work for models whose inputs have a grid or a --baseline"
+clamp_not_possible = functools.partial(OptionError, code="clamp-not-possible", hint=HINT)
 
 
 NOTE = (
@@ -35,11 +37,9 @@ def limits(layer: Layer) -> tuple[Array, Array]:
     """[I] and [I]: the range of each source on the grids of all terms that read it. Raises OptionError."""
     terms = [term for term in layer.terms if isinstance(term, BasisTerm) and term.basis.knots().size]
     if any(not isinstance(step, Select) for step in layer.pre_steps) or any(term.pre_steps for term in terms):
-        raise OptionError(
+        raise clamp_not_possible(
             "--out-of-range clamp does not fit this model: a step before the first layer, such as a normalization, "
-            "already maps its inputs to the grid",
-            code="clamp-not-possible",
-            hint=HINT,
+            "already maps its inputs to the grid"
         )
     low, high = np.full(layer.sources, -np.inf), np.full(layer.sources, np.inf)
     for term in terms:
@@ -59,16 +59,10 @@ def _require(low: Array, high: Array, inputs: npt.NDArray[np.intp], read: npt.ND
     bare = np.flatnonzero(read & ~np.isfinite(low))
     disjoint = np.flatnonzero(low > high)
     if len(bare):
-        raise OptionError(
-            f"--out-of-range clamp does not fit this model: input {inputs[bare[0]]} has no grid",
-            code="clamp-not-possible",
-            hint=HINT,
-        )
+        raise clamp_not_possible(f"--out-of-range clamp does not fit this model: input {inputs[bare[0]]} has no grid")
     if len(disjoint):
-        raise OptionError(
-            f"--out-of-range clamp does not fit this model: the grids of input {inputs[disjoint[0]]} do not overlap",
-            code="clamp-not-possible",
-            hint=HINT,
+        raise clamp_not_possible(
+            f"--out-of-range clamp does not fit this model: the grids of input {inputs[disjoint[0]]} do not overlap"
         )
 
 

@@ -22,7 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import CHECK_FAMILY, REPAIR, USE_MODULE, InvalidKan
+from kanexport.errors import (
+    CHECK_FAMILY,
+    USE_MODULE,
+    InvalidKan,
+    network_too_large,
+    tensors_inconsistent,
+    weights_not_finite,
+)
 from kanexport.functions.elementwise import Unary
 from kanexport.graph.precision import FULL
 from kanexport.ir.steps import Step
@@ -66,23 +73,11 @@ class BasisTerm:
         _check_functions(self.kind, self.functions)
         expected = (*shape, self.functions)
         if self.coef.shape != expected:
-            raise InvalidKan(
-                f"coefficients of {self.kind} have shape {self.coef.shape}, expected {expected}",
-                code="tensors-inconsistent",
-                hint=CHECK_FAMILY,
-            )
+            raise tensors_inconsistent(f"coefficients of {self.kind} have shape {self.coef.shape}, expected {expected}")
         if self.basis.sources not in (None, shape[0]):
-            raise InvalidKan(
-                f"{self.kind} has {self.basis.sources} sources, the layer has {shape[0]}",
-                code="tensors-inconsistent",
-                hint=CHECK_FAMILY,
-            )
+            raise tensors_inconsistent(f"{self.kind} has {self.basis.sources} sources, the layer has {shape[0]}")
         if any(step.width_out(shape[0]) != shape[0] for step in self.pre_steps):
-            raise InvalidKan(
-                f"a step before {self.kind} changes the number of sources",
-                code="tensors-inconsistent",
-                hint=CHECK_FAMILY,
-            )
+            raise tensors_inconsistent(f"a step before {self.kind} changes the number of sources")
         _require_finite(self.coef, f"{self.kind} coefficient")
 
 
@@ -119,10 +114,8 @@ class EdgeTerm:
         """Raises InvalidKan if the parts do not fit a layer of `shape` [I, O]."""
         for name, array in (("coefficient", self.coef), ("centre", self.centre), ("rate", self.rate)):
             if array.ndim != 3 or array.shape[:2] != shape or array.shape != self.coef.shape:
-                raise InvalidKan(
-                    f"{self.kind} {name} has shape {array.shape}, expected {shape} and functions",
-                    code="tensors-inconsistent",
-                    hint=CHECK_FAMILY,
+                raise tensors_inconsistent(
+                    f"{self.kind} {name} has shape {array.shape}, expected {shape} and functions"
                 )
             _check_functions(self.kind, self.functions)
             _require_finite(array, f"{self.kind} {name}")
@@ -179,28 +172,15 @@ class Layer:
     def __post_init__(self) -> None:
         shape = self.mask.shape
         if len(shape) != 2 or 0 in shape:
-            raise InvalidKan(
-                f"a layer has a mask of shape {shape}, expected sources and destinations",
-                code="tensors-inconsistent",
-                hint=CHECK_FAMILY,
-            )
+            raise tensors_inconsistent(f"a layer has a mask of shape {shape}, expected sources and destinations")
         if self.nan_spreads.shape != shape:
-            raise InvalidKan(
-                f"nan_spreads has shape {self.nan_spreads.shape}, expected {shape}",
-                code="tensors-inconsistent",
-                hint=CHECK_FAMILY,
-            )
+            raise tensors_inconsistent(f"the NaN mask of a layer has shape {self.nan_spreads.shape}, expected {shape}")
         if self.bias.shape != (shape[1],):
-            raise InvalidKan(
-                f"bias has shape {self.bias.shape}, expected ({shape[1]},)",
-                code="tensors-inconsistent",
-                hint=CHECK_FAMILY,
-            )
+            raise tensors_inconsistent(f"bias has shape {self.bias.shape}, expected ({shape[1]},)")
         if len(self.terms) > TERM_LIMIT:
-            raise InvalidKan(
+            raise network_too_large(
                 f"the edges of one source have {len(self.terms)} different grids or functions, expected at most "
                 f"{TERM_LIMIT}",
-                code="network-too-large",
                 hint=USE_MODULE,
             )
         _require_finite(self.mask, "mask")
@@ -261,11 +241,7 @@ class Kan:
         if not self.layers:
             raise InvalidKan("the network has no layer", code="layers-not-found", hint=CHECK_FAMILY)
         if len(self.layers) > LAYER_LIMIT:
-            raise InvalidKan(
-                f"the KAN has {len(self.layers)} layers, expected at most {LAYER_LIMIT}",
-                code="network-too-large",
-                hint="export a smaller network",
-            )
+            raise network_too_large(f"the KAN has {len(self.layers)} layers, expected at most {LAYER_LIMIT}")
         self.widths()
 
     def widths(self) -> tuple[int, ...]:
@@ -277,9 +253,8 @@ class Kan:
             for step in layer.pre_steps:
                 width = step.width_out(width)
             if width != layer.sources:
-                raise InvalidKan(
+                raise tensors_inconsistent(
                     f"layer {index} has {layer.sources} sources, but its input has {width} values",
-                    code="tensors-inconsistent",
                     hint="pass the order of the layers with --architecture FILE",
                 )
             width = layer.destinations
@@ -291,9 +266,8 @@ class Kan:
 
 def _check_functions(kind: str, count: int) -> None:
     if not 1 <= count <= FUNCTION_LIMIT:
-        raise InvalidKan(
+        raise network_too_large(
             f"{kind} has {count} functions per edge, expected 1 to {FUNCTION_LIMIT}",
-            code="network-too-large",
             hint="export a network with fewer functions per edge",
         )
 
@@ -302,10 +276,8 @@ def _require_finite(array: Array, what: str) -> None:
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         at = ", ".join(str(int(v)) for v in bad[0])
-        raise InvalidKan(
-            f"{what} at [{at}] is {float(array[tuple(bad[0])])!r} ({len(bad)} of {array.size} are not finite)",
-            code="weights-not-finite",
-            hint=REPAIR,
+        raise weights_not_finite(
+            f"{what} at [{at}] is {float(array[tuple(bad[0])])!r} ({len(bad)} of {array.size} are not finite)"
         )
 
 
@@ -318,4 +290,4 @@ def _check_symbolic(edge: SymbolicEdge, shape: tuple[int, ...]) -> None:
             hint="check the layer, source and destination; they count from 0",
         )
     if not np.isfinite([edge.a, edge.b, edge.c, edge.d, edge.mask]).all():
-        raise InvalidKan(f"{where} has an affine value that is not finite", code="weights-not-finite", hint=REPAIR)
+        raise weights_not_finite(f"{where} has an affine value that is not finite")

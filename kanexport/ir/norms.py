@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import InvalidKan
-from kanexport.ir.steps import Affine
+from kanexport.errors import InvalidKan, tensors_inconsistent
+from kanexport.ir.steps import Affine, width_inconsistent
 from kanexport.shared.manifest import NodeStep
 
 if TYPE_CHECKING:
@@ -43,11 +43,7 @@ class Norm:
     def width_out(self, width_in: int) -> int:
         """The same width. Raises InvalidKan for another number of nodes."""
         if len(self.scale) != width_in:
-            raise InvalidKan(
-                f"a normalization of {len(self.scale)} nodes gets {width_in}",
-                code="tensors-inconsistent",
-                hint="pass the order of the modules with --architecture FILE",
-            )
+            raise width_inconsistent(f"a normalization of {len(self.scale)} nodes gets {width_in}")
         return width_in
 
     def finish(self, g: Graph, centred: Value, variance: Value) -> Value:
@@ -112,9 +108,8 @@ class GroupNorm(Norm):
         # Named, because a class with slots is not the one that super() knows.
         Norm.__post_init__(self)
         if self.groups < 1 or len(self.scale) % self.groups:
-            raise InvalidKan(
+            raise tensors_inconsistent(
                 f"{self.groups} groups do not divide {len(self.scale)} nodes",
-                code="tensors-inconsistent",
                 hint="pass a number of groups that divides the nodes",
             )
 

@@ -132,11 +132,13 @@ def _resolution(scaler: Scaler, option: str, dtype: str) -> tuple[str, ...]:
     at = int(steps.argmax())
     if steps[at] <= COARSE:
         return ()
-    place = f"column {at} of {scaler.name}: adjacent {dtype} values near {offsets[at]:.6g} differ by"
+    column = f"column {at} of {scaler.name}"
     if steps[at] > TOO_COARSE:
         raise OptionError(
-            f"{option}: {place} {steps[at]:.2g} scales, expected at most {TOO_COARSE:g}",
+            f"{option}: {column} loses precision: one {dtype} step near {offsets[at]:.6g} is {100 * steps[at]:.2g}% of "
+            f"its scale, expected at most {TOO_COARSE:.0%}",
             code="scaler-too-fine",
             hint="export with --dtype float64, or subtract a constant from the column before you train the model",
         )
-    return (f"{place} {steps[at]:.1e} scales, so that {dtype} requests resolve no smaller differences",)
+    apart = f"adjacent {dtype} values near {offsets[at]:.6g} differ by {steps[at]:.1e} scales"
+    return (f"{column}: {apart}, so that {dtype} requests resolve no smaller differences",)

@@ -5,13 +5,14 @@ Each step has both faces, like a basis: float64 numpy and ONNX operators. Normal
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
+from kanexport.errors import InvalidKan, tensors_inconsistent, weights_not_finite
 from kanexport.functions import elementwise
 from kanexport.functions.elementwise import Unary
 from kanexport.shared.manifest import NodeStep
@@ -19,6 +20,9 @@ from kanexport.shared.manifest import NodeStep
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
 
+width_inconsistent = functools.partial(
+    InvalidKan, code="tensors-inconsistent", hint="pass the order of the modules with --architecture FILE"
+)
 Array = npt.NDArray[np.float64]
 
 
@@ -86,13 +90,9 @@ class Affine:
 
     def __post_init__(self) -> None:
         if self.scale.shape != self.bias.shape or self.scale.ndim != 1:
-            raise InvalidKan(
-                f"node scale {self.scale.shape} and bias {self.bias.shape} differ in shape",
-                code="tensors-inconsistent",
-                hint=CHECK_FAMILY,
-            )
+            raise tensors_inconsistent(f"node scale {self.scale.shape} and bias {self.bias.shape} differ in shape")
         if not (np.isfinite(self.scale).all() and np.isfinite(self.bias).all()):
-            raise InvalidKan("a node scale or bias is not finite", code="weights-not-finite", hint=REPAIR)
+            raise weights_not_finite("a node scale or bias is not finite")
 
     @property
     def trivial(self) -> bool:
@@ -102,11 +102,7 @@ class Affine:
     def width_out(self, width_in: int) -> int:
         """The same width. Raises InvalidKan for another number of nodes."""
         if len(self.scale) != width_in:
-            raise InvalidKan(
-                f"node scale has {len(self.scale)} values for {width_in} nodes",
-                code="tensors-inconsistent",
-                hint="pass the order of the modules with --architecture FILE",
-            )
+            raise width_inconsistent(f"node scale has {len(self.scale)} values for {width_in} nodes")
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -134,11 +130,7 @@ class Product:
     def width_out(self, width_in: int) -> int:
         """One value per group. Raises InvalidKan if the groups do not cover the values."""
         if sum(self.groups) != width_in or min(self.groups, default=1) < 1:
-            raise InvalidKan(
-                f"product groups {self.groups} do not cover {width_in} values",
-                code="tensors-inconsistent",
-                hint=CHECK_FAMILY,
-            )
+            raise tensors_inconsistent(f"product groups {self.groups} do not cover {width_in} values")
         return len(self.groups)
 
     def evaluate(self, x: Array) -> Array:
@@ -240,23 +232,17 @@ class FourierFeatures:
         n, count = self.projection.shape if self.projection.ndim == 2 else (0, 0)
         fits = (self.phase.shape, self.combination.shape, self.shift.shape) == ((count,), (2 * count, n), (n,))
         if not fits or not n or not count:
-            raise InvalidKan(
+            raise tensors_inconsistent(
                 f"Fourier features of shapes {self.projection.shape}, {self.phase.shape}, {self.combination.shape} "
-                f"and {self.shift.shape} do not fit",
-                code="tensors-inconsistent",
-                hint=CHECK_FAMILY,
+                f"and {self.shift.shape} do not fit"
             )
         if not all(np.isfinite(a).all() for a in (self.projection, self.phase, self.combination, self.shift)):
-            raise InvalidKan("a weight of the Fourier features is not finite", code="weights-not-finite", hint=REPAIR)
+            raise weights_not_finite("a weight of the Fourier features is not finite")
 
     def width_out(self, width_in: int) -> int:
         """The same width. Raises InvalidKan for another number of nodes."""
         if len(self.projection) != width_in:
-            raise InvalidKan(
-                f"Fourier features of {len(self.projection)} nodes get {width_in}",
-                code="tensors-inconsistent",
-                hint="pass the order of the modules with --architecture FILE",
-            )
+            raise width_inconsistent(f"Fourier features of {len(self.projection)} nodes get {width_in}")
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -312,9 +298,7 @@ class Clip:
     def __post_init__(self) -> None:
         Affine(self.low, self.high)
         if not (self.low <= self.high).all():
-            raise InvalidKan(
-                "the lower limit of a node is above its upper limit", code="weights-not-finite", hint=REPAIR
-            )
+            raise weights_not_finite("the lower limit of a node is above its upper limit")
 
     def width_out(self, width_in: int) -> int:
         """The same width. Raises InvalidKan for another number of nodes."""
@@ -347,20 +331,12 @@ class PRelu:
 
     def __post_init__(self) -> None:
         if self.slope.ndim != 1 or not len(self.slope) or not np.isfinite(self.slope).all():
-            raise InvalidKan(
-                f"PReLU slopes have shape {self.slope.shape}, expected one or more finite numbers",
-                code="weights-not-finite",
-                hint=REPAIR,
-            )
+            raise weights_not_finite(f"PReLU slopes have shape {self.slope.shape}, expected one or more finite numbers")
 
     def width_out(self, width_in: int) -> int:
         """The same width. Raises InvalidKan if there is neither one slope nor one per node."""
         if len(self.slope) not in (1, width_in):
-            raise InvalidKan(
-                f"PReLU has {len(self.slope)} slopes for {width_in} nodes",
-                code="tensors-inconsistent",
-                hint="pass the order of the modules with --architecture FILE",
-            )
+            raise width_inconsistent(f"PReLU has {len(self.slope)} slopes for {width_in} nodes")
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -386,20 +362,12 @@ class Swish:
 
     def __post_init__(self) -> None:
         if self.beta.ndim != 1 or not len(self.beta) or not np.isfinite(self.beta).all():
-            raise InvalidKan(
-                f"beta of Swish has shape {self.beta.shape}, expected one or more finite numbers",
-                code="weights-not-finite",
-                hint=REPAIR,
-            )
+            raise weights_not_finite(f"beta of Swish has shape {self.beta.shape}, expected one or more finite numbers")
 
     def width_out(self, width_in: int) -> int:
         """The same width. Raises InvalidKan if there is neither one beta nor one per node."""
         if len(self.beta) not in (1, width_in):
-            raise InvalidKan(
-                f"Swish has {len(self.beta)} betas for {width_in} nodes",
-                code="tensors-inconsistent",
-                hint="pass the order of the modules with --architecture FILE",
-            )
+            raise width_inconsistent(f"Swish has {len(self.beta)} betas for {width_in} nodes")
         return width_in
 
     def evaluate(self, x: Array) -> Array:

@@ -199,7 +199,7 @@ def _steps(g: Graph, steps: Iterable[Step], x: Value, custom: Collection[str]) -
 def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str], *, carried: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias. `carried`: as `passes.carries_nan`
     says."""
-    layer, edges = symbolic_sums.split(layer)
+    layer, edges = symbolic_sums.split(layer) if layer.symbolic else (layer, ())
     total = _custom_terms(g, layer, x, custom) if custom else None
     if total is None:
         total = _terms(g, layer, x, carried=carried)
@@ -310,9 +310,7 @@ def edge_graph(
     weight that is too large."""
     g = Graph("edges", dtype, weights)
     g.small_values = False
-    x = g.input(name, width)
-    for step in layer.pre_steps:
-        x = step.emit(g, x)
+    x = _steps(g, layer.pre_steps, g.input(name, width), ())
     total, parts = _edge_values(g, layer, x, kernel=kernel)
     shape: tuple[int, ...] = (layer.sources, layer.destinations)
     return g.build({name: (value, shape) for name, value in {EDGES: total, **parts}.items()})
@@ -331,10 +329,8 @@ def kernel_edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: 
         return None
     g = Graph("edges", dtype, weights)
     g.small_values = False
-    x = g.input(name, width)
-    count = g.input(custom_ops.STRONGEST, 1, batch=1)
-    for step in layer.pre_steps:
-        x = step.emit(g, x)
+    x, count = g.input(name, width), g.input(custom_ops.STRONGEST, 1, batch=1)
+    x = _steps(g, layer.pre_steps, x, ())
     values = taken.emit(g, live, x, count, spreads=bool(live.nan_spreads.all()), edges=True)
     return g.build({EDGES: (values, ("numbers",))})
 

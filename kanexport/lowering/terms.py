@@ -95,7 +95,7 @@ def guarded(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
     return x
 
 
-def _prepared(g: Graph, term: BasisTerm, x: Value) -> Value:
+def _prepared(g: Graph, term: Term, x: Value) -> Value:
     for step in term.pre_steps:
         x = step.emit(g, x)
     return x
@@ -104,9 +104,7 @@ def _prepared(g: Graph, term: BasisTerm, x: Value) -> Value:
 def _edge_functions(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
     """[B, I] -> [B, I, K, O], or [B, I, O] if K is 1: functions with separate shifts and rates for every edge, times
     their coefficients."""
-    coef = passes.coefficients(layer, term)
-    for step in term.pre_steps:
-        x = step.emit(g, x)
+    coef, x = passes.coefficients(layer, term), _prepared(g, term, x)
     weighted = weighted_edges(g, term, coef, x)
     if weighted is not None:
         return weighted

@@ -111,74 +111,99 @@ def match(recorded: RecordedOutputs, outputs: Array, evaluate: Evaluate, dtype: 
     dtype      of the graph
     tolerance  relative
     """
-    y, flat = _same_shape(recorded, outputs)
-    scale = _scale(y, flat)
-    error, absolute = _errors(_as(flat, recorded.dtype), y, scale)
-    bound = np.full(error.shape, tolerance)
-    off, keep = np.flatnonzero(error > tolerance), np.ones(len(y), dtype=bool)
+    errors = _Errors.of(recorded, outputs)
+    bound = np.full(len(errors.y), tolerance)
+    off, keep = np.flatnonzero(errors.relative > tolerance), np.ones(len(errors.y), dtype=bool)
     if len(off):
         exact = evaluate(recorded.x, None)
         unit = max(map(precision.rounding, (dtype, recorded.dtype)))
-        exact_y = exact.y.reshape(len(y), -1)[off]
-        change = _change(evaluate, recorded.x[off], exact_y, scale[off], error[off], unit, tolerance)
+        change = _change(evaluate, exact.y, errors, off, unit, tolerance)
         bound[off] += CONDITION * change
-        bound[off] = np.maximum(bound[off], TYPICAL * unit * np.median(scale) / scale[off])
+        bound[off] = np.maximum(bound[off], TYPICAL * unit * np.median(errors.scale) / errors.scale[off])
         keep = exact.peak < OVERFLOW
-    keep = keep & (bound - tolerance <= LOOSE)
-    return _matched(recorded, (flat, y), (error, absolute), bound, keep, tolerance)
+    return errors.matched(bound, keep & (bound - tolerance <= LOOSE), tolerance)
 
 
-def _same_shape(recorded: RecordedOutputs, outputs: Array) -> tuple[Array, Array]:
-    """The recorded and the given outputs, both as [B, numbers]. Raises OptionError if their shapes differ."""
-    y, flat = recorded.y.reshape(len(recorded.y), -1), outputs.reshape(len(outputs), -1)
-    if flat.shape != y.shape:
-        raise unfit(recorded, f"{y.shape[1]} outputs per row", f"gives {flat.shape[1]}")
-    return y, flat
+@dataclass(frozen=True, slots=True, eq=False)
+class _Errors:
+    """Errors of outputs, compared with the recorded ones.
 
-
-def _matched(
-    recorded: RecordedOutputs,
-    sides: tuple[Array, Array],
-    errors: tuple[Array, Array],
-    bound: Array,
-    keep: npt.NDArray[np.bool_],
-    usual: float | Array,
-    explained: Array | None = None,
-) -> Match:
-    """The result of a comparison.
-
-    sides   the outputs and the recorded outputs, [B, numbers]
-    errors  of each row [B]: relative and absolute
-    bound   the allowance of each row [B], and `keep`: whether the comparison keeps the row
-    usual   the allowance without a relaxed tolerance
+    outputs, y          the outputs and the recorded outputs, [B, numbers]
+    scale               [B]: the largest recorded output of each row, or the largest output if that is 0
+    relative, absolute  [B]: infinite if only one side is finite, or if they are different infinities
     """
-    (outputs, y), (error, absolute) = sides, errors
-    numbers = np.asarray(np.isfinite(recorded.y.reshape(len(recorded.y), -1)).any(axis=1))
-    if (numbers & recorded.usual).any():  # only rows that the user chose
-        numbers = numbers & recorded.usual
-    if not keep.any():
-        return Match(0.0, 0.0, 0.0, 0.0, "", 0, len(y), 0, int(numbers.sum()))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        excess = np.where(error > 0, error / bound, 0.0)
-    excess = np.where(keep, excess, -1)
-    worst = int(excess.argmax())
-    usual = np.broadcast_to(usual, error.shape)
-    beyond = np.flatnonzero(keep & (error > usual) & (excess <= 1))
-    most = int(beyond[error[beyond].argmax()]) if len(beyond) else 0
-    return Match(
-        max_abs=float(absolute[keep].max()),
-        max_rel=float(error[keep].max()),
-        excess=float(excess[worst]),
-        error=float(error[worst]),
-        where=_where(worst, outputs, y, recorded),
-        rows=int(keep.sum()),
-        left_out=int((~keep).sum()),
-        telling=int((numbers & keep).sum()),
-        numbers=int(numbers.sum()),
-        explained=float(explained[worst]) if explained is not None else 0.0,
-        relaxed=(float(error[most]), float(usual[most])) if len(beyond) else None,
-        worst=tuple(np.argsort(-excess, kind="stable")[: (excess > 1).sum()].tolist()),
-    )
+
+    recorded: RecordedOutputs
+    outputs: Array
+    y: Array
+    scale: Array
+    relative: Array
+    absolute: Array
+
+    @classmethod
+    def of(cls, recorded: RecordedOutputs, outputs: Array) -> _Errors:
+        """The errors of outputs [B, ...]. Raises OptionError if their shape differs from that of the recorded ones."""
+        y, flat = (values.reshape(len(values), -1) for values in (recorded.y, outputs))
+        if flat.shape != y.shape:
+            raise unfit(recorded, f"{y.shape[1]} outputs per row", f"gives {flat.shape[1]}")
+        scale, rounded = _scale(y, flat), _as(flat, recorded.dtype)
+        finite = np.isfinite(y) & np.isfinite(rounded)
+        same = finite | (np.isnan(y) & np.isnan(rounded)) | (y == rounded)
+        with np.errstate(invalid="ignore"):
+            differences = np.where(finite, np.abs(rounded - y), np.where(same, 0.0, np.inf))
+        absolute = differences.max(axis=1)
+        return cls(recorded, flat, y, scale, absolute / scale, absolute)
+
+    def matched(
+        self,
+        bound: Array,
+        keep: npt.NDArray[np.bool_],
+        usual: float | Array,
+        explained: Array | None = None,
+        unlike: float = 1.0,
+    ) -> Match:
+        """The result of a comparison.
+
+        bound   the allowance of each row [B], and `keep`: whether the comparison keeps the row
+        usual   the allowance without a relaxed tolerance
+        """
+        error, recorded = self.relative, self.recorded
+        numbers = np.asarray(np.isfinite(self.y).any(axis=1))
+        if (numbers & recorded.usual).any():  # only rows that the user chose
+            numbers = numbers & recorded.usual
+        if not keep.any():
+            return Match(0.0, 0.0, 0.0, 0.0, "", 0, len(self.y), 0, int(numbers.sum()), unlike=unlike)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            excess = np.where(error > 0, error / bound, 0.0)
+        excess = np.where(keep, excess, -1)
+        worst = int(excess.argmax())
+        usual = np.broadcast_to(usual, error.shape)
+        beyond = np.flatnonzero(keep & (error > usual) & (excess <= 1))
+        most = int(beyond[error[beyond].argmax()]) if len(beyond) else 0
+        return Match(
+            max_abs=float(self.absolute[keep].max()),
+            max_rel=float(error[keep].max()),
+            excess=float(excess[worst]),
+            error=float(error[worst]),
+            where=self._where(worst),
+            rows=int(keep.sum()),
+            left_out=int((~keep).sum()),
+            telling=int((numbers & keep).sum()),
+            numbers=int(numbers.sum()),
+            explained=float(explained[worst]) if explained is not None else 0.0,
+            relaxed=(float(error[most]), float(usual[most])) if len(beyond) else None,
+            unlike=unlike,
+            worst=tuple(np.argsort(-excess, kind="stable")[: (excess > 1).sum()].tolist()),
+        )
+
+    def _where(self, row: int) -> str:
+        """The worst output of a row, as text."""
+        outputs, y = self.outputs[row], self.y[row]
+        with np.errstate(invalid="ignore"):
+            differences = np.abs(_as(outputs, self.recorded.dtype) - y)
+        column = int(np.where(np.isnan(differences), np.inf, differences).argmax())
+        place = f"row {self.recorded.place(row)}, output {column}"
+        return f"{place}: {outputs[column]:.6g}, recorded {y[column]:.6g}"
 
 
 def match_notes(result: Match, recorded: RecordedOutputs, what: str) -> tuple[str, ...]:
@@ -220,18 +245,16 @@ def reading(kan: Kan, recorded: RecordedOutputs, relaxed: float, *, every_draw: 
         raise unfit(recorded, f"{width} inputs per row", f"takes {kan.n_inputs}")
     x = recorded.x.reshape(len(recorded.x), -1)
     exact = exactly(kan, x)
-    y, outputs = _same_shape(recorded, exact.y)
-    scale = _scale(y, outputs)
-    error, absolute = _errors(_as(outputs, recorded.dtype), y, scale)
-    change = _explained(kan, x, outputs, absolute, relaxed * scale, recorded.dtype, every_draw=every_draw)
+    errors = _Errors.of(recorded, exact.y)
+    outputs, scale = errors.outputs, errors.scale
+    change = _explained(kan, x, outputs, errors.absolute, relaxed * scale, recorded.dtype, every_draw=every_draw)
     # Rounding changes some rows little by accident, and terms of a small output can be as large as those of others.
     relative = change / scale
     explained = np.maximum(np.maximum(relative, np.median(relative)), np.median(change) / scale)
-    bound = np.maximum(EXPLAINED * explained, relaxed)
-    keep = (exact.peak < OVERFLOW) & (bound <= LOOSE)
     usual = EXPLAINED * explained
-    result = _matched(recorded, (outputs, y), (error, absolute), bound, keep, usual, explained)
-    return dataclasses.replace(result, unlike=_unlike(outputs, y, recorded.usual))
+    bound = np.maximum(usual, relaxed)
+    keep = (exact.peak < OVERFLOW) & (bound <= LOOSE)
+    return errors.matched(bound, keep, usual, explained, _unlike(outputs, errors.y, recorded.usual))
 
 
 def _explained(
@@ -313,38 +336,22 @@ def _as(values: Array, dtype: str) -> Array:
         return values.astype(dtype).astype(np.float64)
 
 
-def _errors(outputs: Array, y: Array, scale: Array) -> tuple[Array, Array]:
-    """[B] relative and absolute: infinite if only one side is finite, or if they are different infinities."""
-    finite = np.isfinite(y) & np.isfinite(outputs)
-    same = finite | (np.isnan(y) & np.isnan(outputs)) | (y == outputs)
-    with np.errstate(invalid="ignore"):
-        differences = np.where(finite, np.abs(outputs - y), np.where(same, 0.0, np.inf))
-    absolute = differences.max(axis=1)
-    return absolute / scale, absolute
-
-
-def _change(evaluate: Evaluate, x: Array, y: Array, scale: Array, error: Array, size: float, tolerance: float) -> Array:
-    """[B]: the change of each row if nodes and weights are rounded by `size`, relative to `scale` [B]. `y`: the outputs
-    of the rows in float64. The draws end if one shows that no other could explain the `error` of some row."""
-    change = np.zeros(len(x))
+def _change(
+    evaluate: Evaluate, exact: Array, errors: _Errors, rows: npt.NDArray[np.intp], size: float, tolerance: float
+) -> Array:
+    """[R]: the relative change of some rows if nodes and weights are rounded by `size`. `exact`: all outputs, in
+    float64. The draws end if one shows that no other could explain the error of some row."""
+    x, y = errors.recorded.x[rows], exact.reshape(len(exact), -1)[rows]
+    change = np.zeros(len(rows))
     with np.errstate(invalid="ignore"):
         for seed in range(DRAWS):
             moved = evaluate(x, Jitter(size, seed)).y.reshape(len(x), -1)
             differences = np.where(np.isfinite(moved) & np.isfinite(y), np.abs(moved - y), 0.0)
-            change = np.maximum(change, differences.max(axis=1) / scale)
+            change = np.maximum(change, differences.max(axis=1) / errors.scale[rows])
             most = HOPELESS * (tolerance + CONDITION * change)
-            if ((error > most) & (most <= LOOSE)).any():
+            if ((errors.relative[rows] > most) & (most <= LOOSE)).any():
                 break
     return change
-
-
-def _where(row: int, outputs: Array, y: Array, recorded: RecordedOutputs) -> str:
-    """The worst output of a row, as text."""
-    with np.errstate(invalid="ignore"):
-        differences = np.abs(_as(outputs[row], recorded.dtype) - y[row])
-    column = int(np.where(np.isnan(differences), np.inf, differences).argmax())
-    numbers = f"{outputs[row, column]:.6g}, recorded {y[row, column]:.6g}"
-    return f"row {recorded.place(row)}, output {column}: {numbers}"
 
 
 def network(

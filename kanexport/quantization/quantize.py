@@ -16,14 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bundle import baseline
-from kanexport.errors import REPORT, OptionError, VerificationFailed
+from kanexport.bundle.baseline import Rows
+from kanexport.errors import (
+    OptionError,
+    VerificationFailed,
+    arguments_conflict,
+    internal_check_failed,
+    needs,
+    rows_not_finite,
+)
 from kanexport.graph import precision
 from kanexport.ir import scaling
 from kanexport.ir.model import BasisTerm, Kan, Layer, Term
 from kanexport.ir.quantized_basis import Stepped, stepped
 from kanexport.lowering import passes
 from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
-from kanexport.quantization.options import QuantizationOptions
 from kanexport.shared.manifest import Reference, TensorSpec
 from kanexport.shared.naming import Names
 from kanexport.shared.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS, Approximation, Branch
@@ -41,6 +48,67 @@ AT_ONCE, AT_ONCE_EXACT = 1024, 256  # rows of a run of the graph, and of the flo
 AGREE = 0.25  # of the rows inside, that must: steps are rare, and of a row with thousands of sources one is on another
 STORED = {INT8: precision.BYTES, INT8_WEIGHTS: precision.BYTES, FP16_WEIGHTS: precision.HALF}
 Forms = Mapping[tuple[int, int], str]  # by layer and term; FLOAT32 where there is none
+METHODS = (FP16_WEIGHTS, INT8)  # values of --quantize
+# The largest error, relative to the largest output, unless the user says otherwise. float16 rounds a weight by up to
+# 5e-4 of itself; goldens differ by 9e-5 to 1.3e-3 then, on rows made for them. A byte rounds it by up to 4e-3 of the
+# largest of its column; goldens differ by 3e-3 to 2e-2. Beyond these bounds more is lost than these bits usually cost.
+MAX_ERROR = {FP16_WEIGHTS: 2e-3, INT8: 5e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationOptions:
+    """Options of quantization.
+
+    quantize   one of `METHODS`, or empty for an exact export
+    rows       of the user's data, on which errors are measured
+    max_error  relative; None for the default of the method
+    """
+
+    quantize: str = ""
+    rows: Rows | None = None
+    max_error: float | None = None
+
+    @property
+    def bound(self) -> float:
+        """The largest accepted error."""
+        return MAX_ERROR[self.quantize] if self.max_error is None else self.max_error
+
+    def check(self, dtype: str, *, explain: bool) -> None:
+        """Raises OptionError for invalid values, or for options that cannot be combined."""
+        if not self.quantize:
+            for flag, value, other in (
+                ("--calibration", self.rows, "--quantize or --coverage"),
+                ("--max-error", self.max_error, "--quantize"),
+            ):
+                if value is not None:
+                    raise needs(flag, other)
+            return
+        if self.quantize not in METHODS:
+            raise OptionError(
+                f"--quantize is {self.quantize[:40]!r}, expected {' or '.join(METHODS)}",
+                code="option-value-unknown",
+                hint=f"pass --quantize {' or '.join(METHODS)}",
+            )
+        if dtype != "float32":
+            raise arguments_conflict(
+                f"--quantize cannot be combined with --dtype {dtype}: a quantized graph computes in float32"
+            )
+        if explain:
+            raise OptionError(
+                "--quantize cannot be combined with --explain: the contributions in explain.onnx add up to exact "
+                "outputs",
+                code="arguments-conflict",
+                hint="export the exact model with --explain as another version",
+            )
+        if not 0 < self.bound < 1:
+            raise OptionError(
+                f"--max-error is {self.bound}, expected a number between 0 and 1",
+                code="option-out-of-range",
+                hint="pass a number between 0 and 1, such as --max-error 0.01",
+            )
+
+
+NOTHING = QuantizationOptions()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,11 +207,9 @@ def rows(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...],
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
         at, column = (int(v) for v in bad[0])
-        raise OptionError(
+        raise rows_not_finite(
             f"{CALIBRATION} {options.rows.name} has {x[at, column]} in column {column} of row {at}, expected finite "
-            "numbers",
-            code="rows-not-finite",
-            hint="remove rows with NaN or infinity",
+            "numbers"
         )
     return np.asarray(x.astype(np.float32), dtype=np.float64)
 
@@ -168,11 +234,9 @@ def _meaning(served: Kan, lowered: Lowered, tolerance: float, bound: float) -> R
     fine = np.isfinite(meant).all(axis=1)
     agree = fine & (differences <= tolerance * SLACK)
     if np.count_nonzero(agree) < AGREE * np.count_nonzero(fine):
-        raise VerificationFailed(
+        raise internal_check_failed(
             "internal check failed: the quantized graph matches its float64 reference on only "
-            f"{np.count_nonzero(agree)} of {len(x)} rows (tolerance {tolerance * SLACK:.0e})",
-            code="internal-check-failed",
-            hint=REPORT,
+            f"{np.count_nonzero(agree)} of {len(x)} rows (tolerance {tolerance * SLACK:.0e})"
         )
     reference = verify.reference(served, lowered, x[agree], tolerance)
     # Elsewhere a sum in another order may put a value on the other side of a step, as it does here on some rows.

@@ -17,6 +17,7 @@ them is common to all (`detection/registry.py`, `readers/common/chain.py`, `read
 Whole, where a checkpoint is more than a stack of layers (pykan, GR-KAN):
 
 * `FAMILY: str`;
+* `MARK: str`, the end of a key that every such file has; without it, `matches` is not called;
 * `matches(checkpoint: Checkpoint) -> str`, why it fits, such as "act_fun.0.coef has three axes", or empty;
 * `read(checkpoint: Checkpoint, options: Options) -> Kan`.
 

@@ -29,15 +29,17 @@ from kanexport.readers.common import chain, module_kinds
 from kanexport.readers.common.chain import LayerKind
 from kanexport.readers.common.layer_tensors import Keys, Part, layer_of
 
-Make = Callable[[int, Part, Options], Basis]  # from the degree, what else the file holds, and the options
+Make = Callable[..., Basis]  # from the degree, and the constants
 
 NORMS = ("all but the last", "all", "none")
+NORM = {"layernorm.weight": 1, "layernorm.bias": 1}
 CHARLIER = ("1.0", "0.5", "2.0", "3.0")
 
 
-def _layer(name: str, make: Make, part: Part, options: Options) -> Layer:
-    """One layer with coefficients of that name. Raises InvalidKan or OptionError."""
+def _layer(name: str, make: Make, trained: tuple[str, ...], part: Part, options: Options) -> Layer:
+    """One layer with coefficients of that name. `trained`: its constants. Raises InvalidKan or OptionError."""
     coef = part.tensor(name, None, None, None)
+    degree = coef.shape[2] - 1
     post_steps: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):  # of BSRBF_KAN, whose network does not use the one of the last layer
         used = options.choice(
@@ -46,60 +48,38 @@ def _layer(name: str, make: Make, part: Part, options: Options) -> Layer:
         same = chain.prefixes(part.tensors, Keys({name: 3}, {}), options.optional("prefix") or "")
         if used == NORMS[1] or (used == NORMS[0] and part.prefix != same[-1]):
             post_steps = module_kinds.layer_norm(part.inside("layernorm"), options, coef.shape[1])
-    return layer_of(BasisTerm(make(coef.shape[2] - 1, part, options), coef), post_steps=post_steps)
+    basis: Basis
+    if make is recurrence.charlier:
+        basis = make(degree, options.number("charlier_a", "1.0", among=CHARLIER))
+    elif make is recurrence.boas_buck:
+        basis = make(degree, *(part.tensor(key, degree + 1) for key in trained))
+    else:
+        basis = make(degree, *(float(part.tensor(key, 1)[0]) for key in trained))
+    return layer_of(BasisTerm(basis, coef), post_steps=post_steps)
 
 
-def _trained(make: Callable[..., Basis], *names: str) -> Make:
-    """`names`: trained constants [1]."""
-    return lambda degree, part, options: make(degree, *(float(part.tensor(name, 1)[0]) for name in names))
-
-
-def _plain(make: Callable[[int], Basis]) -> Make:
-    return lambda degree, part, options: make(degree)
-
-
-def _charlier(degree: int, part: Part, options: Options) -> Basis:
-    return recurrence.charlier(degree, options.number("charlier_a", "1.0", among=CHARLIER))
-
-
-def _boas_buck(degree: int, part: Part, options: Options) -> Basis:
-    return recurrence.boas_buck(degree, part.tensor("a", degree + 1), part.tensor("b", degree + 1))
-
-
-def _kind(family: str, name: str, make: Make, *more: str, optional: dict[str, int] | None = None) -> LayerKind:
-    """`more`: additional tensors of one axis in a layer."""
-    keys = Keys({name: 3} | dict.fromkeys(more, 1), optional or {})
-    return LayerKind(family, keys, functools.partial(_layer, name, make))
+def _kind(family: str, name: str, make: Make, *trained: str, optional: dict[str, int] | None = None) -> LayerKind:
+    """`trained`: the constants of a layer, tensors of one axis."""
+    keys = Keys({name: 3} | dict.fromkeys(trained, 1), optional or {})
+    return LayerKind(family, keys, functools.partial(_layer, name, make, trained))
 
 
 FAMILIES = (
-    _kind(
-        "gottliebkan",
-        "gottlieb_coeffs",
-        _trained(recurrence.gottlieb, "alpha"),
-        "alpha",
-        optional={"layernorm.weight": 1, "layernorm.bias": 1},
-    ),
-    _kind("boubakerkan", "boubaker_coeffs", _plain(recurrence.boubaker)),
-    _kind("charlierkan", "charlier_coeffs", _charlier),
-    _kind("fermatkan", "fermat_coeffs", _plain(Fermat)),
-    _kind("vietapellkan", "vp_coeffs", _plain(recurrence.vieta_pell)),
-    _kind("narayanakan", "narayana_coeffs", _plain(recurrence.narayana)),
-    _kind("padokan", "pado_coeffs", _plain(recurrence.padovan)),
-    _kind("tribokan", "tribo_coeffs", _plain(functools.partial(recurrence.nacci, "tribonacci"))),
+    _kind("gottliebkan", "gottlieb_coeffs", recurrence.gottlieb, "alpha", optional=NORM),
+    _kind("boubakerkan", "boubaker_coeffs", recurrence.boubaker),
+    _kind("charlierkan", "charlier_coeffs", recurrence.charlier),
+    _kind("fermatkan", "fermat_coeffs", Fermat),
+    _kind("vietapellkan", "vp_coeffs", recurrence.vieta_pell),
+    _kind("narayanakan", "narayana_coeffs", recurrence.narayana),
+    _kind("padokan", "pado_coeffs", recurrence.padovan),
+    _kind("tribokan", "tribo_coeffs", functools.partial(recurrence.nacci, "tribonacci")),
     *(
-        _kind(f"{name}kan", f"{name}_coeffs", _plain(functools.partial(recurrence.nacci, name)))
+        _kind(f"{name}kan", f"{name}_coeffs", functools.partial(recurrence.nacci, name))
         for name in ("tetranacci", "pentanacci", "hexanacci", "heptanacci", "octanacci")
     ),
-    _kind("alsalamcarlitzkan", "al_salam_carlitz_coeffs", _trained(recurrence.al_salam_carlitz, "a", "q"), "a", "q"),
-    _kind("bannaiitokan", "bannai_ito_coeffs", _trained(recurrence.bannai_ito, "a", "b", "c"), "a", "b", "c"),
-    _kind("boasbuckkan", "boas_buck_coeffs", _boas_buck, "a", "b"),
-    _kind(
-        "meixnerpollaczekkan",
-        "meixner_pollaczek_coeffs",
-        _trained(recurrence.meixner_pollaczek, "lambda_", "phi"),
-        "lambda_",
-        "phi",
-    ),
-    _kind("askeywilsonkan", "askey_wilson_coeffs", _trained(recurrence.askey_wilson, *"abcdq"), *"abcdq"),
+    _kind("alsalamcarlitzkan", "al_salam_carlitz_coeffs", recurrence.al_salam_carlitz, "a", "q"),
+    _kind("bannaiitokan", "bannai_ito_coeffs", recurrence.bannai_ito, "a", "b", "c"),
+    _kind("boasbuckkan", "boas_buck_coeffs", recurrence.boas_buck, "a", "b"),
+    _kind("meixnerpollaczekkan", "meixner_pollaczek_coeffs", recurrence.meixner_pollaczek, "lambda_", "phi"),
+    _kind("askeywilsonkan", "askey_wilson_coeffs", recurrence.askey_wilson, *"abcdq"),
 )

@@ -24,8 +24,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import numpy as np
 
@@ -93,56 +92,24 @@ WORDS = (
 POINTED = "Gaussians or wavelets around centers, with widths in one of several forms, splines on knots, or small MLPs"
 
 
-@dataclass(frozen=True, slots=True)
-class _Argument:
-    """The argument of the functions of a layer: steps of the whole row `first`, then a squash of each source."""
-
-    squash: Squash
-    first: tuple[Step, ...] = ()
-
-    # The squash by name, a key of `grid_steps.SQUASHES`. A layernorm has no weights; row-range scales by the extremes
-    # of the row.
-    NAMES: ClassVar[dict[str, str]] = {
-        "tanh": "tanh",
-        "x": "raw",
-        "clip": "clip",
-        "sigmoid": "",
-        "clip-eps": "clip-eps",
-        "tanh-eps": "tanh-eps",
-        "arctan": "arctan",
-        "arctan-1": "",
-        "softsign": "softsign",
-        "sigmoid-2": "sigmoid",
-        "tanh-twice": "tanh-twice",
-        "row-range": "raw",
-        "layernorm": "raw",
-        "layernorm-tanh": "tanh",
-    }
-
-    @classmethod
-    def make(cls, name: str, sources: int, options: Options) -> _Argument:
-        """The argument with one of NAMES. Raises OptionError."""
-        own: dict[str, Squash] = {"sigmoid": Sigmoid(), "arctan-1": Bounded(elementwise.SYMBOLIC["arctan"])}
-        squash = own[name] if name in own else grid_steps.SQUASHES[cls.NAMES[name]](options)
-        if name == "row-range":
-            return cls(squash, (RowRange(),))
-        if name.startswith("layernorm"):
-            return cls(squash, (chain.without_tensors("layernorm", sources, options),))
-        return cls(squash)
-
-    def applied(self, basis: Basis) -> Basis:
-        """The polynomials of the squashed sources, after the steps of the row."""
-        if isinstance(basis, Polynomial):
-            return polynomial.squashed(basis, self.squash)
-        assert isinstance(basis, Recurrence)
-        return replace(basis, squash=self.squash)
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The whole argument as steps, for functions without a squash."""
-        if isinstance(self.squash, Raw):
-            return self.first
-        return (*self.first, Elementwise(domain_maps.function(self.squash)))
+# The squash of each source in the arguments of functions. A layernorm has no weights; row-range scales by the extremes
+# of the row.
+ARGUMENTS: dict[str, Callable[[Options], Squash]] = {
+    "tanh": grid_steps.SQUASHES["tanh"],
+    "x": grid_steps.SQUASHES["raw"],
+    "clip": grid_steps.SQUASHES["clip"],
+    "sigmoid": lambda options: Sigmoid(),
+    "clip-eps": grid_steps.SQUASHES["clip-eps"],
+    "tanh-eps": grid_steps.SQUASHES["tanh-eps"],
+    "arctan": grid_steps.SQUASHES["arctan"],
+    "arctan-1": lambda options: Bounded(elementwise.SYMBOLIC["arctan"]),
+    "softsign": grid_steps.SQUASHES["softsign"],
+    "sigmoid-2": grid_steps.SQUASHES["sigmoid"],
+    "tanh-twice": grid_steps.SQUASHES["tanh-twice"],
+    "row-range": grid_steps.SQUASHES["raw"],
+    "layernorm": grid_steps.SQUASHES["raw"],
+    "layernorm-tanh": grid_steps.SQUASHES["tanh"],
+}
 
 
 def matches(checkpoint: Checkpoint) -> str:
@@ -204,8 +171,11 @@ def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
     )
     kind, _, argument_name = forward.rpartition("-of-")
     coef = _coefficients(chosen, sizes, part)
-    argument = _Argument.make(argument_name, sizes.i, options)
-    terms = _terms(kind, argument, coef, _Points(chosen, sizes, part), options)
+    squash = ARGUMENTS[argument_name](options)
+    first: tuple[Step, ...] = (RowRange(),) if argument_name == "row-range" else ()
+    if argument_name.startswith("layernorm"):
+        first = (chain.without_tensors("layernorm", sizes.i, options),)
+    terms = _terms(kind, squash, first, coef, functools.partial(_points, chosen, sizes, part), options)
     spline = any(isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) for term in terms)
     if name := chosen.name(BASE):
         terms.append(branch(layer_tensors.activation(options, "silu"), _edges(part, name, chosen, sizes).T))
@@ -219,7 +189,7 @@ def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:
     if chosen.axes in roles.FOURIER:
         return _with_arguments([FOURIER])
     if points is None:  # polynomials, and functions on a fixed grid or without a grid
-        names = [f"{name}-of-{argument}" for argument in _Argument.NAMES for name in (*POLYNOMIALS, JACOBI)]
+        names = [f"{name}-of-{argument}" for argument in ARGUMENTS for name in (*POLYNOMIALS, JACOBI)]
         series = [FOURIER, SINES_FIRST] if sizes.k % 2 == 0 else []
         others = _with_arguments([*GRIDS, *([SPLINES] if sizes.k > DEGREE else []), *series])
         return names + others if widths is None else others
@@ -253,31 +223,30 @@ def _edges(part: Part, name: str, chosen: Roles, sizes: Sizes) -> Array:
     return values.T if chosen.turned(name, values.shape, sizes) else values
 
 
-class _Points:
-    """The points and widths of one layer."""
-
-    def __init__(self, chosen: Roles, sizes: Sizes, part: Part) -> None:
-        self.chosen, self.sizes, self.part = chosen, sizes, part
-
-    def of(self, role: str) -> Array | None:
-        """The tensor of a role as [], [K], [I, 1], [I, K] or [I, O, K]; None if there is none."""
-        name = self.chosen.name(role)
-        if name is None:
-            return None
-        values = self.part.tensor(name, *self.part.shape(name))
-        if values.ndim == 3 and values.shape[:2] == (1, 1) != (self.sizes.i, self.sizes.o):
-            return np.asarray(values[0, 0])  # one row for all edges
-        if values.ndim == 3:
-            return values.transpose(1, 0, 2) if self.chosen.turned(name, values.shape[:2], self.sizes) else values
-        if values.size == 1:
-            return values.reshape(())
-        if values.shape == (self.sizes.i,) and role == WIDTHS and self.sizes.i != self.sizes.k:
-            return values[:, None]
-        return values[0] if values.ndim == 2 and values.shape[0] == 1 else values
+def _points(chosen: Roles, sizes: Sizes, part: Part, role: str) -> Array | None:
+    """The points or widths of a layer as [], [K], [I, 1], [I, K] or [I, O, K]; None if there are none."""
+    name = chosen.name(role)
+    if name is None:
+        return None
+    values = part.tensor(name, *part.shape(name))
+    if values.ndim == 3 and values.shape[:2] == (1, 1) != (sizes.i, sizes.o):
+        return np.asarray(values[0, 0])  # one row for all edges
+    if values.ndim == 3:
+        return values.transpose(1, 0, 2) if chosen.turned(name, values.shape[:2], sizes) else values
+    if values.size == 1:
+        return values.reshape(())
+    if values.shape == (sizes.i,) and role == WIDTHS and sizes.i != sizes.k:
+        return values[:, None]
+    return values[0] if values.ndim == 2 and values.shape[0] == 1 else values
 
 
-def _terms(kind: str, argument: _Argument, coef: Array, points: _Points, options: Options) -> list[Term]:
-    """The functions of the edges. Raises InvalidKan or OptionError."""
+PointsOf = Callable[[str], Array | None]  # from a role, as `_points`
+
+
+def _terms(
+    kind: str, squash: Squash, first: tuple[Step, ...], coef: Array, points: PointsOf, options: Options
+) -> list[Term]:
+    """The functions of the edges, of the squashed sources after the steps `first`. Raises InvalidKan or OptionError."""
     n, _, count = coef.shape
     if kind in (*POLYNOMIALS, JACOBI):
         if kind == JACOBI:
@@ -285,8 +254,13 @@ def _terms(kind: str, argument: _Argument, coef: Array, points: _Points, options
             basis: Basis = polynomial.jacobi(count - 1, a, b)
         else:
             basis = POLYNOMIALS[kind](count - 1)
-        return [BasisTerm(argument.applied(basis), coef, argument.first)]
-    pre_steps = argument.steps
+        if isinstance(basis, Polynomial):
+            basis = polynomial.squashed(basis, squash)
+        else:
+            assert isinstance(basis, Recurrence)
+            basis = replace(basis, squash=squash)
+        return [BasisTerm(basis, coef, first)]
+    pre_steps = first if isinstance(squash, Raw) else (*first, Elementwise(domain_maps.function(squash)))
     if kind in (FOURIER, SINES_FIRST):
         half = count // 2
         ordered = coef if kind == FOURIER else np.concatenate([coef[:, :, half:], coef[:, :, :half]], axis=2)
@@ -302,9 +276,9 @@ def _terms(kind: str, argument: _Argument, coef: Array, points: _Points, options
     return [_around(kind, points, coef, pre_steps, options)]
 
 
-def _knotted(points: _Points, coef: Array, pre_steps: tuple[Step, ...]) -> list[Term]:
+def _knotted(points: PointsOf, coef: Array, pre_steps: tuple[Step, ...]) -> list[Term]:
     """B-splines on stored knots: a row for all, for each source or for each edge. Raises InvalidKan."""
-    knots = points.of(POINTS)
+    knots = points(POINTS)
     assert knots is not None
     n, m, functions = coef.shape
     count = knots.shape[-1]
@@ -317,10 +291,10 @@ def _knotted(points: _Points, coef: Array, pre_steps: tuple[Step, ...]) -> list[
     return [BasisTerm(term.basis, term.coef, pre_steps) for term in terms]
 
 
-def _around(kind: str, points: _Points, coef: Array, pre_steps: tuple[Step, ...], options: Options) -> Term:
+def _around(kind: str, points: PointsOf, coef: Array, pre_steps: tuple[Step, ...], options: Options) -> Term:
     """Functions around centres. Without widths in the file, the option `denominator` is one width for all. Raises
     InvalidKan or OptionError."""
-    centres, widths = points.of(POINTS), points.of(WIDTHS)
+    centres, widths = points(POINTS), points(WIDTHS)
     assert centres is not None
     name, _, form = kind.partition("-")
     if widths is None:

@@ -16,16 +16,17 @@ Recognized by: `act_fun.0.neuron_train` next to `act_fun.0.coef`
 
 from __future__ import annotations
 
-import re
+import dataclasses
 
 import numpy as np
 
 from kanexport.errors import USE_MODULE, FamilyError
 from kanexport.formats.checkpoint import Checkpoint
-from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.ir.model import Kan, Layer
 from kanexport.options import Options
-from kanexport.readers.common import chain, layer_tensors
-from kanexport.readers.common.layer_tensors import Part, Tensors, branch, layer_of, storage_dtype, stored_splines
+from kanexport.readers import pykan_layer
+from kanexport.readers.common import chain, pykan
+from kanexport.readers.common.layer_tensors import Part, Tensors, layer_of, storage_dtype
 
 FAMILY = "dropkan"
 MARK = "act_fun.0.neuron_train"
@@ -34,31 +35,15 @@ NEURONS = ("sum", "mean", "min", "max", "multiply", "std", "var", "median", "nor
 
 def matches(checkpoint: Checkpoint) -> str:
     """The reason why the checkpoint belongs to this family, or an empty text."""
-    roots = _roots(checkpoint.tensors, "")
+    roots = _roots(checkpoint.tensors)
     return f"{roots[0]}{MARK} next to act_fun.0.coef" if roots else ""
 
 
-# radon: the checks of a file, then its layers.
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read the state. Raises FamilyError, InvalidKan or OptionError."""
-    tensors, prefix = checkpoint.tensors, options.optional("prefix")
-    roots = _roots(tensors, prefix or "")
-    if len(roots) != 1:
-        raise FamilyError(
-            f"{MARK} occurs under {len(roots)} prefixes, expected one",
-            code="model-ambiguous",
-            hint="select one with --option prefix=KEY_PREFIX",
-        )
-    root = roots[0]
-    others = [key for key in tensors if not key.startswith(root)]
-    if others and prefix is None:
-        raise FamilyError(
-            f"the file has a DropKAN under {root!r} and tensors of other modules, such as {others[0]!r}",
-            code="other-modules-in-file",
-            hint=f"export the DropKAN by itself with --option prefix={root}, or the whole module with --module",
-        )
-    pattern = re.compile(re.escape(root) + r"act_fun\.\d+\.coef")
-    depth = len([key for key in tensors if pattern.fullmatch(key)])
+    tensors = checkpoint.tensors
+    root = chain.only_root(tensors, _roots(tensors), MARK, options)
+    depth = pykan.depth({key.removeprefix(root): value for key, value in tensors.items()})
     masks = [tensors.get(f"{root}symbolic_fun.{at}.mask") for at in range(depth)]
     on = sum(int(np.count_nonzero(mask)) for mask in masks if mask is not None)
     if on and options.choice("symbolic_enabled", ("false", "true"), "false") == "true":
@@ -71,17 +56,12 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     return chain.chain(layers, storage_dtype([tensors[f"{root}act_fun.{at}.coef"] for at in range(depth)]))
 
 
-def _roots(tensors: Tensors, start: str) -> list[str]:
-    roots = [key.removesuffix(MARK) for key in tensors if key.endswith(MARK) and key.startswith(start)]
-    return [root for root in roots if (coef := tensors.get(root + "act_fun.0.coef")) is not None and coef.ndim == 3]
+def _roots(tensors: Tensors) -> list[str]:
+    return [root for root in pykan.roots(tensors) if root + MARK in tensors]
 
 
 def _layer(part: Part, at: int, options: Options) -> Layer:
     """Layer number `at`. Raises InvalidKan or OptionError."""
-    own = part.inside(f"act_fun.{at}")
-    coef = own.tensor("coef", None, None, None)
-    n, m, functions = coef.shape
-    splines = stored_splines(own, n, functions, named=str(n), where=f"layer {at}: ")
     neuron = options.choice("neuron_fun", NEURONS, NEURONS[0])
     if neuron not in ("sum", "mean"):
         raise FamilyError(
@@ -89,9 +69,9 @@ def _layer(part: Part, at: int, options: Options) -> Layer:
             code="option-unsupported",
             hint=USE_MODULE,
         )
+    layer = pykan_layer.layer(part.inside(f"act_fun.{at}"), options)
+    n, m = layer.mask.shape
     share = 1 / n if neuron == "mean" else 1.0
-    scaled = layer_tensors.product(coef, own.tensor("scale_sp", n, m)[:, :, None]) * share
-    base = branch(layer_tensors.activation(options, "silu", "base_fun"), own.tensor("scale_base", n, m).T * share)
     before = options.choice("input_preprocessing", ("none", "ln", "ls"), "none")
     if before == "ls":
         raise FamilyError(
@@ -100,8 +80,7 @@ def _layer(part: Part, at: int, options: Options) -> Layer:
             hint=USE_MODULE,
         )
     return layer_of(
-        BasisTerm(splines, scaled),
-        base,
+        *(dataclasses.replace(term, coef=term.coef * share) for term in layer.terms),
         bias=part.optional(f"biases.{at}.weight", 1, m),
         pre_steps=(chain.without_tensors("layernorm", n, options),) if before == "ln" else (),
     )

@@ -50,6 +50,7 @@ from kanexport.readers.common.layer_tensors import (
 
 FAMILY = "fc-kan"
 CONCAT = "concat_weight"
+MARK = CONCAT
 LAYER = re.compile(r"layers\.\d+\.")
 OWN = ("base_weight", "spline_weight", "scale", "translation", "rbf.grid", "grid")
 FUNCTIONS = ("bs", "dog", "rbf", "base", "sin", "cos", "arctan")
@@ -66,22 +67,14 @@ SHARES = {
 
 def matches(checkpoint: Checkpoint) -> str:
     """The reason why the checkpoint belongs to this family, or an empty text."""
-    roots = _roots(checkpoint.tensors, "")
+    roots = _roots(checkpoint.tensors)
     return f"{roots[0]}{CONCAT} next to translation and rbf.grid" if roots else ""
 
 
 # radon: the checks of a file, then its layers.
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """The layers, each with a block for every function. Raises ExportError."""
-    start = options.optional("prefix") or ""
-    roots = _roots(checkpoint.tensors, start)
-    if len(roots) != 1:
-        raise FamilyError(
-            f"found {len(roots)} FC_KAN models" + (f" under {start[:80]!r}" if start else "") + ", expected one",
-            code="model-ambiguous",
-            hint="select one with --option prefix=KEY_PREFIX",
-        )
-    root = roots[0]
+    root = chain.only_root(checkpoint.tensors, _roots(checkpoint.tensors), CONCAT, options)
     tensors = {key.removeprefix(root): value for key, value in checkpoint.tensors.items() if key.startswith(root)}
     prefixes = sorted({match[0] for key in tensors if (match := LAYER.match(key))}, key=natural)
     others = [key for key in tensors if key != CONCAT and not LAYER.match(key)]
@@ -110,9 +103,8 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     return chain.chain(links, storage_dtype(used), n_inputs=layers[0].sources // count)
 
 
-def _roots(tensors: Tensors, start: str) -> list[str]:
-    roots = [key.removesuffix(CONCAT) for key in tensors if key.endswith(CONCAT) and key.startswith(start)]
-    return [root for root in roots if all(f"{root}layers.0.{name}" in tensors for name in OWN)]
+def _roots(tensors: Tensors) -> list[str]:
+    return [root for root in chain.roots(tensors, CONCAT) if all(f"{root}layers.0.{name}" in tensors for name in OWN)]
 
 
 def _functions(options: Options, count: int) -> tuple[str, ...]:

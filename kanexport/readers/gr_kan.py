@@ -39,6 +39,7 @@ from kanexport.readers.common.order import OtherModule, number_of, parent_of
 
 FAMILY = "gr-kan"
 ABOVE, BELOW = "weight_numerator", "weight_denominator"
+MARK = ABOVE
 RATIONAL, LINEAR = "rational", "linear"
 OWN = Keys(required={}, optional={ABOVE: 2, BELOW: 2, "weight": 2, "bias": 1})
 DENOMINATORS = (
@@ -115,8 +116,7 @@ def _rows(part: Part, name: str, sources: int, groups: int | None) -> Array:
 
 def _rationals(tensors: Tensors, root: str) -> list[str]:
     """The prefixes under `root` of modules that have a numerator and a denominator."""
-    prefixes = [key.removesuffix(ABOVE) for key in tensors if key.startswith(root) and key.endswith(ABOVE)]
-    return [p for p in prefixes if (p == "" or p.endswith(".")) and p + BELOW in tensors]
+    return [prefix for prefix in chain.roots(tensors, ABOVE) if prefix.startswith(root) and prefix + BELOW in tensors]
 
 
 def _modules(tensors: Tensors, root: str) -> list[OtherModule]:

@@ -23,10 +23,10 @@ from kanexport.bases import polynomial, recurrence
 from kanexport.bases.fourier import Fourier
 from kanexport.functions import wavelets
 from kanexport.functions.domain_maps import Clip, Tanh, TanhOf
-from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
+from kanexport.ir.model import BasisTerm, Layer, Term
 from kanexport.options import Options
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.layer_tensors import Keys, Part, activation, branch, layer_of, product
+from kanexport.readers.common.layer_tensors import Keys, Part, activation, branch, layer_of, one_wavelet
 
 NUMBERS = ("1.0", "0.0", "0.5", "-0.5", "2.0", "3.0")  # a and b in published models
 WAVELETS = ("mexican_hat", "morlet", "dog", "meyer", "shannon")
@@ -72,17 +72,9 @@ def wavelet(part: Part, options: Options) -> Layer:
     m, n = part.shape("wavelet_weights")
     kind = wavelets.WAVELETS[options.choice("wavelet_type", WAVELETS, "mexican_hat")]
     weights = part.tensor("wavelet_weights", m, n)
-    if kind.name == "shannon":
-        weights = product(weights, wavelets.hamming(n)[None, :])
     if kind.name == "mexican_hat":
         weights = weights / wavelets.HAT_HEIGHT
-    term = EdgeTerm(
-        kind,
-        centre=part.tensor("translation", m, n).T[:, :, None],
-        rate=wavelets.rates(part.tensor("scale", m, n)[:, :, None]),
-        coef=weights.T[:, :, None],
-    )
-    return _layer(part, options, term)
+    return _layer(part, options, one_wavelet(part, kind, weights))
 
 
 def _layer(part: Part, options: Options, term: Term) -> Layer:

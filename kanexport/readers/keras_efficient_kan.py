@@ -37,6 +37,7 @@ from kanexport.readers.common import chain, layer_tensors
 from kanexport.readers.common.layer_tensors import Part, branch, layer_of, storage_dtype
 
 FAMILY = "keras-efficient-kan"
+MARK = BESIDE
 LAYER_EPSILON = "1e-3"  # of Keras' LayerNormalization
 IDLE = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Flatten")
 OPS = {"gelu": "gelu_tanh", "swish": "silu"}  # keras.ops' names, where ours differ

@@ -28,7 +28,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kanexport.bases import Basis, polynomial, recurrence
+from kanexport.bases import polynomial, recurrence
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
@@ -36,7 +36,7 @@ from kanexport.readers.common import grid_steps
 from kanexport.readers.common.chain import LayerKind
 from kanexport.readers.common.layer_tensors import Keys, Part, layer_of
 
-Make = Callable[[int, str, Options], Basis]  # from the degree, whose forward, and the options
+Make = Callable[..., polynomial.Polynomial]  # from the degree, and alpha if there is an option for it
 
 ALPHAS = ("3.0", "1.0", "0.5", "-0.5", "0.0", "2.0")  # in published models
 RIVALS = {
@@ -65,11 +65,21 @@ ALPHA = (
 )
 
 
-def _layer(family: str, name: str, make: Make, part: Part, options: Options) -> Layer:
+def _layer(family: str, name: str, make: Make, option: str, part: Part, options: Options) -> Layer:
     """One layer with coefficients of that name. Raises InvalidKan or OptionError."""
     whose = grid_steps.forward(options, family, RIVALS.get(family))
     coef = grid_steps.coefficients(part, name, whose)
-    return layer_of(BasisTerm(make(coef.shape[2] - 1, whose, options), coef))
+    degree = coef.shape[2] - 1
+    if whose == "hermite-functions":
+        epsilon = options.number("hermite_eps", "1", among=("0", "1"))
+        return layer_of(BasisTerm(recurrence.hermite_functions(degree, epsilon), coef))
+    numbers = [options.number(option, ALPHAS[0], among=ALPHAS)] if option else []
+    if option:
+        options.words[option] = ALPHA
+    basis = grid_steps.squashed(make(degree, *numbers), whose, options)
+    if whose in ("x-kanerf", "first-version"):
+        basis = dataclasses.replace(basis, outer=elementwise.activation("tanh"))
+    return layer_of(BasisTerm(basis, coef))
 
 
 def _second_kind(part: Part, options: Options) -> Layer:
@@ -86,48 +96,18 @@ def _second_kind(part: Part, options: Options) -> Layer:
     return layer_of(BasisTerm(grid_steps.squashed(polynomial.chebyshev2(degree), whose, options), coef))
 
 
-def _kind(family: str, name: str, make: Make) -> LayerKind:
+def _kind(family: str, name: str, make: Make, option: str = "") -> LayerKind:
     keys = Keys(required={name: 3}, optional={})
-    return LayerKind(family, keys, functools.partial(_layer, family, name, make))
-
-
-def _plain(make: Callable[[int], polynomial.Polynomial]) -> Make:
-    return lambda degree, whose, options: grid_steps.squashed(make(degree), whose, options)
-
-
-def _squashed_values(make: Callable[[int], polynomial.Polynomial]) -> Make:
-    """Polynomials for which an alternative applies tanh to the values."""
-
-    def make_basis(degree: int, whose: str, options: Options) -> Basis:
-        basis = grid_steps.squashed(make(degree), whose, options)
-        outer = elementwise.activation("tanh") if whose in ("x-kanerf", "first-version") else None
-        return dataclasses.replace(basis, outer=outer)
-
-    return make_basis
-
-
-def _hermite(degree: int, whose: str, options: Options) -> Basis:
-    if whose == "hermite-functions":
-        return recurrence.hermite_functions(degree, options.number("hermite_eps", "1", among=("0", "1")))
-    return grid_steps.squashed(polynomial.hermite(degree), whose, options)
-
-
-def _with_alpha(make: Callable[[int, float], polynomial.Polynomial], option: str) -> Make:
-    def make_basis(degree: int, whose: str, options: Options) -> Basis:
-        alpha = options.number(option, ALPHAS[0], among=ALPHAS)
-        options.words[option] = ALPHA
-        return grid_steps.squashed(make(degree, alpha), whose, options)
-
-    return make_basis
+    return LayerKind(family, keys, functools.partial(_layer, family, name, make, option))
 
 
 FAMILIES = (
-    _kind("besselkan", "bessel_coeffs", _plain(polynomial.bessel)),
+    _kind("besselkan", "bessel_coeffs", polynomial.bessel),
     LayerKind("cheby2kan", Keys(required={"cheby2_coeffs": 3}, optional={}), _second_kind),
-    _kind("fibonaccikan", "fib_coeffs", _squashed_values(polynomial.fibonacci)),
-    _kind("gegenbauerkan", "gegenbauer_coeffs", _with_alpha(polynomial.gegenbauer, "gegenbauer_alpha")),
-    _kind("hermitekan", "hermite_coeffs", _hermite),
-    _kind("laguerrekan", "laguerre_coeffs", _with_alpha(polynomial.laguerre, "laguerre_alpha")),
-    _kind("legendrekan", "legendre_coeffs", _plain(polynomial.legendre)),
-    _kind("lucaskan", "lucas_coeffs", _squashed_values(polynomial.lucas)),
+    _kind("fibonaccikan", "fib_coeffs", polynomial.fibonacci),
+    _kind("gegenbauerkan", "gegenbauer_coeffs", polynomial.gegenbauer, "gegenbauer_alpha"),
+    _kind("hermitekan", "hermite_coeffs", polynomial.hermite),
+    _kind("laguerrekan", "laguerre_coeffs", polynomial.laguerre, "laguerre_alpha"),
+    _kind("legendrekan", "legendre_coeffs", polynomial.legendre),
+    _kind("lucaskan", "lucas_coeffs", polynomial.lucas),
 )

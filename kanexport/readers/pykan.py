@@ -26,7 +26,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +43,7 @@ from kanexport.readers.common.layer_tensors import Tensors
 from kanexport.readers.common.pykan import NAN, ZERO, Config, EdgeFunctions, Level, shorten
 
 FAMILY = "pykan"
+MARK = pykan.FIRST
 
 KNOTS = "repeated_knots"  # the option: what 0 / 0 in the splines counts as
 NO_VERSION = "pykan before 0.2.2 returns NaN in every row if knots repeat; without a config, the version is not known"
@@ -65,7 +65,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     notes: list[str] = []
     if checkpoint.config is None:
         checkpoint = pykan.model_checkpoint(checkpoint, options, pykan.roots(checkpoint.tensors))
-    depth = len([key for key in checkpoint.tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
+    depth = pykan.depth(checkpoint.tensors)
     if checkpoint.config is None:
         config = Config(pykan.config(checkpoint, depth, options), checkpoint.path, stored=False)
         notes.append(pykan.NOTE)

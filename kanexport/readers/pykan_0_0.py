@@ -17,7 +17,6 @@ Recognized by: `act_fun.0.coef` with two axes, `act_fun.0.mask` with one
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -29,11 +28,12 @@ from kanexport.formats.checkpoint import Checkpoint
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.options import SYMBOLIC, Options
-from kanexport.readers.common import layer_tensors, pykan
+from kanexport.readers.common import chain, layer_tensors, pykan
 from kanexport.readers.common.layer_tensors import Array, Part, Tensors
 from kanexport.readers.common.pykan import EdgeFunctions, edge_id
 
 FAMILY = "pykan-0.0"
+MARK = pykan.FIRST
 
 LOCK_NOTE = (
     "pykan 0.0 does not record which edges share one function after `lock`; the export has a separate function for "
@@ -49,19 +49,15 @@ def matches(checkpoint: Checkpoint) -> str:
 
 def _roots(tensors: Tensors) -> list[str]:
     """The key prefixes of the models of this family in a state dict."""
-    roots = []
-    for root in [key.removesuffix("coef") for key in tensors if key.endswith(pykan.FIRST)]:
-        coef, mask = tensors[root + "coef"], tensors.get(root + "mask")
-        if mask is not None and (coef.ndim, mask.ndim) == (2, 1):
-            roots.append(root.removesuffix("act_fun.0."))
-    return roots
+    candidates = {root: Part(tensors, f"{root}act_fun.0.") for root in chain.roots(tensors, pykan.FIRST)}
+    return [root for root, part in candidates.items() if (len(part.shape("coef")), len(part.shape("mask"))) == (2, 1)]
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read the state. Raises InvalidKan or OptionError."""
     checkpoint = pykan.model_checkpoint(checkpoint, options, _roots(checkpoint.tensors) or [""])
     tensors = checkpoint.tensors
-    depth = len([key for key in tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
+    depth = pykan.depth(tensors)
     if not depth:
         raise InvalidKan("tensor 'act_fun.0.coef' is missing", code="tensor-missing", hint=USE_MODULE)
     base = Activation(pykan.base_activation(options, options.text("base_fun", "silu")))

@@ -41,7 +41,7 @@ def layer(part: Part, options: Options) -> Layer:
     """One KANLayer of pykan 0.1 or later. Raises InvalidKan or OptionError."""
     coef = part.tensor("coef", None, None, None)
     n, m, functions = coef.shape
-    splines = stored_splines(part, n, functions, named=str(n))
+    splines = stored_splines(part, n, functions)
     base = Activation(layer_tensors.activation(options, "silu", "base_fun"))
     scaled = layer_tensors.scaled(coef, part.tensor("scale_sp", n, m)[:, :, None])
     return Layer(

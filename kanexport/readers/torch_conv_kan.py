@@ -28,7 +28,7 @@ from kanexport.bases.polynomial import Polynomial
 from kanexport.errors import USE_MODULE, InvalidKan, OptionError
 from kanexport.functions.domain_maps import frozen
 from kanexport.ir.model import BasisTerm, Layer
-from kanexport.ir.steps import Elementwise, Step
+from kanexport.ir.steps import Elementwise
 from kanexport.options import Options
 from kanexport.readers.common import chain, module_kinds
 from kanexport.readers.common.chain import LayerKind
@@ -38,15 +38,13 @@ from kanexport.readers.common.layer_tensors import Array, Keys, Part, activation
 def kaln(part: Part, options: Options) -> Layer:
     """One KALNLayer. Raises InvalidKan or OptionError."""
     m, n = part.tensor("base_weight", None, None).shape
-    weights = part.tensor("poly_weight", m, None)
-    degree = max(1, weights.shape[1] // n) - 1
-    coef = part.tensor("poly_weight", m, n * (degree + 1)).reshape(m, n, degree + 1).transpose(1, 0, 2)
+    coef = flat_coefficients(part, "poly_weight", m, n)
     root = options.optional("prefix") or ""
     layers = [prefix for prefix in chain.prefixes(part.tensors, KALN) if prefix.startswith(root)]
     if part.prefix not in layers:  # a step of --architecture has a prefix of its own
         layers = [part.prefix]
-    basis = polynomial.legendre(degree, frozen(options, layers.index(part.prefix), len(layers)))
-    return _layer(part, options, ("base_weight", "layer_norm"), basis, coef, "silu")
+    basis = polynomial.legendre(coef.shape[2] - 1, frozen(options, layers.index(part.prefix), len(layers)))
+    return normed_layer(part, options, ("base_weight", "layer_norm"), basis, coef, "silu")
 
 
 def kagn(part: Part, options: Options) -> Layer:
@@ -59,14 +57,16 @@ def kagn(part: Part, options: Options) -> Layer:
         )
     coef = part.tensor("grams_basis_weights", None, None, None)
     basis = polynomial.gram(part.tensor("beta_weights", coef.shape[2]), activation(options, "silu"))
-    return _layer(part, options, ("base_weights", "norm"), basis, coef, "silu")
+    return normed_layer(part, options, ("base_weights", "norm"), basis, coef, "silu")
 
 
 def kajn(part: Part, options: Options) -> Layer:
     """One JacobiKANLayer. Raises InvalidKan or OptionError."""
     coef = part.tensor("jacobi_coeffs", None, None, None)
     a, b = options.number("jacobi_a", "1.0"), options.number("jacobi_b", "1.0")
-    return _layer(part, options, ("base_weights", "norm"), polynomial.jacobi(coef.shape[2] - 1, a, b), coef, "silu")
+    return normed_layer(
+        part, options, ("base_weights", "norm"), polynomial.jacobi(coef.shape[2] - 1, a, b), coef, "silu"
+    )
 
 
 def kabn(part: Part, options: Options) -> Layer:
@@ -74,7 +74,9 @@ def kabn(part: Part, options: Options) -> Layer:
     coef = part.tensor("bernstein_coeffs", None, None, None)
     with np.errstate(over="ignore", invalid="ignore"):  # the layer refuses what is not finite
         total = coef.sum(axis=2, keepdims=True)
-    return _layer(part, options, ("base_weights", "norm"), Polynomial("constant", np.zeros((0, 3))), total, "silu")
+    return normed_layer(
+        part, options, ("base_weights", "norm"), Polynomial("constant", np.zeros((0, 3))), total, "silu"
+    )
 
 
 def spline(part: Part, options: Options) -> Layer:
@@ -96,26 +98,24 @@ def spline(part: Part, options: Options) -> Layer:
         step = (high - low) / (functions - k)
         knots = np.linspace(low - step * k, high + step * k, functions + k + 1)
     coef = part.tensor("spline_weight", m, n, functions).transpose(1, 0, 2)
-    return _layer(
-        part, options, ("base_weight", "layer_norm"), BSpline(np.tile(knots, (n, 1)), k), coef, "gelu", prelu=True
-    )
+    basis = BSpline(np.tile(knots, (n, 1)), k)
+    return normed_layer(part, options, ("base_weight", "layer_norm"), basis, coef, "gelu", "prelu")
 
 
-def _layer(
+def normed_layer(
     part: Part,
     options: Options,
-    names: tuple[str, str],  # of the base weights and of the normalisation
+    names: tuple[str, str],  # of the base weights and of the normalization
     basis: Basis,
     coef: Array,
     default: str,
-    *,
-    prelu: bool = False,
+    prelu: str = "",
 ) -> Layer:
+    """The layer of functions with coefficients [I, O, K] and of a base branch, which a LayerNorm and the activation
+    follow, or the PReLU under the name `prelu`. `default`: the usual activation. Raises InvalidKan or OptionError."""
     n, m, _ = coef.shape
     function = activation(options, default)
-    last: Step = Elementwise(function)
-    if prelu:
-        last = module_kinds.step(part.inside("prelu"), options, "prelu", m)
+    last = module_kinds.step(part.inside(prelu), options, "prelu", m) if prelu else Elementwise(function)
     return layer_of(
         BasisTerm(basis, coef),
         branch(function, part.tensor(names[0], m, n)),
@@ -123,6 +123,12 @@ def _layer(
         nan_spreads=isinstance(basis, BSpline),
         post_steps=(*module_kinds.layer_norm(part.inside(names[1]), options, m), last),
     )
+
+
+def flat_coefficients(part: Part, name: str, m: int, n: int) -> Array:
+    """[I, O, K] of the weights [O, I * K] of polynomials. Raises InvalidKan."""
+    count = max(1, part.tensor(name, m, None).shape[1] // n)
+    return part.tensor(name, m, n * count).reshape(m, n, count).transpose(1, 0, 2)
 
 
 def _keys(

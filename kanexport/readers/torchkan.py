@@ -20,7 +20,6 @@ Options: base_activation, x_min, x_max, polynomial, layernorm_eps, prefix
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,11 +28,11 @@ from kanexport.bases.bspline import BSpline
 from kanexport.errors import SAVE_AGAIN, FamilyError, InvalidKan
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.functions.domain_maps import frozen
-from kanexport.ir.model import BasisTerm, Kan, Layer
-from kanexport.ir.steps import Elementwise
+from kanexport.ir.model import Kan, Layer
 from kanexport.options import Options
-from kanexport.readers.common import chain, module_kinds
-from kanexport.readers.common.layer_tensors import Part, Tensors, activation, branch, layer_of, storage_dtype
+from kanexport.readers.common import chain
+from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
+from kanexport.readers.torch_conv_kan import flat_coefficients, normed_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +50,14 @@ class Lists:
 
     def matches(self, checkpoint: Checkpoint) -> str:
         """The reason why the checkpoint belongs to this family, or an empty text."""
-        roots = self._roots(checkpoint.tensors, "")
+        roots = self._roots(checkpoint.tensors)
         return f"{self.keys[0].format(0)} beside {self.keys[1].format(0)}" if roots else ""
 
     # radon: the checks of a file, then its layers.
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
         """The layers by their numbers. Raises ExportError."""
-        tensors, start = checkpoint.tensors, options.optional("prefix") or ""
-        roots = self._roots(tensors, start)
-        if len(roots) != 1:
-            raise FamilyError(
-                f"{self.keys[0].format(0)} occurs under {len(roots)} prefixes"
-                + (f" in {start[:80]!r}" if start else "")
-                + ", expected one",
-                code="model-ambiguous",
-                hint="select one with --option prefix=KEY_PREFIX",
-            )
-        root = roots[0]
+        tensors = checkpoint.tensors
+        root = chain.only_root(tensors, self._roots(tensors), self.keys[0].format(0), options)
         count = 0
         while root + self.keys[0].format(count) in tensors:
             count += 1
@@ -75,7 +65,7 @@ class Lists:
         missing = [key for key in own if key not in tensors]
         if missing:
             raise InvalidKan(f"tensor {missing[0]!r} is missing", code="tensor-missing", hint=SAVE_AGAIN)
-        others = [key for key in tensors if key.startswith(start) and key not in own]
+        others = [key for key in tensors if key.startswith(root) and key not in own]
         if others:
             raise FamilyError(
                 f"the file has {count} layers of {self.FAMILY} and other tensors, such as "
@@ -86,47 +76,33 @@ class Lists:
         layers = [self.layer(Part(tensors, root), at, count, options) for at in range(count)]
         return chain.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
 
-    def _roots(self, tensors: Tensors, start: str) -> list[str]:
-        """The prefixes of all such models under `start`."""
+    def _roots(self, tensors: Tensors) -> list[str]:
+        """The prefixes of all such models."""
         first, second = (key.format(0) for key in self.keys[:2])
-        prefixes = (key.removesuffix(first) for key in tensors if key.endswith(first) and key.startswith(start))
-        return [root for root in prefixes if re.fullmatch(r"|.*\.", root) and root + second in tensors]
+        return [root for root in chain.roots(tensors, first) if root + second in tensors]
 
 
 def spline_layer(part: Part, at: int, count: int, options: Options) -> Layer:
     """Layer `at` of torchkan.KAN. Raises InvalidKan or OptionError."""
     base = part.tensor(f"base_weights.{at}", None, None)
-    m, n = base.shape
-    coef = part.tensor(f"spline_weights.{at}", m, n, None)
-    grid = part.tensor(f"grid_{at}", n, None)
+    coef = part.tensor(f"spline_weights.{at}", *base.shape, None).transpose(1, 0, 2)
+    grid = part.tensor(f"grid_{at}", len(coef), None)
     basis = BSpline(grid, grid.shape[1] - coef.shape[2] - 1)
-    function = activation(options, "gelu")
-    prelu = module_kinds.step(part.inside(f"prelus.{at}"), options, "prelu", m)
-    return layer_of(
-        BasisTerm(basis, coef.transpose(1, 0, 2)),
-        branch(function, base),
-        # The basis of a non-finite value is NaN there, and its product reaches every sum.
-        nan_spreads=True,
-        post_steps=(*module_kinds.layer_norm(part.inside(f"layer_norms.{at}"), options, m), prelu),
-    )
+    return normed_layer(part, options, _names(at), basis, coef, "gelu", f"prelus.{at}")
 
 
 def polynomial_layer(part: Part, at: int, count: int, options: Options) -> Layer:
     """Layer `at` of KAL_Net or KAC_Net. Raises InvalidKan or OptionError."""
     scaled = frozen(options, at, count)
     make = POLYNOMIALS[options.choice("polynomial", POLYNOMIALS, "legendre")]
-    function = activation(options, "silu")
-    base = part.tensor(f"base_weights.{at}", None, None)
-    m, n = base.shape
-    weights = part.tensor(f"poly_weights.{at}", m, None)
-    degree = max(1, weights.shape[1] // n) - 1
-    coef = part.tensor(f"poly_weights.{at}", m, n * (degree + 1)).reshape(m, n, degree + 1)
-    norm = module_kinds.layer_norm(part.inside(f"layer_norms.{at}"), options, m)
-    return layer_of(
-        BasisTerm(make(degree, scaled), coef.transpose(1, 0, 2)),
-        branch(function, base),
-        post_steps=(*norm, Elementwise(function)),
-    )
+    m, n = part.tensor(f"base_weights.{at}", None, None).shape
+    coef = flat_coefficients(part, f"poly_weights.{at}", m, n)
+    return normed_layer(part, options, _names(at), make(coef.shape[2] - 1, scaled), coef, "silu")
+
+
+def _names(at: int) -> tuple[str, str]:
+    """The base weights and the normalization of layer `at`."""
+    return f"base_weights.{at}", f"layer_norms.{at}"
 
 
 POLYNOMIALS = {"legendre": polynomial.legendre, "chebyshev": polynomial.chebyshev}

@@ -20,14 +20,16 @@ Options: wavelet_type, base_branch, wavelet_factor, batchnorm_eps
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from kanexport.errors import USE_MODULE, InvalidKan, OptionError
 from kanexport.functions import elementwise, wavelets
-from kanexport.ir.model import EdgeTerm, Layer, Term
+from kanexport.ir.model import Layer, Term
 from kanexport.options import Options
 from kanexport.readers.common import module_kinds
-from kanexport.readers.common.layer_tensors import Keys, Part, branch, layer_of, product
+from kanexport.readers.common.layer_tensors import Keys, Part, branch, layer_of, one_wavelet
 
 FAMILY = "wav-kan"
 KEYS = Keys(
@@ -56,17 +58,9 @@ def layer(part: Part, options: Options) -> Layer:
             hint=USE_MODULE,
         )
     wavelet = wavelets.WAVELETS[options.choice("wavelet_type", wavelets.WAVELETS, "mexican_hat")]
-    weights = part.tensor("wavelet_weights", m, n)
-    if wavelet.name == "shannon":
-        weights = product(weights, wavelets.hamming(n)[None, :])
+    term = one_wavelet(part, wavelet, part.tensor("wavelet_weights", m, n))
     if options.choice("wavelet_factor", ("none", "inverse-sqrt"), "none") == "inverse-sqrt":
-        weights = weights / np.sqrt(part.tensor("scale", m, n))
-    term = EdgeTerm(
-        wavelet,
-        centre=part.tensor("translation", m, n).T[:, :, None],
-        rate=wavelets.rates(part.tensor("scale", m, n)[:, :, None]),
-        coef=weights.T[:, :, None],
-    )
+        term = dataclasses.replace(term, coef=term.coef / np.sqrt(part.tensor("scale", m, n).T[:, :, None]))
     terms: tuple[Term, ...] = (term,)
     kind = options.choice("base_branch", ("dead", *BRANCHES), "dead") if part.has("weight1") else "dead"
     if kind in BRANCHES:

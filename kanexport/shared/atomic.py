@@ -50,11 +50,11 @@ def opened(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
-def file_over(descriptor: int, mode: str, *, buffering: int = -1) -> BinaryIO:
+def file_over(descriptor: int, mode: str) -> BinaryIO:
     """A file over a descriptor. If the file cannot be made, the descriptor is closed."""
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(os.close, descriptor)
-        file = typing.cast("BinaryIO", os.fdopen(descriptor, mode, buffering))
+        file = typing.cast("BinaryIO", os.fdopen(descriptor, mode))
         cleanup.pop_all()
         return file
 

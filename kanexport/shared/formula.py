@@ -15,22 +15,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from kanexport.shared import formula_printer
 from kanexport.shared.cli.suggest import advice
-from kanexport.shared.formula_printer import (
-    ATOM,
-    CONSTANTS,
-    EXACT,
-    FUNCTIONS,
-    LIMIT,
-    FormulaError,
-    Linear,
-    Text,
-    TooLong,
-    applied,
-    number,
-    product,
-    total,
-)
+from kanexport.shared.formula_printer import FormulaError, Linear, Text, TooLong
 from kanexport.shared.manifest import LayerInfo, NodeStep, SymbolicEdge
 
 NODE = re.compile(r"[xyh]\d+(_\d+)?|phi(_\d+)+")
@@ -38,7 +25,7 @@ NODE = re.compile(r"[xyh]\d+(_\d+)?|phi(_\d+)+")
 TEXTS = {
     **{f"x^{n}": f"x**{n}" for n in (2, 3, 4, 5)},
     **{f"1/x^{n}": f"1/x**{n}" for n in (2, 3, 4, 5)},
-    **{name: f"{name}(x)" for name in FUNCTIONS},
+    **{name: f"{name}(x)" for name in formula_printer.FUNCTIONS},
     "x": "x",
     "0": "0",
     "1/x": "1/x",
@@ -111,7 +98,7 @@ def formulas(
 
 
 def _atoms(names: Sequence[str]) -> list[Linear]:
-    return [Linear.from_text(Text(name, ATOM)) for name in names]
+    return [Linear.from_text(Text(name, formula_printer.ATOM)) for name in names]
 
 
 def _called(layers: Sequence[LayerInfo], outputs: Sequence[str]) -> dict[int, list[str]]:
@@ -177,7 +164,7 @@ def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
     """Names as variables of a formula, with _ for characters that Python does not allow. If a name is not a valid
     and unique variable, all are x0, x1 ..."""
     cleaned = [re.sub(r"\W+", "_", name).strip("_") for name in names]
-    odd = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist}
+    odd = {*formula_printer.FUNCTIONS, *formula_printer.CONSTANTS, *keyword.kwlist}
     good = all(token.isidentifier() and token not in odd and not NODE.fullmatch(token) for token in cleaned)
     return cleaned if cleaned and good and len(set(cleaned)) == count else [f"{letter}{at}" for at in range(count)]
 
@@ -199,7 +186,7 @@ def _sums(
             if edge.mask != 0 and edge.source not in unknown:
                 parts.append(_edge(index, edge, read[edge.source], digits))
         parts += calls(index, at, [(source, seen[source]) for source in unknown], digits)
-        sums[at] = total(parts)
+        sums[at] = formula_printer.total(parts)
     return sums
 
 
@@ -228,7 +215,7 @@ def _function(text: str, inner: Linear, digits: int) -> Linear:
         return inner
     if text == "0":
         return Linear()
-    return Linear.from_text(applied(text, inner.render(digits), digits))
+    return Linear.from_text(formula_printer.applied(text, inner.render(digits), digits))
 
 
 def _steps(index: int, steps: Sequence[NodeStep], nodes: list[Linear], digits: int) -> list[Linear]:
@@ -250,7 +237,7 @@ def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[
             return [_centred(node, offset, scale, digits) for node, scale, offset in numbers]
         case "product":
             rest = iter(nodes)
-            return [product([next(rest) for _ in range(count)], digits) for count in step.indices]
+            return [formula_printer.product([next(rest) for _ in range(count)], digits) for count in step.indices]
         case "clip":
             texts = [
                 f"{low!r} if x < {low!r} else ({high!r} if x > {high!r} else x)"
@@ -274,7 +261,7 @@ def _shifted(node: Linear, scale: float, bias: float, digits: int) -> Linear:
     more = _more_digits(moved.constant, scale)
     if not more or not moved.terms:
         return moved
-    constant = number(abs(moved.constant), min(digits + more, EXACT))
+    constant = formula_printer.number(abs(moved.constant), min(digits + more, formula_printer.EXACT))
     return Linear((*moved.terms, (math.copysign(1.0, moved.constant), constant)))
 
 
@@ -287,7 +274,7 @@ def _more_digits(constant: float, scale: float) -> int:
 def _centred(node: Linear, offset: float, scale: float, digits: int) -> Linear:
     """(node - offset) / scale. The difference stays a text by itself, with as many digits of the offset as the scale
     has: multiplied out, a large offset would need more digits than the formula prints."""
-    digits = min(digits + _more_digits(offset, scale) + 1, EXACT)
+    digits = min(digits + _more_digits(offset, scale) + 1, formula_printer.EXACT)
     return Linear.from_text(Linear(node.terms, node.constant - offset).render(digits)).affine(1 / scale, 0.0)
 
 
@@ -340,8 +327,8 @@ def calls(index: int, destination: int, nodes: Sequence[tuple[int, Linear]], dig
     """The edges of a destination as calls of named functions, from its sources and their values. Raises TooLong."""
     length = len(nodes) * SHORTEST
     for source, node in nodes:
-        if length > LIMIT:
+        if length > formula_printer.LIMIT:
             raise TooLong
-        text = Text(f"phi_{index}_{source}_{destination}({node.render(digits).text})", ATOM)
+        text = Text(f"phi_{index}_{source}_{destination}({node.render(digits).text})", formula_printer.ATOM)
         length += len(text.text) - SHORTEST
         yield Linear.from_text(text)

@@ -17,40 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanexport.shared import safe_files
+from kanexport.shared import safe_files, sections, serialization
 from kanexport.shared.naming import UNNAMED, Names
-from kanexport.shared.sections import (
-    AS_TRAINED,
-    EXACT,
-    NO_BASELINE,
-    NO_CERTIFICATE,
-    NO_EDIT,
-    NO_ERROR_BARS,
-    NO_EXPLANATIONS,
-    NO_INTERVALS,
-    UNSCALED,
-    Approximation,
-    Baseline,
-    CertificateInfo,
-    Edit,
-    ErrorBars,
-    Explanations,
-    Intervals,
-    Scalers,
-)
-from kanexport.shared.serialization import (
-    LIMIT,
-    OPTIONAL,
-    Stored,
-    build,
-    document_of,
-    entries,
-    evaluate_annotations,
-    extract_lists,
-    json_of,
-    name_of,
-    restore_lists,
-)
+from kanexport.shared.serialization import LIMIT
 from kanexport.shared.serialization import ManifestError as ManifestError
 
 FORMAT = 1
@@ -379,18 +348,20 @@ class Manifest:
     files: tuple[FileEntry, ...]
     notes: tuple[str, ...]
     names: Names = UNNAMED
-    baseline: Baseline = NO_BASELINE
-    explanations: Explanations = NO_EXPLANATIONS
-    out_of_range: str = AS_TRAINED
+    baseline: sections.Baseline = sections.NO_BASELINE
+    explanations: sections.Explanations = sections.NO_EXPLANATIONS
+    out_of_range: str = sections.AS_TRAINED
     variants: tuple[Variant, ...] = ()
-    approximation: Approximation = EXACT
+    approximation: sections.Approximation = sections.EXACT
     optimization: str = ANY
-    intervals: Intervals = dataclasses.field(default=NO_INTERVALS, metadata=OPTIONAL)
-    certificate: CertificateInfo = dataclasses.field(default=NO_CERTIFICATE, metadata=OPTIONAL)
-    error_bars: ErrorBars = dataclasses.field(default=NO_ERROR_BARS, metadata=OPTIONAL)
-    stored: tuple[Stored, ...] = ()
-    scalers: Scalers = dataclasses.field(default=UNSCALED, metadata=OPTIONAL)
-    edit: Edit = dataclasses.field(default=NO_EDIT, metadata=OPTIONAL)
+    intervals: sections.Intervals = dataclasses.field(default=sections.NO_INTERVALS, metadata=serialization.OPTIONAL)
+    certificate: sections.CertificateInfo = dataclasses.field(
+        default=sections.NO_CERTIFICATE, metadata=serialization.OPTIONAL
+    )
+    error_bars: sections.ErrorBars = dataclasses.field(default=sections.NO_ERROR_BARS, metadata=serialization.OPTIONAL)
+    stored: tuple[serialization.Stored, ...] = ()
+    scalers: sections.Scalers = dataclasses.field(default=sections.UNSCALED, metadata=serialization.OPTIONAL)
+    edit: sections.Edit = dataclasses.field(default=sections.NO_EDIT, metadata=serialization.OPTIONAL)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -466,18 +437,18 @@ def arrows(shapes: tuple[tuple[int, ...], ...]) -> str:
 
 def dumps(manifest: Manifest) -> bytes:
     """The manifest as UTF-8 JSON; `loads(dumps(m)) == m`. Non-finite numbers raise."""
-    return _text(document_of(manifest))
+    return _text(serialization.document_of(manifest))
 
 
 def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
     """A large manifest without its long lists of numbers, and these lists as the bytes of NUMBERS_FILE. The
     manifest's `files` do not list that file yet. A small manifest stays as it is, with None. Raises ManifestError
     for one that is too large even so."""
-    document = document_of(manifest)
+    document = serialization.document_of(manifest)
     if len(_text(document)) <= SMALL:
         return manifest, None
-    bare, stored, numbers = extract_lists(document)
-    size = len(_text(bare | {"stored": entries(stored)}))
+    bare, stored, numbers = serialization.extract_lists(document)
+    size = len(_text(bare | {"stored": serialization.entries(stored)}))
     if size > SIZE_LIMIT or len(numbers) > LIMIT:
         raise ManifestError(
             f"the manifest is too large: {size} bytes and {len(numbers)} bytes of numbers, "
@@ -485,7 +456,7 @@ def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
             code="manifest-too-large",
             hint="export a network with fewer edges, or layers",
         )
-    return build(Manifest, bare | {"stored": entries(stored)}, "manifest"), numbers
+    return serialization.build(Manifest, bare | {"stored": serialization.entries(stored)}, "manifest"), numbers
 
 
 def _text(document: Any) -> bytes:
@@ -496,7 +467,7 @@ def _text(document: Any) -> bytes:
 
 def prepare() -> None:
     """Make the first `loads` as fast as the following ones."""
-    evaluate_annotations(Manifest)
+    serialization.evaluate_annotations(Manifest)
 
 
 def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) -> Manifest:
@@ -505,16 +476,18 @@ def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) 
     fault."""
     document = _document(data, most)
     if numbers is not None:
-        restore_lists(document, build(_Stored, {"stored": document.get("stored")}, "manifest").stored, numbers)
+        serialization.restore_lists(
+            document, serialization.build(_Stored, {"stored": document.get("stored")}, "manifest").stored, numbers
+        )
         document["stored"] = []
-    return build(Manifest, document, "manifest")
+    return serialization.build(Manifest, document, "manifest")
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
     """The part of a manifest that `loads` reads first."""
 
-    stored: tuple[Stored, ...]
+    stored: tuple[serialization.Stored, ...]
 
 
 def heading(data: bytes) -> tuple[str, int]:
@@ -529,15 +502,16 @@ def heading(data: bytes) -> tuple[str, int]:
 def _document(data: bytes, most: int = SIZE_LIMIT) -> dict[str, Any]:
     if len(data) > most:
         raise ManifestError(
-            f"the manifest has {len(data)} bytes, expected at most {most}: export the model again",
+            f"the manifest has {len(data)} bytes, expected at most {most}",
             code="manifest-too-large",
+            hint="export the model again",
         )
     try:
-        document = json_of(data)
+        document = serialization.json_of(data)
     except ValueError as error:
         raise ManifestError(f"the manifest is not valid JSON: {error}") from error
     if not isinstance(document, dict):
-        raise ManifestError(f"the manifest is {name_of(document)}, expected an object")
+        raise ManifestError(f"the manifest is {serialization.name_of(document)}, expected an object")
     version = document.get("format")
     if type(version) is not int or version != FORMAT:
         upgrade = "upgrade kanserve, or " if isinstance(version, int) and FORMAT < version < 2**31 else ""

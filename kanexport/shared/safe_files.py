@@ -149,7 +149,7 @@ def _drained(descriptor: int, path: str | os.PathLike[str], size: int, most: int
     """All bytes in one piece, so that memory does not hold a large file twice. A file system may return less than a
     read requests."""
     if size > most:
-        raise UnsafeFile(path, f"has {size} bytes, more than {most}", code="file-too-large", hint="use a smaller file")
+        raise UnsafeFile(path, f"has {size} bytes, expected at most {most}", code="file-too-large")
     if expected is not None and size != expected:
         raise UnsafeFile(
             path,

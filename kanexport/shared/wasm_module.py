@@ -10,8 +10,8 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from kanexport.shared import serialization
 from kanexport.shared.cli.console import CodedError
 
 HEADER = b"\0asm\1\0\0\0"
@@ -70,25 +70,12 @@ def facts(module: bytes) -> ModuleFacts:
     if document is None:
         raise _invalid(f"the WebAssembly module has no section named {SECTION!r}")
     try:
-        return _read(json.loads(document[1 + len(SECTION) :]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        facts = json.loads(document[1 + len(SECTION) :])
+        if facts.pop("format") != FORMAT:
+            raise ValueError("another format")  # noqa: TRY301 - handled below
+        return serialization.build(ModuleFacts, facts, SECTION)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _invalid(f"the section {SECTION!r} of the WebAssembly module is not valid") from error
-
-
-def _read(document: dict[str, Any]) -> ModuleFacts:
-    if document["format"] != FORMAT:
-        raise ValueError(document["format"])
-    numbers = {key: tuple(map(float, document[key])) for key in ("base", "reference")}
-    return ModuleFacts(
-        name=str(document["name"]),
-        version=int(document["version"]),
-        inputs=int(document["inputs"]),
-        outputs=int(document["outputs"]),
-        sources={str(name): str(digest) for name, digest in document["sources"].items()},
-        explained=str(document["explained"]),
-        tolerance=float(document["tolerance"]),
-        **numbers,
-    )
 
 
 def _sections(module: bytes) -> Iterator[tuple[int, bytes]]:

@@ -46,41 +46,31 @@ def unknown(whole: nn.Module, readings: Mapping[str, Reading]) -> dict[str, nn.M
     return parts
 
 
-def find_candidates(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
+def find_candidates(
+    parts: Mapping[str, nn.Module], calls: Calls
+) -> tuple[dict[str, tuple[nn.Module, ...]], dict[str, str]]:
     """Candidates for additive layers, each with the norms at its start, by name. They are additive on a few vectors,
     and are the largest ones that do not contain the layer as a part. Submodules with coefficients like those of a
-    KAN layer are candidates, too, so that a note can name them."""
+    KAN layer are candidates, too, so that a note can name them. The second table has the reasons why the exporter does
+    not test some of these."""
     layers: dict[str, Sampled] = {}
     looks: list[str] = []
+    untried: dict[str, str] = {}
     for name, part in parts.items():
-        own = calls.get(name, ())
-        if not _may_add(part, own):
+        own, resembles = calls.get(name, ()), _has_coefficients(part)
+        fault = _fault(part, own)
+        if fault:
+            untried |= {name: fault} if resembles else {}
             continue
-        looks += [name] * _has_coefficients(part)
+        looks += [name] * resembles
         for norms in ((), *_norms(own[0])):
             with contextlib.suppress(InvalidKan):
                 sampled = Sampled.of(own[0], norms)
-                if _adds_up(sampled, may_be_linear=_has_coefficients(part)):
+                if _adds_up(sampled, may_be_linear=resembles):
                     layers[name] = sampled
                     break
     chosen = {name: layer.norms for name, layer in layers.items() if _is_whole(name, layer, layers)}
-    return chosen | {name: () for name in looks if not is_in(name, layers)}
-
-
-def reasons(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, str]:
-    """Reasons why the exporter did not test some submodules that resemble KAN layers, by name."""
-    by_name = {}
-    for name, part in parts.items():
-        own = calls.get(name, ())
-        if not _has_coefficients(part) or _may_add(part, own):
-            continue
-        if not own:
-            by_name[name] = "returns no tensor with one vector per input vector"
-        elif own[0].x.shape[-1] > MOST_SOURCES:
-            by_name[name] = f"has {own[0].x.shape[-1]} sources, more than {MOST_SOURCES}"
-        else:
-            by_name[name] = "does not have one weight for each pair of source and destination"
-    return by_name
+    return chosen | {name: () for name in looks if not is_in(name, layers)}, untried
 
 
 def _has_coefficients(part: nn.Module) -> bool:
@@ -88,17 +78,20 @@ def _has_coefficients(part: nn.Module) -> bool:
     return any(parameter.ndim >= 3 for parameter in part.parameters(recurse=False))
 
 
-def _may_add(part: nn.Module, calls: Sequence[Call]) -> bool:
-    """Whether it maps vectors to vectors, and has at least one weight for each pair of source and destination."""
-    if not calls or calls[0].x.ndim < 2 or calls[0].y.ndim < 2:
-        return False
-    n, m = calls[0].x.shape[-1], calls[0].y.shape[-1]
-    try:
-        capture.form(calls[0], n, m)
-    except InvalidKan:
-        return False
-    weights: int = sum(parameter.numel() for parameter in part.parameters())
-    return n <= MOST_SOURCES and bool(weights >= n * m)
+def _fault(part: nn.Module, calls: Sequence[Call]) -> str:
+    """The reason why a submodule cannot be a candidate; empty if it maps vectors to vectors, and has at least one
+    weight for each pair of source and destination."""
+    if not calls:
+        return "returns no tensor with one vector per input vector"
+    x, y = calls[0].x, calls[0].y
+    if x.ndim and x.shape[-1] > MOST_SOURCES:
+        return f"has {x.shape[-1]} sources, more than {MOST_SOURCES}"
+    weights = sum(parameter.numel() for parameter in part.parameters())
+    if x.ndim >= 2 and y.ndim >= 2 and weights >= x.shape[-1] * y.shape[-1]:
+        with contextlib.suppress(InvalidKan):
+            capture.form(calls[0], x.shape[-1], y.shape[-1])
+            return ""
+    return "does not have one weight for each pair of source and destination"
 
 
 def _adds_up(sampled: Sampled, *, may_be_linear: bool) -> bool:

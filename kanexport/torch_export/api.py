@@ -26,6 +26,7 @@ from kanexport.parity.data import GIVEN, stored
 from kanexport.shared import atomic
 from kanexport.shared.naming import Names
 from kanexport.shared.sections import AS_TRAINED
+from kanexport.torch_export.borrowed_module import evaluating
 from kanexport.torch_export.convert import convert
 from kanexport.torch_export.inputs import SEVERAL, named_inputs, require_as_many, resampled
 from kanexport.torch_export.io_binding import names, tensors
@@ -61,9 +62,11 @@ def export(
     """Export a module with KAN layers into a model repository; it restores the module, and returns the bundle.
 
     example_inputs    rows [rows, ...] as the module takes them: a tensor, an array, or a tuple. Verification uses them.
-    options, functions    as in `--option` (facts that no tensor shows) and `--function` (expressions in x, by name)
-    baseline, explain as the options, or a DataFrame whose columns name the features, or layers of `--explain-layers`
+    options           facts that no tensor shows, as in `--option`
+    functions         expressions in x, by name, as in `--function`
     expected_outputs  a file of `record_outputs`, with outputs of the trained model
+    baseline          a file as in `--baseline`, or a DataFrame whose columns name the features
+    explain           True as `--explain`, or the layers of `--explain-layers`
 
     Others are as the options of `kanserve export`. Raises ExportError, and writes nothing then."""
     target = Target(
@@ -117,8 +120,8 @@ def record_outputs(model: Callable[..., Any], rows: Any, path: str | Path) -> Pa
     The file holds the inputs under their names, `y` (several outputs: `y.NAME` each) and `zone`, in the model's own
     precision. A single input is `x`, or has the name that a dictionary gives it. A module of half precision runs as a
     float32 copy, because its own outputs would be too inexact to separate forward variants. The file leaves out outputs
-    that have no row for each row of the input, such as a loss. Raises OptionError if the first output is such a one,
-    and for rows or outputs that are not real numbers, one for each row.
+    that have no row for each row of the input, such as a loss. Raises OptionError if the first output does not have
+    one row per input row, and for rows or outputs that are not real numbers.
     """
     entries = _named_rows(model, rows)
     rng = np.random.default_rng(SEED)
@@ -219,15 +222,8 @@ def _run(model: Callable[..., Any], inputs: Inputs) -> Any:
             (name, keyword, rows.to(parameter.device, dtype if rows.is_floating_point() else None))
             for name, keyword, rows in placed
         ]
-    training = {part: part.training for part in module.modules()}
-    try:
-        for part in training:  # not eval(): pykan 0.0 has a method `train` of its own, which trains
-            part.training = False
-        with torch.no_grad():
-            return _called(module, placed)
-    finally:
-        for part, mode in training.items():
-            part.training = mode
+    with evaluating(module), torch.no_grad():
+        return _called(module, placed)
 
 
 def _called(model: Callable[..., Any], inputs: Sequence[tuple[str, str, Any]]) -> Any:

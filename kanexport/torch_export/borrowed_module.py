@@ -153,6 +153,20 @@ def plain(dtype: torch.dtype, *, compile_too: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A context in which all parts of a module are in eval mode. It calls no method of the module, because pykan 0.0
+    has a method `train` that trains."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        for part in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextlib.contextmanager
 def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Submodules with another `forward(self, ...)`, both for calls of the submodule and of its `forward`.
     Attributes, hooks and names stay."""

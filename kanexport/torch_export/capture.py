@@ -31,6 +31,7 @@ from kanexport.torch_export.borrowed_module import (
 )
 from kanexport.torch_export.io_binding import Whole, tensors, why_not
 from kanexport.verify.float64_reference import Jitter
+from kanexport.verify.tolerances import magnitude
 
 Array = npt.NDArray[np.float64]
 
@@ -238,7 +239,7 @@ def close(values: Array, expected: Array, limit: float) -> bool:
     """Whether arrays of one shape differ by at most `limit` of the largest finite expected number."""
     if values.shape != expected.shape:
         return False
-    scale = np.abs(expected[np.isfinite(expected)]).max(initial=0) or 1.0
+    scale = magnitude(expected) or 1.0
     return bool(np.allclose(values, expected, rtol=0, atol=limit * scale, equal_nan=True))
 
 

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from kanexport.errors import LayerSkipped
 from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, replaced
 from kanexport.torch_export.capture import Call, array
+from kanexport.verify.tolerances import magnitude
 
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
@@ -357,7 +358,7 @@ class FunctionCapture(TorchFunctionMode):
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.RMSNorm)
 TRIES = (0.3, 1.0, 3.0)  # times what was seen: values that a channel is set to, to see what moves
 MAGNITUDES = (0.1, 1.0, 10.0, 1e3, 1e6)
-SPOILT, SPOILT_SHARE = (np.nan, np.inf, -np.inf), 0.3
+SPOILT, SPOILT_SHARE = (np.nan, np.inf, -np.inf), 0.3  # values, and their share of a row
 MIXED = 4  # rows of each pair of magnitudes
 NUMBERS = 8_000_000  # values of functions held at a time
 LIMITS = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative: how far the same formula may be from itself
@@ -384,7 +385,7 @@ class Source:
     @property
     def seen(self) -> float:
         """The largest magnitude of the example."""
-        return float(np.abs(self.value[np.isfinite(self.value)]).max(initial=0)) or 1.0
+        return magnitude(self.value) or 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,16 +15,16 @@ from torch import nn
 from kanexport.errors import ExportError, LayerSkipped
 from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, replaced
 from kanexport.torch_export.capture import Call, array, rounded
-from kanexport.torch_export.conv_capture import NORMS, Ordinary, Source, Watch
+from kanexport.torch_export.conv_capture import NORMS, SPOILT, Ordinary, Source, Watch
 from kanexport.torch_export.conv_layer import ConvLayer, Convolved, read, sum_layers
-from kanexport.torch_export.kan_candidates import grouped
+from kanexport.torch_export.kan_candidates import grouped, overlaps
 from kanexport.torch_export.match import EDGES_SUM, TENSORS, Reading, beyond, verify_reading
 from kanexport.torch_export.sampled_layer import SAMPLED
+from kanexport.verify.tolerances import magnitude
 
 Array = npt.NDArray[np.float64]
 
 FAR = (1.0, 10.0, 1e3, 1e6)  # times what was seen
-SPOILT = (np.nan, np.inf, -np.inf)
 VECTORS = 4096  # of one picture that are compared
 PICTURES = 2  # of one call
 NUMBERS = 4_000_000  # that a layer is given for one row
@@ -61,7 +61,7 @@ def find_convolutions(
     # First functions of the input of a module, from the outermost module; then functions that begin inside, from the
     # innermost.
     for name, inside in [*((name, False) for name in calls), *((name, True) for name in reversed(list(calls)))]:
-        if not _is_free(name, done):
+        if overlaps(name, done):
             continue
         try:
             layers = _layers(name, calls[name], precision, inside=inside)
@@ -74,13 +74,7 @@ def find_convolutions(
             for layer in layers:
                 reading = Reading(SAMPLED, sum_layers(layer.parts[:1]), "", layer)
                 layers_by_source[layer.source.name or name] = reading
-    return layers_by_source, {name: why for name, why in refused.items() if _is_free(name, done)}
-
-
-def _is_free(name: str, done: Sequence[str]) -> bool:
-    """Whether a submodule neither contains one of some others nor is in one."""
-    dotted = [f"{other}." for other in done]
-    return not any(f"{name}.".startswith(other) or other.startswith(f"{name}.") for other in dotted)
+    return layers_by_source, {name: why for name, why in refused.items() if not overlaps(name, done)}
 
 
 def _layers(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -> list[Convolved]:
@@ -184,7 +178,7 @@ def _as_call(layers: Sequence[tuple[str, ConvLayer]], values: Mapping[str, Array
 def _far(x: Array) -> Iterator[Array]:
     """Pictures far from the example, with all signs and with one, NaN and infinities in places and in channels."""
     rng = np.random.default_rng(0)
-    scale = float(np.abs(x[np.isfinite(x)]).max(initial=0)) or 1.0
+    scale = magnitude(x) or 1.0
     yield np.zeros_like(x)
     for times in FAR:
         noise = scale * times * rng.uniform(-1, 1, size=x.shape)

@@ -17,7 +17,7 @@ from kanexport.lowering.lower import EDGES, INPUT, OUTPUT
 from kanexport.torch_export import sampled_layer
 from kanexport.torch_export.conv_capture import Functions
 from kanexport.torch_export.conv_layer import ConvLayer, Convolved
-from kanexport.torch_export.splice import ConvSubgraph
+from kanexport.torch_export.splice import ConvSubgraph, renamed
 from kanexport.verify.graph_runner import Port
 
 
@@ -75,7 +75,10 @@ class _Edges:
         mine = {int(channel): at for at, channel in enumerate(basis.channels)}
         row = [mine.get(channel, -1) for channel in range(basis.all.source.channels)]
         row_name = self._op("Gather", self._op("Pad", x, self._index([0, 0, 0, 1])), self._index(row), axis=1)
-        self._inline(inner, row_name)
+        self.nodes += renamed(inner.graph, {INPUT: row_name, OUTPUT: OUTPUT, "": ""}, "f/")
+        for tensor in inner.graph.initializer:
+            tensor.name = f"f/{tensor.name}"
+            self.initializers.append(tensor)
         values = self._op("Pad", OUTPUT, self._index([0, 0, 0, 1]))  # the last one is no function
         values = self._op("Gather", values, self._index(basis.columns.reshape(-1)), axis=1)
         values = self._op("Reshape", values, self._index([-1, *basis.columns.shape]))
@@ -96,18 +99,6 @@ class _Edges:
             result = self._op("Concat", result, there, axis=1)
         self.nodes.append(onnx.helper.make_node("Identity", [result], [EDGES], name=EDGES))
         return self._model(inner)
-
-    def _inline(self, inner: Any, row: str) -> None:
-        """The nodes of a graph with `row` as its input; its output keeps its name."""
-        names = {INPUT: row, OUTPUT: OUTPUT, "": ""}
-        for node in inner.graph.node:
-            node.input[:] = [names.get(name, f"f/{name}") for name in node.input]
-            node.output[:] = [names.get(name, f"f/{name}") for name in node.output]
-            node.name = f"f/{node.name}"
-            self.nodes.append(node)
-        for tensor in inner.graph.initializer:
-            tensor.name = f"f/{tensor.name}"
-            self.initializers.append(tensor)
 
     def _model(self, inner: Any) -> bytes:
         helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(self.dtype)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.bases import Support
+from kanexport.bases import Basis, Support
 from kanexport.errors import LayerSkipped
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.torch_export.capture import Call
@@ -183,6 +183,26 @@ class _Origin:
         used = self.reached(forms, results)
         return len(used) >= LEAST * max(1, len(np.unique(self.owner[used])))
 
+    def by_channel(self, functions: Numbers) -> tuple[Numbers, Numbers]:
+        """The channels [C] of some functions, and the functions of each [C, K], -1 where there are fewer."""
+        channels = np.unique(self.owner[functions])
+        channels = channels[channels >= 0]
+        several = [functions[self.owner[functions] == channel] for channel in channels]
+        columns = np.full((len(channels), max(map(len, several), default=0)), -1)
+        for row, mine in zip(columns, several, strict=True):
+            row[: len(mine)] = mine
+        return channels, columns
+
+    def mixed(self, forms: Form, results: Numbers, used: Sequence[int], places: int) -> Array:
+        """[m, F + 1, P]: the weight of each function in some results, by the convolutions that these use. The last
+        function is none."""
+        weights = np.zeros((len(results), len(self.owner) + 1, places))
+        for at in used:
+            dense = self.convolutions[at].dense()
+            product = forms.weights[at][results] @ dense.reshape(len(dense), -1)
+            weights[:, self.slice_of(at)] = product.reshape(len(results), *dense.shape[1:])
+        return weights
+
 
 def _layer(origin: _Origin, forms: Form, results: Numbers, *, constant: bool) -> ConvLayer:
     """The layer of one source and of results that depend on the same functions; with their constant if `constant`.
@@ -193,23 +213,13 @@ def _layer(origin: _Origin, forms: Form, results: Numbers, *, constant: bool) ->
         raise Ordinary("adds up convolutions of different shapes")
     (geometry,) = geometries
     functions = origin.reached(forms, results)
-    channels = np.unique(origin.owner[functions])
-    channels = channels[channels >= 0]
+    channels, columns = origin.by_channel(functions)
     if not len(channels):
         raise Ordinary("convolves values that do not depend on its input")
-    by_channel = [functions[origin.owner[functions] == channel] for channel in channels]
-    columns = np.full((len(channels), max(map(len, by_channel))), -1)
-    for row, mine in zip(columns, by_channel, strict=True):
-        row[: len(mine)] = mine
     if columns.size * geometry.places * len(results) > MOST_NUMBERS:
         raise LayerSkipped(f"has more than {MOST_NUMBERS} weights")
-    weights = np.zeros((len(results), len(origin.owner) + 1, geometry.places))  # [m, F + 1, P]: the last of no function
-    for at in used:
-        dense = origin.convolutions[at].dense()
-        mixed = forms.weights[at][results] @ dense.reshape(len(dense), -1)
-        weights[:, origin.slice_of(at)] = mixed.reshape(len(results), *dense.shape[1:])
-    spread = weights[:, columns]  # [m, C, K, P]
-    coef = spread.transpose(1, 3, 0, 2).reshape(-1, len(results), columns.shape[1])
+    weights = origin.mixed(forms, results, used, geometry.places)  # [m, F + 1, P]
+    coef = weights[:, columns].transpose(1, 3, 0, 2).reshape(-1, len(results), columns.shape[1])  # [C * P, m, K]
     bias, zero = forms.constant[results] * constant, None
     if geometry.has_zeros and (weights[:, :-1].any(axis=(0, 2)) & (origin.zero != 0)).any():
         # Constants and values at zero do not apply outside of the picture: further sources mark its inside.
@@ -225,43 +235,30 @@ def _layer(origin: _Origin, forms: Form, results: Numbers, *, constant: bool) ->
     return ConvLayer(layer, basis, geometry, results)
 
 
-POINTS = 9
-
-
-class _OfModule:
-    """The common part of bases that the module computes."""
-
-    kind = SAMPLED
-    compact = False
-
-    def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """Raises an error: torch.onnx writes this graph, not kanserve."""
-        raise LayerSkipped(NO_OPERATORS)
-
-    def emitted_scale(self, g: Graph) -> float:
-        """1: no factor is left to the coefficients."""
-        return 1.0
-
-    def knots(self) -> Array:
-        """[0, 0]: no knots."""
-        return np.zeros((0, 0))
+POINTS = 9  # of the range of the example
 
 
 @dataclass(frozen=True, eq=False)
-class PlaceBasis(_OfModule):
-    """The K functions of each source of a convolution.
+class PlaceBasis(Basis):
+    """The K functions of each source of a convolution, which the module computes.
 
     channels  channels [C] of the module
     columns   numbers [C, K] among all functions, -1 where there are fewer
     places    P, the number of places of the kernel
     zero      values [C, K] at zero, which are subtracted; None: nothing is subtracted
+    start     the first of these sources among those of a layer
+    total     the number of sources of that layer; all functions of its other sources are zero
     """
+
+    kind = SAMPLED
 
     all: Functions
     channels: Numbers
     columns: Numbers
     places: int
     zero: Array | None = None
+    start: int = 0
+    total: int | None = None
 
     @property
     def inside(self) -> bool:
@@ -274,19 +271,29 @@ class PlaceBasis(_OfModule):
         return int(self.columns.shape[1])
 
     @property
-    def sources(self) -> int:
+    def own(self) -> int:
         """C * P, and P more that mark the inside."""
         return len(self.channels) * self.places + self.places * self.inside
 
+    @property
+    def sources(self) -> int:
+        """I, all sources of the layer."""
+        return self.own if self.total is None else self.total
+
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64; while the module is lent."""
-        rows, own = len(x), len(self.channels) * self.places
-        by_place = x[:, :own].reshape(rows, len(self.channels), self.places).transpose(0, 2, 1)
-        flat = by_place.reshape(-1, len(self.channels))
+        values = np.zeros((len(x), self.functions, self.sources))
+        mine = slice(self.start, self.start + self.own)
+        values[:, :, mine] = self._of_sources(x[:, mine])
+        return values
+
+    def _of_sources(self, x: Array) -> Array:
+        rows, channels, own = len(x), len(self.channels), len(self.channels) * self.places
+        flat = x[:, :own].reshape(rows, channels, self.places).transpose(0, 2, 1).reshape(-1, channels)
         values = self.of_channels(flat)
         if self.zero is not None:
             values = np.where(flat[:, :, None] == 0, 0.0, values - self.zero)
-        values = values.reshape(rows, self.places, len(self.channels), -1).transpose(0, 3, 2, 1)
+        values = values.reshape(rows, self.places, channels, -1).transpose(0, 3, 2, 1)
         values = values.reshape(rows, self.functions, own)
         if not self.inside:
             return np.asarray(values)
@@ -313,6 +320,10 @@ class PlaceBasis(_OfModule):
         more = f"{len(self.channels) * self.places} + place: 1 inside the picture, 0 outside"
         return {"source": f"{own}; {more}" if self.inside else own}
 
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """Raises an error: torch.onnx writes this graph, not kanserve."""
+        raise LayerSkipped(NO_OPERATORS)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConvLayer:
@@ -333,37 +344,6 @@ class ConvLayer:
         return np.concatenate([unfolded, np.broadcast_to(inside, (*unfolded.shape[:-1], inside.shape[-1]))], axis=-1)
 
 
-@dataclass(frozen=True, eq=False)
-class _Block(_OfModule):
-    """A basis for some of all `sources`, from `start` on; for the others all functions are zero."""
-
-    basis: PlaceBasis
-    start: int
-    sources: int
-
-    @property
-    def functions(self) -> int:
-        """K"""
-        return self.basis.functions
-
-    def evaluate(self, x: Array) -> Array:
-        """[B, I] -> [B, K, I], float64; while the module is lent."""
-        values, mine = (
-            np.zeros((len(x), self.functions, self.sources)),
-            slice(self.start, self.start + self.basis.sources),
-        )
-        values[:, :, mine] = self.basis.evaluate(x[:, mine])
-        return values
-
-    def support(self, sources: int) -> Support:
-        """The support of any source."""
-        return self.basis.support(sources)
-
-    def parameters(self) -> dict[str, str]:
-        """No parameters."""
-        return {}
-
-
 def sum_layers(layers: Sequence[ConvLayer]) -> Kan:
     """Layers with results that are added, as one: the sources of each after those of the one before it."""
     starts = np.cumsum([0, *(part.layer.sources for part in layers)])
@@ -374,6 +354,6 @@ def sum_layers(layers: Sequence[ConvLayer]) -> Kan:
         assert isinstance(term, BasisTerm)
         coef = np.zeros((*shape, term.functions))
         coef[start : start + part.layer.sources] = term.coef
-        terms.append(BasisTerm(_Block(part.basis, int(start), shape[0]), coef))
+        terms.append(BasisTerm(replace(part.basis, start=int(start), total=shape[0]), coef))
     bias = np.asarray(np.sum([part.layer.bias for part in layers], axis=0))
     return Kan(shape[0], (Layer(tuple(terms), np.ones(shape), bias, np.zeros(shape, dtype=bool)),))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,13 +42,14 @@ from kanexport.torch_export.io_binding import Served, Whole
 from kanexport.torch_export.kan_candidates import grouped, shown
 from kanexport.torch_export.replacement_plan import FEW, NUMBERS, Plan, repeat
 from kanexport.torch_export.sampled_layer import EdgeGraphs, Sampled
-from kanexport.torch_export.trace import Placeholder
+from kanexport.torch_export.trace import Placeholder, Traced
 from kanexport.verify import graph_runner, test_points, verify
 from kanexport.verify.graph_runner import FLOAT, Ports, join, split
 from kanexport.verify.verify import Proof
 
 Array = npt.NDArray[np.float64]
 Advance = Callable[[int, int], None]
+Phase = Callable[[str], None]
 T = TypeVar("T")
 
 FIRST = 2  # rows that show how long a module takes
@@ -71,7 +73,7 @@ def convert(
     files: tuple[SourceFile, ...] = (),
     expected: Sequence[Path] = (),
     advance: Advance = lambda done, total: None,
-    phase: Callable[[str], None] = lambda words: None,
+    phase: Phase = lambda words: None,
 ) -> Result:
     """Export a module and restore it. Raises ExportError; then nothing has changed.
 
@@ -86,7 +88,9 @@ def convert(
     with lent(whole, oracle.dtype):
         most = _rows_at_once(oracle, x, phase)
         plan = replacement_plan.make(oracle, x, options, few=min(FEW, most))
-    plan, (lowered, proof) = most_replaced(plan, lambda plan: _attempt(plan, most, target, advance, phase))
+    plan, (lowered, proof) = most_replaced(
+        plan, lambda plan: _Attempt(plan, target, min(most, plan.rows_at_once), advance, phase).run()
+    )
     claim = VerificationBasis(MODULE)
     if recorded is not None:
         with lent(whole, oracle.dtype):
@@ -139,7 +143,7 @@ def _precision(stored: str, dtype: str, oracle: ReferenceModule) -> list[str]:
     return notes
 
 
-def _rows_at_once(oracle: ReferenceModule, x: Array, phase: Callable[[str], None]) -> int:
+def _rows_at_once(oracle: ReferenceModule, x: Array, phase: Phase) -> int:
     """The number of rows with which a lent module may run at once. Raises InvalidKan for a module that is too large,
     or has weights or outputs that are not finite."""
     modules = {name: part.module for name, part in kan_candidates.candidates(oracle.module).items()}
@@ -244,48 +248,118 @@ def _halves(group: list[str]) -> list[list[str]]:
     return [group[:middle], group[middle:]] if middle else []
 
 
-def _attempt(
-    plan: Plan, most: int, target: Target, advance: Advance, phase: Callable[[str], None]
-) -> tuple[Lowered, Proof]:
-    """Graphs and their verification. Raises the error of the first trace. `most`: the largest number of rows per
-    run."""
-    whole, dtype, signature = plan.oracle.module, TYPES[target.dtype], Signature(plan.ports, target.dtype)
-    most = min(most, plan.rows_at_once)
-    phase(f"tracing the module with torch.onnx, {len(plan.layers)} layers with edges")
-    file = lower.shared(plan.layers, target.dtype)
-    bodies, edges = layer_subgraphs(plan, target, file)
-    names = tuple(f"layer{at}_in" for at in range(len(edges)))
-    modules = plan.modules
-    placeholders = {
-        use.name: (modules[use.name], body.placeholder) for use, body in zip(plan.uses, bodies, strict=True)
-    }
-    rows = list(plan.ports.feeds(plan.x[:FEW], target.dtype).values())
-    served, parts = Served(whole.body, whole.wiring), list(placeholders.values())
-    traces = trace.traces(served, rows, parts, dtype, most=target.max_batch_size, derives=plan.oracle.derives)
-    failure: InvalidKan | VerificationFailed | None = None
-    while True:
-        with lent(whole, dtype):
-            traced = next(traces, None)
-        if traced is None:
-            assert failure is not None
-            raise failure
-        lowered = Lowered(splice.splice(traced.model, bodies, plan.ports), edges, names, file)
-        try:
-            if max(traced.sizes, default=0) > max(most, PROOF_ROWS):
-                raise ModuleRefused(
-                    f"the module computes differently for batches of {max(traced.sizes)} rows, which are too large to "
-                    "be tested",
-                    code="module-depends-on-batch-size",
-                    hint="remove branches on the number of rows from the forward",
-                )
-            against = "" if target.baseline is None else explain_graph.OF_MODULE
-            layers = _describe(plan, lowered)
-            lowered = explain_graph.add(target.explain, lowered, layers, signature, target.names, against)
-            phase("verifying the graphs against the module")
-            with lent(whole, plan.oracle.dtype):
-                return _verified(plan, lowered, target, most, traced.sizes, advance)
-        except REFUSALS as error:
-            failure = failure or error
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """An attempt to export a plan: its graphs and their verification. `most`: the largest number of rows per run."""
+
+    plan: Plan
+    target: Target
+    most: int
+    advance: Advance
+    phase: Phase
+
+    def run(self) -> tuple[Lowered, Proof]:
+        """The graphs of the first trace that equals the module. Raises the error of the first trace."""
+        plan, target = self.plan, self.target
+        self.phase(f"tracing the module with torch.onnx, {len(plan.layers)} layers with edges")
+        file = lower.shared(plan.layers, target.dtype)
+        bodies, edges = layer_subgraphs(plan, target, file)
+        names = tuple(f"layer{at}_in" for at in range(len(edges)))
+        failure: InvalidKan | VerificationFailed | None = None
+        for traced in self._traces([body.placeholder for body in bodies]):
+            lowered = Lowered(splice.splice(traced.model, bodies, plan.ports), edges, names, file)
+            try:
+                self._require_testable(traced.sizes)
+                return self._verified(self._explained(lowered), traced.sizes)
+            except REFUSALS as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+    def _traces(self, placeholders: Sequence[Placeholder]) -> Iterator[Traced]:
+        """The traces of the module, which is lent only while one is made."""
+        plan, dtype, whole = self.plan, TYPES[self.target.dtype], self.plan.oracle.module
+        modules = plan.modules
+        parts = {use.name: (modules[use.name], own) for use, own in zip(plan.uses, placeholders, strict=True)}
+        rows = list(plan.ports.feeds(plan.x[:FEW], self.target.dtype).values())
+        served, most = Served(whole.body, whole.wiring), self.target.max_batch_size
+        traces = trace.traces(served, rows, list(parts.values()), dtype, most=most, derives=plan.oracle.derives)
+        while True:
+            with lent(whole, dtype):
+                traced = next(traces, None)
+            if traced is None:
+                return
+            yield traced
+
+    def _require_testable(self, starts: tuple[int, ...]) -> None:
+        """Raises InvalidKan for batches that are too large to be tested. `starts`: the batch sizes from which on the
+        module may compute in another way."""
+        if max(starts, default=0) > max(self.most, PROOF_ROWS):
+            raise ModuleRefused(
+                f"the module computes differently for batches of {max(starts)} rows, which are too large to be tested",
+                code="module-depends-on-batch-size",
+                hint="remove branches on the number of rows from the forward",
+            )
+
+    def _explained(self, lowered: Lowered) -> Lowered:
+        """The graphs with one that explains outputs, if the target has it."""
+        target, layers = self.target, _describe(self.plan, lowered)
+        against = "" if target.baseline is None else explain_graph.OF_MODULE
+        signature = Signature(self.plan.ports, target.dtype)
+        return explain_graph.add(target.explain, lowered, layers, signature, target.names, against)
+
+    def _verified(self, lowered: Lowered, starts: tuple[int, ...]) -> tuple[Lowered, Proof]:
+        """The graphs and their verification. If the optimizer of onnxruntime makes the graphs wrong, the exporter
+        lowers its level. Raises the error for the graphs at the full level. `starts`: as in `_require_testable`."""
+        self.phase("verifying the graphs against the module")
+        with lent(self.plan.oracle.module, self.plan.oracle.dtype):
+            try:
+                return lowered, self._prove(lowered, starts)
+            except VerificationFailed as error:
+                if lowered.explained is not None:  # the client's runtime may optimize that graph at any level
+                    raise
+                basic, failure = dataclasses.replace(lowered, optimization=BASIC), error
+            try:
+                proof = self._prove(basic, starts)
+            except REFUSALS:
+                raise failure from None
+        note = (
+            f"{graph_runner.name()} makes the correct graph wrong at ORT_ENABLE_EXTENDED and above "
+            f"({failure.message}); it was compared with the module at ORT_ENABLE_BASIC, and kanserve loads it at this "
+            "level; for Triton, add optimization { graph { level: -1 } } to config.pbtxt; in Python, set "
+            "SessionOptions.graph_optimization_level to ORT_ENABLE_BASIC"
+        )
+        return basic, dataclasses.replace(proof, notes=(*proof.notes, note))
+
+    def _prove(self, lowered: Lowered, starts: tuple[int, ...]) -> Proof:
+        plan, target, most = self.plan, self.target, self.most
+        count = min(PROOF_ROWS, most)
+        zones = verification_batches(plan.ports, plan.x, count)
+        rows = match.nonfinite(zones["inside"], match.floating(plan.ports.inputs, zones["inside"]))
+        extreme = {name: zones.pop(name) for name in EXTREME}
+        alike, notes = nonfinite.compare(plan, lowered, target.dtype, rows, extreme)
+        if alike:
+            zones["nonfinite"] = np.concatenate([rows[name] for name in alike[: len(zones["inside"])]])
+        layers = [
+            pair
+            for use in plan.uses
+            if use.axes is not None
+            for pair in zip(use.kan.layers, use.kan.widths(), strict=False)
+        ]
+        # If torch does not vouch for a graph, the largest batch shows a branch such as len(x) > 40.
+        largest = [min(most, target.max_batch_size)] if starts else []
+        proof = verify.verify_subject(
+            plan,
+            lowered,
+            target.dtype,
+            zones=zones,
+            layers=[test_points.zone_rows(layer, width, seed=at) for at, (layer, width) in enumerate(layers)],
+            tolerance=target.tolerance,
+            advance=self.advance,
+            empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
+            sizes=tuple(sorted({2, count + 1, *starts, *largest})),
+        )
+        return dataclasses.replace(proof, notes=(*proof.notes, *notes))
 
 
 def layer_subgraphs(
@@ -327,61 +401,6 @@ def layer_subgraphs(
             model = splice.passing(use.kan.n_inputs, dtype)
         bodies.append(splice.Subgraph(placeholder, model, tuple(nodes), use.axes))
     return bodies, tuple(edges)
-
-
-def _verified(
-    plan: Plan, lowered: Lowered, target: Target, most: int, starts: tuple[int, ...], advance: Advance
-) -> tuple[Lowered, Proof]:
-    """The graphs and their verification, while the module is lent. If the optimizer of onnxruntime makes the graphs
-    wrong, the exporter lowers its level. Raises the error for the graphs at the full level. `starts`: the batch sizes
-    from which on the module may compute in another way."""
-    try:
-        return lowered, _prove(plan, lowered, target, most, starts, advance)
-    except VerificationFailed as error:
-        if lowered.explained is not None:  # the client's runtime may optimize that graph at any level
-            raise
-        basic = dataclasses.replace(lowered, optimization=BASIC)
-        try:
-            proof = _prove(plan, basic, target, most, starts, advance)
-        except REFUSALS:
-            raise error from None
-        note = (
-            f"{graph_runner.name()} makes the correct graph wrong at ORT_ENABLE_EXTENDED and above ({error.message}); "
-            "it was compared with the module at ORT_ENABLE_BASIC, and kanserve loads it at this level; for Triton, add "
-            "optimization { graph { level: -1 } } to config.pbtxt; in Python, set "
-            "SessionOptions.graph_optimization_level to ORT_ENABLE_BASIC"
-        )
-        return basic, dataclasses.replace(proof, notes=(*proof.notes, note))
-
-
-def _prove(plan: Plan, lowered: Lowered, target: Target, most: int, starts: tuple[int, ...], advance: Advance) -> Proof:
-    count = min(PROOF_ROWS, most)
-    zones = verification_batches(plan.ports, plan.x, count)
-    rows = match.nonfinite(zones["inside"], match.floating(plan.ports.inputs, zones["inside"]))
-    extreme = {name: zones.pop(name) for name in EXTREME}
-    alike, notes = nonfinite.compare(plan, lowered, target.dtype, rows, extreme)
-    if alike:
-        zones["nonfinite"] = np.concatenate([rows[name] for name in alike[: len(zones["inside"])]])
-    layers = [
-        pair
-        for use in plan.uses
-        if use.axes is not None
-        for pair in zip(use.kan.layers, use.kan.widths(), strict=False)
-    ]
-    # If torch does not vouch for a graph, the largest batch shows a branch such as len(x) > 40.
-    largest = [min(most, target.max_batch_size)] if starts else []
-    proof = verify.verify_subject(
-        plan,
-        lowered,
-        target.dtype,
-        zones=zones,
-        layers=[test_points.zone_rows(layer, width, seed=at) for at, (layer, width) in enumerate(layers)],
-        tolerance=target.tolerance,
-        advance=advance,
-        empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
-        sizes=tuple(sorted({2, count + 1, *starts, *largest})),
-    )
-    return dataclasses.replace(proof, notes=(*proof.notes, *notes))
 
 
 def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:

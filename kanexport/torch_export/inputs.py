@@ -21,12 +21,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport.bundle.description import DATATYPES
+from kanexport.bundle.description import WHOLE
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import INPUT
 from kanexport.shared import csv_columns, csv_text
 from kanexport.shared.cli.suggest import advice
-from kanexport.torch_export.borrowed_module import ForeignError, first_line, foreign_code, plain
+from kanexport.torch_export.borrowed_module import ForeignError, evaluating, first_line, foreign_code, plain
 from kanexport.torch_export.io_binding import OURS, REAL, TensorBinding, Wiring
 from kanexport.verify.graph_runner import FLOAT, Port, join
 
@@ -124,7 +124,7 @@ def _require_rows(name: str, array: Any, count: int) -> None:
     """Raises OptionError for a value that is not a tensor of rows."""
     what = f"input {name} of the example" if count > 1 else "the example"
     fits = isinstance(array, np.ndarray) and array.ndim >= (1 if count > 1 else 2) and array.size > 0
-    if not fits or (array.dtype.kind != "f" and array.dtype.name not in DATATYPES):
+    if not fits or (array.dtype.kind != "f" and array.dtype.name not in WHOLE):
         kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         if kind.startswith("complex"):
             raise OptionError(
@@ -220,12 +220,10 @@ class Guess:
 
 def guess(module: nn.Module) -> Guess:
     """Test shapes from likely to less likely, within a time limit. Raises OptionError if none works."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
     working: list[Shape] = []
     tried: set[Shape] = set()
     end = time.monotonic() + SECONDS
-    try:
+    with evaluating(module):
         for shape in _likely(module):
             if len(working) == 2 or time.monotonic() > end:
                 break
@@ -233,9 +231,6 @@ def guess(module: nn.Module) -> Guess:
                 working.append(shape)
                 end = min(end, time.monotonic() + SECONDS / 10)
             tried.add(shape)
-    finally:
-        for part in training:
-            part.training = True
     if not working:
         raise OptionError(
             "the shape of the inputs is not known: the module does not record it, and no likely shape runs",

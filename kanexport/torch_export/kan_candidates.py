@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,6 +137,11 @@ def is_in(name: str, others: Container[str]) -> bool:
     return name in others or any(parent in others for parent in parents(name))
 
 
+def overlaps(name: str, others: Collection[str]) -> bool:
+    """Whether a submodule is one of some, is in one of them, or contains one."""
+    return is_in(name, others) or any(is_in(other, (name,)) for other in others)
+
+
 def listed(names: Iterable[str]) -> str:
     """The first names of submodules, each once, and the number of the others."""
     unique = [shown(name) for name in dict.fromkeys(names)]
@@ -176,17 +181,8 @@ NORMS: dict[str, type[nn.Module] | tuple[type[nn.Module], ...]] = {
     "batchnorm_eps": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
 }
 BASES = ("base_activation", "base_fun")
-OURS = (
-    "prefix",
-    "order",
-    "flow",
-    "between",
-    "before",
-    "after",
-    "norm",
-    "vector",
-    "scalar",
-)  # options that speak of our files, not of a library's layers
+# Options that speak of our files, not of a library's layers.
+OURS = ("prefix", "order", "flow", "between", "before", "after", "norm", "vector", "scalar")
 NO_FUNCTION = ("0", "")  # what pykan calls an edge without a symbolic function
 CLASSES = {"swish": "silu"}
 

@@ -27,7 +27,7 @@ from kanexport.torch_export.kan_candidates import LINEAR, Candidate, Facts, Tens
 from kanexport.verify import float64_reference, test_points
 from kanexport.verify.float64_reference import Jitter
 from kanexport.verify.graph_runner import FLOAT, Port
-from kanexport.verify.tolerances import CONDITION, OVERFLOW
+from kanexport.verify.tolerances import CONDITION, OVERFLOW, magnitude
 
 Array = npt.NDArray[np.float64]
 
@@ -253,8 +253,7 @@ def _error(call: Call, kan: Kan) -> float:
     finite = np.isfinite(expected)
     if not np.array_equal(np.isfinite(read), finite):
         return np.inf
-    scale = np.abs(expected[finite]).max(initial=0) or 1.0
-    return float(np.abs(read - expected)[finite].max(initial=0) / scale)
+    return float(np.abs(read - expected)[finite].max(initial=0) / (magnitude(expected) or 1.0))
 
 
 def _error_by_row(call: Call, kan: Kan, precision: str) -> float:
@@ -317,7 +316,7 @@ def groups(call: Call, kan: Kan) -> Iterator[tuple[str, Array]]:
     are representable in float32."""
     rng, n = np.random.default_rng(0), kan.n_inputs
     centre, own = _own_range(kan)
-    seen = np.full(n, float(np.abs(call.x[np.isfinite(call.x)]).max(initial=0)) or 1.0)
+    seen = np.full(n, magnitude(call.x) or 1.0)
     for times in TIMES:
         around = [_spread(rng, centre, own * times), _spread(rng, np.zeros_like(centre), seen * times)]
         yield f"at {times:g} times its range", _narrowed(np.concatenate(around))
@@ -329,7 +328,7 @@ def groups(call: Call, kan: Kan) -> Iterator[tuple[str, Array]]:
         rows = np.repeat(ordinary[None], 2 * len(places), axis=0)
         rows[np.arange(len(rows)), np.repeat(places, 2)] = np.outer((own * times)[places], (-1, 1)).reshape(-1)
         yield f"with one source at {times:g} times its range", _narrowed(rows)
-    for value in (np.nan, np.inf, -np.inf):
+    for value in VALUES:
         # The value in one place at a time, in every second place, and in all.
         rows = np.repeat(ordinary[None], len(places) + 2, axis=0)
         rows[np.arange(len(places)), places] = value

@@ -16,6 +16,7 @@ import torch
 
 from kanexport.errors import REPORT, ExportError, InvalidKan, VerificationFailed
 from kanexport.graph.compose import exposed
+from kanexport.graph.opened import opened
 from kanexport.lowering.lower import Lowered
 from kanexport.torch_export.borrowed_module import lent
 from kanexport.torch_export.capture import ReferenceModule
@@ -61,10 +62,13 @@ def compare(
 
     def graph(row: Array) -> Tensors:
         outputs = prover.run(row)
-        y = join([outputs[port.name] for port in plan.ports.outputs])
-        return [y, *(outputs[name] for name in lowered.node_tensors)]
+        return [_joined(plan, outputs), *(outputs[name] for name in lowered.node_tensors)]
 
     return differing(rows, exact, graph, lambda row, lost: _blamed(prover, row, lost))
+
+
+def _joined(plan: Plan, outputs: Mapping[str, Array]) -> Array:
+    return join([outputs[port.name] for port in plan.ports.outputs])
 
 
 def _require_alike(prover: Prover, plan: Plan, name: str, x: Array) -> None:
@@ -75,8 +79,7 @@ def _require_alike(prover: Prover, plan: Plan, name: str, x: Array) -> None:
         own = None if prover.dtype == np.float64 else plan.oracle.in_float32(x)
     except InvalidKan:  # the module rejects such rows
         return
-    outputs = prover.run(x)
-    graph = join([outputs[port.name] for port in plan.ports.outputs])
+    graph = _joined(plan, prover.run(x))
     keep = trace.peak < OVERFLOW
     tensors = (trace.y, trace.y if own is None else own, graph)
     wide, expected, actual = (values.reshape(len(x), -1)[keep] for values in tensors)
@@ -103,17 +106,17 @@ def _blamed(prover: Prover, row: Array, lost: bool) -> str:
     NaN into numbers. Otherwise it names the first one that makes NaN from numbers."""
     lowered, ports = prover.lowered, prover.subject.ports
     try:
-        model, steps = exposed(lowered.model)
+        model = exposed(lowered.model)
         session = graph_runner.session(model, lowered.weights, optimization=lowered.optimization)
         values = graph_runner.run(session, ports.feeds(row, prover.dtype)) | ports.float64_inputs(row)
     except ExportError:  # a runtime does not return some values, such as a sequence
         return ""
     nan = {name for name, value in values.items() if np.isnan(value).any()}
     operators: dict[str, None] = {}
-    for step in steps:
-        with_nan, without = (step.takes, step.gives) if lost else (step.gives, step.takes)
-        if step.operator not in SELECTING and not nan.isdisjoint(with_nan) and nan.isdisjoint(without):
-            operators[step.operator] = None
+    for node in opened(lowered.model, lowered.weights).operators:
+        with_nan, without = (node.inputs, node.outputs) if lost else (node.outputs, node.inputs)
+        if node.kind not in SELECTING and not nan.isdisjoint(with_nan) and nan.isdisjoint(without):
+            operators[node.kind] = None
     if not operators:
         return ""
     names = " and ".join(list(operators)[: NAMED if lost else 1])
@@ -125,9 +128,7 @@ def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -
     module; it may return fewer tensors than the graph. The function calls `blame` once for each kind of difference
     with NaN in it."""
     alike: list[str] = []
-    by_kinds: dict[tuple[str, str], list[str]] = {}
-    examples: dict[tuple[str, str], str] = {}
-    causes: dict[tuple[str, str], str] = {}
+    by_kinds: dict[tuple[str, str], tuple[list[str], str]] = {}  # names of rows, and words on the graph for the first
     for name, row in rows.items():
         pair = _refused_or_different(row, exact, graph)
         if pair is None:
@@ -136,14 +137,12 @@ def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -
         # Ordinary numbers differ from row to row.
         kinds = NUMBER.sub("a number", pair[0]), NUMBER.sub("a number", pair[1])
         if kinds not in by_kinds:
-            by_kinds[kinds], examples[kinds] = [], pair[1]
             nan = [text.endswith("NaN") for text in pair]
-            causes[kinds] = blame(row, nan[0]) if any(nan) else ""
-        by_kinds[kinds].append(name)
+            by_kinds[kinds] = [], pair[1] + (blame(row, nan[0]) if any(nan) else "")
+        by_kinds[kinds][0].append(name)
     return alike, [
-        f"differs from PyTorch: if a row has {', '.join(names)}, PyTorch {kinds[0]} and the exported graph "
-        f"{examples[kinds]}" + causes[kinds]
-        for kinds, names in by_kinds.items()
+        f"differs from PyTorch: if a row has {', '.join(names)}, PyTorch {module} and the exported graph {graph}"
+        for (module, _), (names, graph) in by_kinds.items()
     ]
 
 

@@ -150,31 +150,27 @@ class Plan:
             inputs += use.inputs(call) if use.axes is not None else []
         peak = np.zeros(len(x))
         for values in (x, y, *inputs):
-            magnitude = np.where(np.isfinite(values), np.abs(values), 0).reshape(len(x), -1)
-            peak = np.maximum(peak, magnitude.max(axis=1, initial=0))
+            peak = np.maximum(peak, float64_reference.peak(values))
         if jitter is None and float32_y is not None:
             overflows = (np.isfinite(y) & ~np.isfinite(float32_y)).reshape(len(x), -1).any(axis=1)
             peak = np.where(overflows, np.inf, peak)
         return Trace(y, tuple(inputs), peak)
 
-    # radon: two ways to leave out a layer.
     def without(self, left: Mapping[str, str], *, with_edges: bool = False) -> Plan:
         """The plan with some layers left to torch.onnx, and a note on each reason. `left`: the reasons by name.
         `with_edges`: a separate graph computes their edges. KAN convolutions have this form already, and lose it."""
         readings, remarks = dict(self.readings), list(self.remarks)
         for why, names in grouped((why, name) for name, why in left.items()).items():
-            plain = [name for name in names if not with_edges or isinstance(readings[name].by, Convolved)]
-            others = [name for name in names if name not in plain]
-            if plain:
-                labels = {shown(name) for name in plain}
-                about = [note for note in remarks if ": " in note and labels.issuperset(_names_in(note))]
-                remarks = [note for note in remarks if note not in about]
-                remarks.append(f"{listed(plain)}: left to torch.onnx, because {why}")
-                readings = {name: reading for name, reading in readings.items() if name not in plain}
-            if others:
+            separate = [name for name in names if with_edges and not isinstance(readings[name].by, Convolved)]
+            removed = [name for name in names if name not in separate]
+            if removed:
+                remarks = [note for note in remarks if not _is_about(note, removed)]
+                remarks.append(f"{listed(removed)}: left to torch.onnx, because {why}")
+            if separate:
                 form = "exported by torch.onnx, with edge values from a separate graph"
-                remarks.append(f"{listed(others)}: {form}, because {why}")
-                readings |= {name: dataclasses.replace(readings[name], edges_only=True) for name in others}
+                remarks.append(f"{listed(separate)}: {form}, because {why}")
+            readings = {name: reading for name, reading in readings.items() if name not in removed}
+            readings |= {name: dataclasses.replace(readings[name], edges_only=True) for name in separate}
         with lent(self.oracle.module, self.oracle.dtype):
             uses = _layer_calls(self.oracle, self.x, readings)
         return dataclasses.replace(self, readings=readings, remarks=tuple(remarks), uses=uses)
@@ -312,7 +308,7 @@ def _sampled(
     """Sampled layers for submodules without a reader that are additive, and notes on them and on others. `noted`:
     those that have notes already."""
     few = _calls(unknown, oracle, repeat(x, 2))
-    likely, untried = additive.find_candidates(unknown, few), additive.reasons(unknown, few)
+    likely, untried = additive.find_candidates(unknown, few)
     if not likely:
         return {}, _without_edges(untried, noted)
     modules = {name: unknown[name] for name in likely}
@@ -356,6 +352,11 @@ def _far_calls(modules: Modules, oracle: ReferenceModule, rows: Array, count: in
 def repeat(x: Array, count: int) -> Array:
     """The number of rows, with different ones if there are enough."""
     return np.resize(x, (count, *x.shape[1:]))
+
+
+def _is_about(note: str, names: Sequence[str]) -> bool:
+    """Whether a note is about no other submodules."""
+    return ": " in note and set(map(shown, names)).issuperset(_names_in(note))
 
 
 def _names_in(note: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,12 +127,20 @@ def filled(model: bytes, constants: Sequence[npt.NDArray[Any]]) -> bytes:
     """The model with these constants in place of its inputs after the first, in their order."""
     own = onnx.load_from_string(model)
     names = {value.name: f"{CONSTANT}{at}" for at, value in enumerate(own.graph.input) if at}
-    for node in own.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
+    renamed(own.graph, names)
     for name, constant in zip(names.values(), constants, strict=True):
         own.graph.initializer.append(numpy_helper.from_array(constant, name))
     del own.graph.input[1:]
     return bytes(own.SerializeToString())
+
+
+def renamed(graph: Any, names: Mapping[str, str], prefix: str = "") -> list[Any]:
+    """The nodes of a graph, with these names of tensors, and the prefix before all others. Changes the graph."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, prefix + name) for name in node.input]
+        node.output[:] = [names.get(name, prefix + name) for name in node.output]
+        node.name = prefix + node.name
+    return list(graph.node)
 
 
 def passing(width: int, dtype: str) -> bytes:
@@ -155,9 +163,7 @@ def _rename(graph: Any, ports: Ports) -> None:
     names = {value.name: port.name for value, port in pairs}
     # Names that a tensor in between has already; where nothing has them this changes nothing.
     names = {port.name: f"{INNER}{port.name}" for _, port in pairs} | names
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
+    renamed(graph, names)
     for named in (*graph.initializer, *graph.input, *graph.output):
         named.name = names.get(named.name, named.name)
     for value, _ in pairs:
@@ -229,11 +235,7 @@ class _Writer:
         flat = self._node("Reshape", prefix + "rows", node.input[0], self._index(prefix + "in", [-1, n]))
         # A layer that runs again has the weights it had.
         names = {"": "", INPUT: flat} | {tensor.name: shared + tensor.name for tensor in inner.graph.initializer}
-        for part in inner.graph.node:
-            part.input[:] = [names.get(name, prefix + name) for name in part.input]
-            part.output[:] = [prefix + name for name in part.output]
-            part.name = prefix + part.name
-            self.nodes.append(part)
+        self.nodes += renamed(inner.graph, names, prefix)
         for tensor in inner.graph.initializer:
             tensor.name = shared + tensor.name
             if tensor.name not in self._known:

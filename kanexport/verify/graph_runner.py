@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import REPORT, ExportError, InvalidKan, LimitExceeded, VerificationFailed
+from kanexport.errors import ExportError, InvalidKan, internal_check_failed, memory_limit_exceeded
 from kanexport.graph.external_data import Weights
 from kanexport.lowering.lower import Lowered
 from kanexport.shared.cli import console
@@ -63,9 +63,7 @@ def run(session: Session, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array
 
     def failed(text: str) -> ExportError:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-        return VerificationFailed(
-            f"the graph does not run on {shapes}: {text[:200]}", code="internal-check-failed", hint=REPORT
-        )
+        return internal_check_failed(f"the graph does not run on {shapes}: {text[:200]}")
 
     with _refusing(failed):
         values = session.runs.run(session.outputs, {**feeds, **session.constants})
@@ -104,9 +102,8 @@ def _refusing(refusal: Callable[[str], ExportError]) -> Iterator[None]:
         yield
     except Exception as error:  # onnxruntime's errors share no public base class
         if console.out_of_memory(error):
-            raise LimitExceeded(
+            raise memory_limit_exceeded(
                 "the graph needs more memory than this process may have",
-                code="memory-limit-exceeded",
                 hint="free memory, or raise the memory limit of the process",
             ) from error
         raise refusal(str(error)) from error

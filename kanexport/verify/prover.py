@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import REPAIR, REPORT, InvalidKan, VerificationFailed
+from kanexport.errors import REPAIR, InvalidKan, VerificationFailed, internal_check_failed
 from kanexport.ir import clamping, scaling
 from kanexport.ir.model import Layer
 from kanexport.ir.steps import Clip
@@ -260,21 +260,13 @@ def require_shapes(shapes: Shapes, count: int) -> None:
     """Raises VerificationFailed if a shape, of `count` rows, differs from the expected one."""
     for name, (actual, expected) in shapes.items():
         if actual != expected:
-            raise VerificationFailed(
-                f"{name} has shape {actual} for {count} rows, expected {expected}",
-                code="internal-check-failed",
-                hint=REPORT,
-            )
+            raise internal_check_failed(f"{name} has shape {actual} for {count} rows, expected {expected}")
 
 
 def _require_nodes(index: int, nodes: Array, exact: Array) -> None:
     """Raises VerificationFailed if the nodes that feed a layer have another shape than in the float64 evaluation."""
     if nodes.shape != exact.shape:
-        raise VerificationFailed(
-            f"the graph feeds layer {index} with shape {nodes.shape}, expected {exact.shape}",
-            code="internal-check-failed",
-            hint=REPORT,
-        )
+        raise internal_check_failed(f"the graph feeds layer {index} with shape {nodes.shape}, expected {exact.shape}")
 
 
 def _chosen(vectors: int, count: int, layer: Layer) -> npt.NDArray[np.intp]:
@@ -366,10 +358,8 @@ class KernelProver(Prover):
         places = np.divmod(chosen, layer.destinations)
         expected = np.concatenate([np.take_along_axis(values, chosen, axis=1), *places], axis=1)
         if not np.array_equal(selection, expected, equal_nan=True):
-            raise VerificationFailed(
-                f"the {count} strongest edges of layer {index} are not the strongest among its edge values",
-                code="internal-check-failed",
-                hint=REPORT,
+            raise internal_check_failed(
+                f"the {count} strongest edges of layer {index} are not the strongest among its edge values"
             )
         return values.reshape(len(nodes), layer.sources, layer.destinations)
 

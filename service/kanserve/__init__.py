@@ -3,7 +3,7 @@
     from kanserve import Client
 
     with Client("127.0.0.1:8001") as client:
-        answer = client.infer("digits", rows)
+        result = client.infer("digits", rows)
         why = client.explain("digits", rows)
 
 `AsyncClient` has the same methods, to be awaited. Both, and their errors (drawn in
@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
         ClientError,
         DeadlineExceeded,
         InvalidInput,
-        NoAnswer,
         NotAllowed,
         NotFound,
         NotSupported,
         RateLimited,
-        Refused,
+        RequestRejected,
         ServerFailed,
         TooLarge,
+        TransientError,
         Unavailable,
         Unreachable,
     )
@@ -40,20 +41,25 @@ __all__ = [
     "ClientError",
     "DeadlineExceeded",
     "InvalidInput",
-    "NoAnswer",
     "NotAllowed",
     "NotFound",
     "NotSupported",
     "RateLimited",
-    "Refused",
+    "RequestRejected",
     "ServerFailed",
     "TooLarge",
+    "TransientError",
     "Unavailable",
     "Unreachable",
 ]
 
+RENAMED = {"Refused": "RequestRejected", "NoAnswer": "TransientError"}  # old names of error classes
+
 
 def __getattr__(name: str) -> Any:
+    if name in RENAMED:
+        warnings.warn(f"kanserve.{name} is now kanserve.{RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        name = RENAMED[name]
     if name not in __all__:
         raise AttributeError(f"module 'kanserve' has no attribute {name!r}")
     home = {"Client": "sync", "AsyncClient": "aio"}.get(name, "errors")

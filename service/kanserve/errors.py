@@ -1,29 +1,5 @@
 """Error classes of kanserve. `CODES` in `grpc_api/call_context.py` maps each to its gRPC status code.
 
-    KanserveError
-    ├── ConfigError             the settings cannot work
-    ├── LoadError               a model version cannot be served; carries a reason label
-    ├── BadRequest              the request is invalid; a retry fails again
-    ├── NotFound                no such model or version
-    ├── Unavailable             the server cannot answer now; a retry may succeed
-    │   ├── QueueFull           the model's queue is full
-    │   ├── QueueTimeout        the queue timeout of the request expired
-    │   └── Draining            the server is shutting down
-    ├── DeadlineExceeded        the client's deadline passed before execution
-    │   └── ServerDeadlineExceeded  the call exceeded the server's time limit
-    ├── ResourceExhausted       the request exceeds a limit
-    │   └── LimitReached        all requests together reach a limit; a retry may succeed
-    │       ├── ConcurrencyLimited    the limit of concurrent calls
-    │       ├── WatchesLimited        the limit of open watches
-    │       ├── RateLimited           the rate limit of the caller
-    │       ├── InflightBytesLimited  the limit of bytes of all messages in flight
-    │       └── RequestBufferLimited  the limit of bytes of incomplete requests
-    ├── Unauthenticated         no valid credential
-    ├── Forbidden               the caller lacks the role
-    ├── FailedPrecondition      the model does not support the request
-    ├── Unsupported             the server does not implement the request
-    └── BackendError            the runtime failed; its message stays in the log
-
 Clients may receive the text of every class except BackendError. A text names the fault and the expected value. It
 contains no path and no class name. `code` is the stable id of the error and `hint` the action that solves the problem;
 `docs/reference/errors.md` lists all codes.
@@ -34,6 +10,8 @@ from __future__ import annotations
 import enum
 
 from kanexport.shared.cli.console import kebab
+
+UNKNOWN = "_unknown_"  # names a model, a method or a route that does not exist, in metrics and in the access log
 
 
 class KanserveError(Exception):

@@ -21,7 +21,7 @@ from kanexport.errors import CheckpointError, OptionError, RepositoryError
 from kanexport.formats import checkpoint
 from kanexport.shared import atomic
 from kanserve.auth import token_file
-from kanserve.auth.roles import Role
+from kanserve.auth.permissions import Role
 from kanserve.cli import options
 from kanserve.cli.options import InputError
 from kanserve.client.sync import Client

@@ -11,6 +11,7 @@ import tritonclient.http
 from kanserve.client import chunking
 from kanserve.client.errors import NotSupported
 from kanserve.client.sync import Client
+from tests.support import chunked
 from tests.support.command_line import Server, document, kanserve
 from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 from tests.support.tiers import spread
@@ -108,7 +109,7 @@ def test_contributions_add_up_to_the_prediction(case: Case, served: Server, stat
             state_error("contributions miss the prediction, relative", error, f"{case.name}, {result.reference}")
             assert error < 1e-5
         np.testing.assert_array_equal(
-            result.predictions, chunking.infer(client, client.model(case.name), rows).outputs["y"]
+            result.predictions, chunked.infer(client, client.model(case.name), rows).outputs["y"]
         )
         for at, row in enumerate(rows[:3]):  # of the reference itself there is nothing to explain
             same = client.explain(described, row[None], reference=row[None])
@@ -154,7 +155,7 @@ def test_company_changes_no_more_than_the_last_bits(case: Case, served: Server, 
         model = client.model(case.name)
 
         def ask(part: np.ndarray) -> np.ndarray:
-            answer = client.infer(model.inputs[0], part, model=case.name)
+            answer = client.infer(model.inputs[0], part, name=case.name)
             return answer.outputs[model.outputs[0].name]
 
         single = [rows[at : at + 1] for at in range(len(rows))]

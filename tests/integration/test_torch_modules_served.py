@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kanexport.shared import manifest
-from kanserve.client import chunking
 from kanserve.client.sync import Client
+from tests.support import chunked
 from tests.support.golden_cases import OUTPUT_TOLERANCE, OWN, relative_error
 from tests.support.server_process import Server
 from tests.support.server_process import serving as running
@@ -61,7 +61,7 @@ def test_a_hybrid_answers_as_its_module(name: str, made: dict[str, Any], hybrids
     with torch.no_grad():
         expected = made[name].double().eval()(torch.from_numpy(x).double()).numpy()
     with Client(hybrids.address) as client:
-        result = chunking.infer(client, client.model(name), x).outputs["y"]
+        result = chunked.infer(client, client.model(name), x).outputs["y"]
     error = relative_error(result, expected)
     state_error("served hybrids, relative", error, name)
     assert error <= OUTPUT_TOLERANCE

@@ -21,7 +21,7 @@ import tritonclient.grpc as triton
 
 from kanexport.errors import OptionError, OutputsDiffer
 from kanexport.pipeline import Request, export
-from kanexport.quantization.options import QuantizationOptions
+from kanexport.quantization.quantize import QuantizationOptions
 from kanexport.shared import custom_ops, grids, manifest
 from kanexport.shared.manifest import Manifest
 from kanexport.shared.naming import Names

@@ -16,7 +16,7 @@ from kanexport.bundle.calibration import IntervalOptions
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.edit import operations
 from kanexport.errors import ExportError
-from kanexport.quantization.options import QuantizationOptions
+from kanexport.quantization.quantize import QuantizationOptions
 from kanexport.republish import edit_version
 from kanexport.shared import manifest as manifests
 from kanexport.shared.naming import Names

@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from kanexport import bases
 from kanexport.bases.activation import Activation
 from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.functions.wavelets import WAVELETS
@@ -23,6 +22,7 @@ from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, Term
 from kanexport.ir.norms import LayerNorm
 from kanexport.lowering.lower import lower
 from kanexport.shared import custom_ops
+from tests.support import basis_examples
 
 SOURCES, DESTINATIONS, ROWS, TOLERANCE = 3, 5, 40, 1e-5
 
@@ -30,13 +30,13 @@ SOURCES, DESTINATIONS, ROWS, TOLERANCE = 3, 5, 40, 1e-5
 def terms() -> Iterator[tuple[str, Term]]:
     """Terms for three sources, with names."""
     rng = np.random.default_rng(0)
-    every = [basis for name in bases.names() for basis in bases.examples(name)]
+    every = [basis for name in basis_examples.names() for basis in basis_examples.examples(name)]
     every += [Activation(function) for function in ACTIVATIONS.values()]
     for at, basis in enumerate(every):
         coef = rng.normal(size=(SOURCES, DESTINATIONS, basis.functions))
         yield f"{basis.kind} {at}", BasisTerm(basis, coef)
     norm = LayerNorm(rng.normal(size=SOURCES), rng.normal(size=SOURCES), 1e-5)
-    basis = bases.examples("gaussian")[0]
+    basis = basis_examples.examples("gaussian")[0]
     yield "gaussian after a norm", BasisTerm(basis, rng.normal(size=(SOURCES, DESTINATIONS, 8)), (norm,))
     for name, function in WAVELETS.items():
         centre, rate, coef = rng.normal(size=(3, SOURCES, DESTINATIONS, 2))

@@ -89,7 +89,7 @@ def test_weights_in_a_file_are_shared_with_the_portable_graph(
     sizes = [item.manifest.file(manifests.WEIGHTS_FILE).size for item in (result, alone)]
     assert sizes[0] <= sizes[1] + 2**16  # the knots, and rows that the portable graph has in another order
     same(result, rows(result), installed)
-    assert loaded(tmp_path).serving.way.kernel
+    assert loaded(tmp_path).serving.plan.kernel
 
 
 def test_where_no_layer_has_such_splines_a_note_says_so(tmp_path: Path, installed: str) -> None:
@@ -174,10 +174,10 @@ def test_without_a_library_for_this_machine_the_portable_graph_serves(
 ) -> None:
     exported(tmp_path / "models", ADAPTED)
     with contextlib.closing(loaded(tmp_path / "models")) as model:
-        before = ServingVersion(model.info, model.serving.way, bundle(tmp_path / "models").config)
-        assert model.serving.way.kernel
+        before = ServingVersion(model.info, model.serving.plan, bundle(tmp_path / "models").config)
+        assert model.serving.plan.kernel
     with contextlib.closing(loaded(tmp_path / "models", before)) as again:
-        assert again.serving.way == before.way
+        assert again.serving.plan == before.plan
     broken, data = tmp_path / "broken.so", bytearray(Path(installed).read_bytes())
     data[18] ^= 0xFF  # which machine it is for
     broken.write_bytes(data)
@@ -185,7 +185,7 @@ def test_without_a_library_for_this_machine_the_portable_graph_serves(
     assert custom_ops.library() == ""
     for like in (None, before):
         with contextlib.closing(loaded(tmp_path / "models", like)) as other:
-            assert not other.serving.way.kernel
+            assert not other.serving.plan.kernel
 
 
 def bundle_folder(root: Path) -> Path:
@@ -239,7 +239,7 @@ def test_a_wrong_graph_is_not_served_where_nothing_is_tried(tmp_path: Path, inst
     exported(tmp_path, ADAPTED)
     damaged(tmp_path, scaled)
     with contextlib.closing(loaded(tmp_path)) as model:
-        assert not model.serving.way.kernel
+        assert not model.serving.plan.kernel
 
 
 @full("rare")
@@ -259,7 +259,7 @@ def test_mutants_come_to_a_reason_or_to_a_model(
             item = bundle(root)
             await trial.validate(item)
             model = loader.load(item)
-            for graph in model._graphs:
+            for graph in model.edge_graphs:
                 graph.has_strongest(1)  # opens the edge graph, or logs why not
             model.close()
         except (LoadError, ConfigError) as error:

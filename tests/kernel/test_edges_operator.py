@@ -80,7 +80,7 @@ def test_what_is_no_query_is_refused(installed: str) -> None:
 def answers(model: Model, x: np.ndarray) -> list[LayerEdges]:
     """The results of all OPTIONS for many rows and for one row."""
     found: list[LayerEdges] = []
-    graphs = model._graph()
+    graphs = model.edge_graphs
     for rows in (x, x[:1]):
         for options in OPTIONS:
             plans = [
@@ -88,7 +88,7 @@ def answers(model: Model, x: np.ndarray) -> list[LayerEdges]:
                 for at, layer in enumerate(graph.layer for graph in graphs)
             ]
             feeds = {model.info.inputs[0].name: rows}
-            *_, result = edge_queries.compute(model._session, graphs, tuple(plans), feeds, chunk_bytes=2**14)
+            *_, result = edge_queries.compute(model.session, graphs, tuple(plans), feeds, chunk_bytes=2**14)
             assert result is not None
             found += result
     return found
@@ -124,8 +124,8 @@ def test_queries_have_one_answer_with_the_operator_and_without(
     x = models.rows(result, 20)
     model, portable = models.loaded(tmp_path), models.loaded(tmp_path, kernel=False)
     selected = answers(model, x)
-    assert model._graph()[0].has_strongest(1) == (name in SPLINE_CASES)
-    assert not portable._graph()[0].has_strongest(1)
+    assert model.edge_graphs[0].has_strongest(1) == (name in SPLINE_CASES)
+    assert not portable.edge_graphs[0].has_strongest(1)
     with monkeypatch.context() as patch:
         patch.setattr(LayerGraph, "has_strongest", lambda self, k: False)
         for one, other in zip(selected, answers(model, x), strict=True):
@@ -167,8 +167,8 @@ def test_a_wrong_edge_graph_is_not_used(change: Callable[[onnx.ModelProto], None
     models.damaged(tmp_path, change, FILE, FILE)
     models.tried(tmp_path)
     model = models.loaded(tmp_path)
-    assert not model._graph()[0].has_strongest(1)
-    assert model._graph()[1].has_strongest(1)
+    assert not model.edge_graphs[0].has_strongest(1)
+    assert model.edge_graphs[1].has_strongest(1)
     model.close()
 
 
@@ -180,7 +180,7 @@ def test_an_edge_graph_that_does_not_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=f"{FILE} cannot compute 1 vectors"):
         models.tried(tmp_path)
     model = models.loaded(tmp_path)
-    assert not model._graph()[0].has_strongest(1)
+    assert not model.edge_graphs[0].has_strongest(1)
     model.close()
 
 

@@ -17,8 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from kanserve.auth import token_file
 from kanserve.auth.authenticator import Authenticator
-from kanserve.auth.permissions import ANYONE, NEEDS, Need
-from kanserve.auth.roles import INCLUDES, Role
+from kanserve.auth.permissions import ANYONE, INCLUDES, NEEDS, Need, Role
 from kanserve.grpc_api.call_context import RequestMetadata
 from kanserve.observability.metrics import UNKNOWN
 from kanserve.pb import grpc_service_pb2 as pb

@@ -12,7 +12,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanserve.system import time_slices
+from kanserve.system import resources
 
 TURN = 0.005  # seconds between two turns of an idle loop
 WORTH = 0.02  # seconds of `cpu` or `wall` from which a stall has a line
@@ -103,7 +103,7 @@ def time_slice(thread: int) -> float | None:
     """Seconds of the slice of a thread; 0: the current one. None if the system does not know slices."""
     if NUMBER is None:
         return None
-    data = ctypes.create_string_buffer(time_slices.ATTRIBUTES.size)
+    data = ctypes.create_string_buffer(resources.SLICE_ATTRIBUTES.size)
     if ctypes.CDLL(None).syscall(NUMBER, thread, data, len(data), 0) != 0:
         return None
-    return time_slices.ATTRIBUTES.unpack(data.raw)[5] / 1e9 or None
+    return resources.SLICE_ATTRIBUTES.unpack(data.raw)[5] / 1e9 or None

@@ -77,7 +77,7 @@ class Counting:
         self._transports = BUILD(settings, services, pages)
 
     async def start(self) -> int:
-        return (await self._transports.start()).grpc
+        return (await self._transports.start())["grpc"]
 
     async def renew(self, found: Tls) -> None:
         await self._transports.renew(found)

@@ -20,7 +20,8 @@ NAME, FAMILY = "my_kan", "my-kan"
 NAMES = (NAME, "k", "a_name_of_thirty_characters_ab")  # of an ordinary length, short and long
 EXPECTED = {" M docs/reference/supported-libraries.md"}
 for made in NAMES:
-    modules = (f"kanexport/bases/{made}.py", f"kanexport/readers/{made}.py", f"tests/golden/generators/make_{made}.py")
+    tests = (f"tests/support/basis_examples/{made}.py", f"tests/golden/generators/make_{made}.py")
+    modules = (f"kanexport/bases/{made}.py", f"kanexport/readers/{made}.py", *tests)
     case = f"tests/golden/checkpoints/{made.replace('_', '-')}-hello"
     files = (*modules, *(f"{case}/{name}" for name in ("case.json", "model.safetensors", "reference.npz")))
     EXPECTED |= {f"?? {file}" for file in files}

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from kanexport.shared.cli import console
+from kanserve.errors import LoadReason
 from tests.support.tiers import full
 from tools.reference import errors
 
@@ -47,9 +48,15 @@ def test_nearly_all_errors_have_a_hint_which_is_one_sentence_without_a_full_stop
 
 
 @full("document")
+def test_no_message_is_only_a_reason(sites: list[errors.Site]) -> None:
+    reasons = {reason.value for reason in LoadReason}
+    assert [f"{site.path}:{site.line}" for site in sites if site.message in reasons] == []
+
+
+@full("document")
 def test_the_page_has_each_code_once(sites: list[errors.Site]) -> None:
     page = errors.page()
-    codes = re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)
+    codes = re.findall(r"^\| `([a-z0-9-]+)`(?:<br>[A-Z_]+)? \|", page, re.MULTILINE)
     assert sorted(codes) == sorted(errors.by_code(sites))
     for code, meaning in console.MEANINGS.items():
         assert f"| {int(code)} | {meaning} |" in page

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from tools import stack_test
-from tools.stack_test import Outcome, Part
+from tools.stack_test import PARTS, Outcome, Part
 
 ROOT = Path(__file__).parents[2]
 REPORT = """<testsuites><testsuite><testcase name="a"/><testcase name="b"><skipped message="Skipped: no promtool"/>
@@ -23,6 +23,15 @@ def test_a_part_without_its_program_is_absent() -> None:
     outcome = stack_test.run("x", Part(command=("false",), needs=("no-such-program",)))
     note = "no-such-program is not installed (Debian: apt-get install no-such-program)"
     assert outcome == Outcome("x", "absent", "-", 0.0, (note,))
+
+
+def test_a_folder_is_present_and_has_a_package() -> None:
+    assert stack_test.present("sh")
+    assert stack_test.present("/usr")
+    assert not stack_test.present("/usr/no-such-folder")
+    folders = {name for name in PARTS["clients"].uses if name.startswith("/")}
+    assert len(folders) == 10
+    assert folders <= stack_test.DEBIAN.keys()
 
 
 def test_the_packages_of_parts_are_locked() -> None:

@@ -144,7 +144,7 @@ def caller(plan: Plan, address: str) -> Callable[[], Error | bool]:
 
     def call() -> Error | bool:
         try:
-            answer = client.infer(tensor, rows, model=plan.model)
+            answer = client.infer(tensor, rows, name=plan.model)
         except kanserve.ClientError as error:
             return error.code, error.error_code, str(error)
         return plan.model != "toy" or np.allclose(answer.outputs["y"], EXPECTED, rtol=1e-4)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 # The generator has another name than the library, which it will import.
 TEMPLATES = {
     "basis.py.txt": "kanexport/bases/{name}.py",
+    "examples.py.txt": "tests/support/basis_examples/{name}.py",
     "reader.py.txt": "kanexport/readers/{name}.py",
     "golden.py.txt": "tests/golden/generators/make_{name}.py",
 }

@@ -1,7 +1,8 @@
 """Page docs/reference/errors.md, from the places in the code that make an error.
 
 `sites()` reads the syntax trees of `kanexport` and `service/kanserve`. A site is a call of an error class, such as
-`OptionError(f"unknown option {name!r}", code="option-unknown", hint="...")`. Fields of an f-string become `<name>`.
+`OptionError(f"unknown option {name!r}", code="option-unknown", hint="...")`, or of a `functools.partial` of one. Fields
+of an f-string become `<name>`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ HEAD = """# Errors
 This page lists the errors of the exporter, the server and the commands, for users who have to solve one.
 
 `make reference` writes this file from the code. An error has a code that does not change when its message changes.
-Search this page for the code. In a message, `<name>` stands for a value.
+Search this page for the code. In a message, `<name>` stands for a value. The gRPC status of a server error is under its
+code.
 
 ## How to read an error
 
@@ -89,9 +91,15 @@ The server returns the message as the gRPC status message, the code in the trail
 percent-encoded trailer `kan-error-help`. Over HTTP, the body is a JSON object with the message (`error`), the
 `request_id`, the `code` and, for an error with a hint, `help`. The class of an error decides its status:
 """
-AFTER_SERVER = """A limit on all requests (`LimitReached`) has the HTTP status 429. For an error of another class, the
-server returns the gRPC status INTERNAL and HTTP 500, and logs the details under the request id.
+AFTER_SERVER = """A limit on all requests (`LimitReached`) has the HTTP status 429. The errors `cross-site-request` and
+`host-not-allowed` have 403. The [REST API](rest-api.md) has statuses without a gRPC status, such as 408. For an error
+of another class, the server returns the gRPC status INTERNAL and HTTP 500, and logs the details under the request id.
 """
+INTERNAL = """## Internal errors
+
+kanserve should make none of these. Report a bug with the file, or with the code that made it.
+"""
+BUG = "report this bug"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,9 @@ def sources(root: Path) -> list[Source]:
                 nodes = list(ast.walk(tree))  # once: it takes longer than all the rest
                 bodies = [tree.body, *(node.body for node in nodes if isinstance(node, ast.ClassDef))]
                 constants = {name: value for body in bodies for name, value in _assigned(body)}
+                for call in _makers(constants).values():
+                    for keyword in call.keywords:  # another file may have a constant of that name
+                        keyword.value = constants.get(_last(keyword.value), keyword.value)
                 found.append(Source(path, tree, nodes, constants, dict(_returned(nodes))))
     return found
 
@@ -188,7 +199,7 @@ def classes(files: Iterable[Source]) -> dict[str, ErrorClass]:
                 own = dict(_assigned(node.body))
                 kind = named.get(node.name, ErrorClass(()))  # the client has classes with the server's names
                 bases = (*kind.bases, *(_last(base) for base in node.bases))
-                code, hint = (_literal(own.get(name)) or _passed_on(node, name) for name in ("code", "hint"))
+                code, hint = (_class_text(own.get(name), file) or _passed_on(node, name) for name in ("code", "hint"))
                 named[node.name] = ErrorClass(bases, kind.code or code, kind.hint or hint)
     errors = {name: named.get(name, ErrorClass(())) for name in BASES}
     while more := {
@@ -202,6 +213,11 @@ def classes(files: Iterable[Source]) -> dict[str, ErrorClass]:
     }:
         errors |= more
     return errors
+
+
+def _class_text(node: ast.expr | None, file: Source) -> str:
+    """The text of a class attribute, which may be a constant of the file."""
+    return _literal(file.constants.get(node.id, node) if isinstance(node, ast.Name) else node)
 
 
 def _passed_on(node: ast.ClassDef, name: str) -> str:
@@ -236,21 +252,39 @@ def sites(packages: Sequence[str] = PACKAGES) -> list[Site]:
     files = sources(ROOT)
     errors = classes(files)
     texts = {name: value for file in files for name, value in file.constants.items() if name.isupper()}
+    makers = {name: call for file in files for name, call in _makers(file.constants).items()}
     found = []
     for file in files:
         if file.path.startswith(tuple(f"{package}/" for package in packages)):
             own = {name: value for name, value in file.constants.items() if name.isupper()}
-            visitor = _Visitor(file, errors, {**texts, **dict(_imported(file, files)), **own})
+            visitor = _Visitor(file, errors, {**texts, **dict(_imported(file, files)), **own}, makers)
             visitor.visit(file.tree)
             found += visitor.found
     return found
 
 
-class _Visitor(ast.NodeVisitor):
-    """Collects the sites of one file."""
+def _makers(constants: Mapping[str, ast.expr]) -> dict[str, ast.Call]:
+    """The functions that make an error with a code and a hint, such as `functools.partial(OptionError, code=...)`."""
+    calls = {name: value for name, value in constants.items() if isinstance(value, ast.Call)}
+    return {name: call for name, call in calls.items() if _last(call.func) == "partial"}
 
-    def __init__(self, file: Source, errors: Mapping[str, ErrorClass], texts: Mapping[str, ast.expr]) -> None:
-        self.file, self.errors, self.texts = file, errors, texts
+
+def _is_reason(node: ast.expr) -> bool:
+    """Whether an argument is a value of LoadReason, and no text."""
+    return isinstance(node, ast.Attribute) and _last(node.value) == "LoadReason"
+
+
+class _Visitor(ast.NodeVisitor):
+    """Collects the sites of one file. `makers`: as `_makers` returns them."""
+
+    def __init__(
+        self,
+        file: Source,
+        errors: Mapping[str, ErrorClass],
+        texts: Mapping[str, ast.expr],
+        makers: Mapping[str, ast.Call],
+    ) -> None:
+        self.file, self.errors, self.texts, self.makers = file, errors, texts, makers
         self.found: list[Site] = []
         self.inside: list[str] = []  # names of the classes around
         self.local: dict[str, ast.expr] = {}  # texts that the function assigns to names
@@ -279,19 +313,22 @@ class _Visitor(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         """Add a call of an error class."""
         kind, given = _last(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
+        if maker := self.makers.get(kind):
+            kind, given = _last(maker.args[0]), {keyword.arg: keyword.value for keyword in maker.keywords} | given
         own = self.inside[-1] if self.inside else ""
         if kind in self.errors and kind not in ("Failure", "KanserveError", "CodedError"):
             self._add(node, kind, given)
         elif kind == "__init__" and own in self.errors and own not in BASES and _literal(given.get("code")):
             self._add(node, own, given)  # without a literal, it passes on an argument
-        elif CODE.fullmatch(_literal(given.get("code"))):
+        elif CODE.fullmatch(_literal(given.get("code"))) and kind != "partial":
             self._add(node, kind, given)  # a function that makes an error
         self.generic_visit(node)
 
     def _add(self, node: ast.Call, kind: str, given: Mapping[str | None, ast.expr]) -> None:
         error = self.errors.get(kind, ErrorClass(()))
         code = given.get("code")
-        texts = [self._text(argument) for argument in node.args] + [self._text(given.get(name)) for name in TEXTS]
+        arguments = [argument for argument in node.args if not _is_reason(argument)]
+        texts = [self._text(node) for node in (*arguments, *(given.get(name) for name in TEXTS))]
         hints = tuple(dict.fromkeys(self._options(given["hint"]))) if "hint" in given else (error.hint,)
         self.found.append(
             Site(
@@ -393,11 +430,38 @@ def page() -> str:
     for code, found in sorted(by_code(sites()).items()):
         area = collections.Counter(site.area for site in found).most_common(1)[0][0]
         areas.setdefault(area, {})[code] = found
+    internal: list[tuple[str, str]] = []
     for heading in dict.fromkeys(AREAS.values()):
-        if heading in areas:
-            rows = ((f"`{code}`", _messages(found), _helps(found)) for code, found in areas[heading].items())
+        rows: list[tuple[str, str, str]] = []
+        for code, found in areas.get(heading, {}).items():
+            messages: dict[str, dict[str, None]] = {}  # those with the same help
+            for site in found:
+                messages.setdefault("<br>".join(map(_escaped, site.hints)), {})[_code(site.message)] = None
+            pairs = [("<br>".join(filter(None, texts)), hint) for hint, texts in messages.items()]
+            if all(BUG in hint for hint in messages):
+                internal.append((f"`{code}`", "<br>".join(text for text, _ in pairs)))
+            else:
+                pairs = [(text or "the message of the cause", hint) for text, hint in pairs if text or hint]
+                first = f"`{code}`" + (f"<br>{status}" if (status := _status(found)) else "")
+                firsts = [first, *[""] * (len(pairs) - 1)]
+                rows += [
+                    (cell, *pair)
+                    for cell, pair in zip(firsts, pairs or [("the message of the cause", "")], strict=False)
+                ]
+        if rows:
             parts += [f"## {heading}\n", table(("code", "message", "help"), rows)]
+    parts += [INTERNAL, table(("code", "message"), sorted(internal))]
     return "\n".join(parts)
+
+
+def _status(found: Iterable[Site]) -> str:
+    """The gRPC status of the server's error classes that have the code; "" for none."""
+    from kanserve import errors
+    from kanserve.grpc_api.call_context import CODES
+
+    kinds = {getattr(errors, site.kind, None) for site in found if site.path.startswith("service/kanserve/")}
+    known = [CODES[base].name for kind in kinds if isinstance(kind, type) for base in kind.__mro__ if base in CODES]
+    return known[0] if len(set(known)) == 1 else ""
 
 
 def by_code(found: Iterable[Site]) -> dict[str, list[Site]]:
@@ -409,13 +473,9 @@ def by_code(found: Iterable[Site]) -> dict[str, list[Site]]:
     return codes
 
 
-def _messages(found: Iterable[Site]) -> str:
-    shown = dict.fromkeys(site.message for site in found if site.message)
-    return "<br>".join(f"`` {text} ``" if "`" in text else f"`{text}`" for text in shown)
-
-
-def _helps(found: Iterable[Site]) -> str:
-    return "<br>".join(_escaped(text) for text in dict.fromkeys(hint for site in found for hint in site.hints))
+def _code(text: str) -> str:
+    """A message as code of Markdown; "" for none."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`" if text else ""
 
 
 def _escaped(text: str) -> str:

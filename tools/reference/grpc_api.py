@@ -14,8 +14,7 @@ HEAD = """# gRPC API
 This page lists the gRPC methods and the messages of `kanserve.v1.KanService`, for engineers who write a client.
 
 `make reference` writes this file from `proto/`. The package `kanserve` has a
-[Python client](../guides/clients/python.md). [gRPC clients](../guides/clients/grpc.md) shows how to generate one for
-another language.
+[Python client](../guides/clients/python.md). [Other languages](../guides/clients/other-languages.md) generate one.
 """
 OIP = """## inference.GRPCInferenceService
 

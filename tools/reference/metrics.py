@@ -17,7 +17,7 @@ no value that a client chooses: an unknown model counts as `_unknown_`.
 """
 TRITON = """## Triton's metrics
 
-These metrics have the names and texts of Triton, so that dashboards for Triton work. All have the labels `model` and
+These metrics have the names and units of Triton, so that dashboards for Triton work. All have the labels `model` and
 `version`; `{failures}` also has `reason`.
 """
 LABELS = """## Histograms

@@ -45,7 +45,7 @@ METHODS = (
 )
 # Classes of results, by module.
 RESULTS = {
-    CLIENT / "results.py": ("Answer", "IndexEntry", "LayerValues", "ServedModel"),
+    CLIENT / "results.py": ("InferenceResult", "IndexEntry", "LayerValues", "ServedModel"),
     CLIENT / "explanation.py": ("Explanation", "Coverage"),
     CLIENT / "statistics.py": ("Statistics", "Update"),
     TYPES: ("Description", "Estimate", "LayerCurves", "Scores", "TensorInfo"),
@@ -123,7 +123,7 @@ def _scorer() -> Iterator[str]:
 
 
 def _errors() -> Iterator[str]:
-    yield "`Refused` and its subclasses fail again on a retry. `NoAnswer` and its subclasses can succeed.\n"
+    yield "A retry of a `RequestRejected` or its subclasses fails again. A retry of a `TransientError` can succeed.\n"
     yield "| class | base | meaning |\n| --- | --- | --- |"
     for node in _module(CLIENT / "errors.py").body:
         if isinstance(node, ast.ClassDef):
@@ -177,5 +177,5 @@ def _doc(node: ast.FunctionDef | ast.ClassDef) -> str:
 
 def _named(line: str) -> tuple[str, str] | None:
     """Name and meaning of a line such as "rows     array of the inputs"."""
-    match = re.fullmatch(r"([\w, \"*]+?) {2,}(\S.*)", line)
+    match = re.fullmatch(r"([\w\"*][\w, \"*]*?) {2,}(\S.*)", line)
     return (match[1], match[2]) if match else None

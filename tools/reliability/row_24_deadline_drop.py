@@ -39,7 +39,7 @@ async def burst(server: Server, count: int) -> tuple[collections.Counter[str], b
     async with grpc.aio.insecure_channel(server.address) as channel:
         call = channel.unary_unary(f"{INFERENCE}ModelInfer")
         first = asyncio.create_task(one(call, 60))
-        await until_async(lambda: sample(server, "kanserve_longest_run_seconds") > 0)
+        await until_async(lambda: sample(server, "kanserve_oldest_execution_age_seconds") > 0)
         await asyncio.gather(*(one(call, DEADLINE) for _ in range(count)))
         lasted = not first.done()
         await first

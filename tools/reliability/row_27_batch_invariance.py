@@ -71,7 +71,7 @@ def compare(client: Any, case: Any, path: Path, rng: random.Random, splits: int)
     x = x.astype({"tensor(float)": np.float32, "tensor(double)": np.float64}[session.get_inputs()[0].type])
 
     def ask(part: np.ndarray) -> np.ndarray:
-        return np.asarray(client.infer(model.inputs[0], part, model=case.name).outputs[model.outputs[0].name])
+        return np.asarray(client.infer(model.inputs[0], part, name=case.name).outputs[model.outputs[0].name])
 
     alone = [ask(x[at : at + 1]) for at in range(len(x))]
     same = sum(

@@ -11,7 +11,7 @@ from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.groups import splines
 from benchmarks.matrix.module import Shape
 from kanexport.errors import ExportError
-from kanexport.quantization.options import QuantizationOptions
+from kanexport.quantization.quantize import QuantizationOptions
 from kanexport.shared.manifest import MODEL_FILE
 from kanserve.contrib.bench.entrants import OURS, Absent, Entrant
 

@@ -14,7 +14,7 @@ from benchmarks.matrix.contestants import EXPORT, KERNEL, Truth
 from benchmarks.matrix.groups import splines
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 from benchmarks.matrix.module import Shape
-from kanserve.contrib.bench.entrants import OURS, Absent, Answer, Entrant, Feeds
+from kanserve.contrib.bench.entrants import OURS, Absent, Entrant, Execute, Feeds
 from kanserve.system.resources import budget
 from kanserve.types import Array
 
@@ -72,14 +72,14 @@ def _name(shape: Shape) -> str:
 def _pieces(shape: Shape, work: Work) -> Made:
     _, truth, entrant = _ours(shape, work, OURS)
 
-    def parted(count: int) -> tuple[Answer, str]:
+    def parted(count: int) -> tuple[Execute, str]:
         answer, how = entrant.threads(count)
         return functools.partial(_in_runs, answer), how
 
     return Made((entrant, dataclasses.replace(entrant, name=PARTED, threads=parted)), truth.feeds)
 
 
-def _in_runs(answer: Answer, feeds: Feeds) -> list[Array]:
+def _in_runs(answer: Execute, feeds: Feeds) -> list[Array]:
     """All rows, `SMALL` at a time."""
     ((name, x),) = feeds.items()
     return [np.concatenate([answer({name: x[at : at + SMALL]})[0] for at in range(0, len(x), SMALL)])]

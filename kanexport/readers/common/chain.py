@@ -58,12 +58,39 @@ class LayerKind:
     fits: Callable[[Part], bool] | None = None  # only where shapes must tell
 
 
+def roots(tensors: Tensors, name: str) -> list[str]:
+    """The prefixes of all modules that have a tensor `name`."""
+    return [key.removesuffix(name) for key in tensors if f".{key}".endswith(f".{name}")]
+
+
 def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
     """Prefixes under `root` with all required tensors, in natural order."""
-    first = next(iter(keys.required))
-    candidates = [key.removesuffix(first) for key in tensors if key.endswith(first) and key.startswith(root)]
-    whole_names = [prefix for prefix in candidates if prefix == "" or prefix.endswith(".")]
-    return sorted((prefix for prefix in whole_names if Part(tensors, prefix).matches(keys)), key=natural)
+    candidates = [prefix for prefix in roots(tensors, next(iter(keys.required))) if prefix.startswith(root)]
+    return sorted((prefix for prefix in candidates if Part(tensors, prefix).matches(keys)), key=natural)
+
+
+def only_root(tensors: Tensors, known: Sequence[str], mark: str, options: Options) -> str:
+    """The prefix of a whole network in a file: the only one of those `known`, or the one of the option `prefix`.
+    `mark`: the tensor that is under each of them. Raises FamilyError if the file has more than one network, or other
+    tensors, and the user gave no prefix."""
+    prefix = options.optional("prefix")
+    fitting = [root for root in known if root == prefix] or [root for root in known if root.startswith(prefix or "")]
+    if len(fitting) != 1:
+        listed = ", ".join(repr(root) for root in known[:6]) or "none"
+        raise FamilyError(
+            f"{mark} occurs under {len(known)} prefixes: {listed}",
+            code="model-ambiguous",
+            hint="select one with --option prefix=KEY_PREFIX",
+        )
+    (root,) = fitting
+    others = [key for key in tensors if not key.startswith(root)]
+    if others and prefix is None:
+        raise FamilyError(
+            f"the file has a KAN under {root!r} and tensors of other modules, such as {others[0]!r}",
+            code="other-modules-in-file",
+            hint=f"export the KAN by itself with --option prefix={root}, or the whole module with --module",
+        )
+    return root
 
 
 def chain(

@@ -15,10 +15,10 @@ from kanexport.bases.bspline import BSpline
 from kanexport.errors import CHECK_FAMILY, SAVE_AGAIN, USE_MODULE, InvalidKan
 from kanexport.formats import torch_archive
 from kanexport.formats.checkpoint import MODULE
-from kanexport.functions import elementwise
+from kanexport.functions import elementwise, wavelets
 from kanexport.functions.elementwise import Unary
 from kanexport.graph import precision
-from kanexport.ir.model import BasisTerm, Layer, Term
+from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
 from kanexport.ir.steps import Step
 from kanexport.options import Options
 
@@ -69,19 +69,7 @@ class Part:
     def require(self, keys: Keys) -> None:
         """Raises InvalidKan if a required tensor is missing, empty, or has another number of axes."""
         for name, ndim in keys.required.items():
-            shape = self.shape(name)
-            if not self.has(name):
-                raise InvalidKan(
-                    f"tensor {self.prefix + name!r} is missing, expected {ndim} axes, none of length 0",
-                    code="tensor-missing",
-                    hint=SAVE_AGAIN,
-                )
-            if len(shape) != ndim or 0 in shape:
-                raise InvalidKan(
-                    f"tensor {self.prefix + name!r} has shape {shape}, expected {ndim} axes, none of length 0",
-                    code="tensor-wrong-shape",
-                    hint=CHECK_FAMILY,
-                )
+            _stored(self.tensors, self.prefix + name, (None,) * ndim)
 
     def tensor(self, name: str, *shape: int | None) -> Array:
         """A tensor of that shape (None: any length), as float64. Raises InvalidKan, which names the key."""
@@ -111,6 +99,10 @@ class Part:
 
 def tensor(tensors: Tensors, key: str, shape: tuple[int | None, ...]) -> Array:
     """A tensor of that shape (None: any length except zero), as float64. Raises InvalidKan, which names the key."""
+    return real(_stored(tensors, key, shape), key)
+
+
+def _stored(tensors: Tensors, key: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
     value = tensors.get(key)
     if value is None:
         raise InvalidKan(f"tensor {key!r} is missing", code="tensor-missing", hint=SAVE_AGAIN)
@@ -120,11 +112,11 @@ def tensor(tensors: Tensors, key: str, shape: tuple[int | None, ...]) -> Array:
     if not fits:
         expected = ", ".join("any" if n is None else str(n) for n in shape)
         raise InvalidKan(
-            f"tensor {key!r} has shape {value.shape}, expected ({expected})",
+            f"tensor {key!r} has shape {value.shape}, expected ({expected}), no axis of length 0",
             code="tensor-wrong-shape",
             hint=CHECK_FAMILY,
         )
-    return real(value, key)
+    return value
 
 
 def activation(options: Options, default: str, key: str = "base_activation", stored: str | None = None) -> Unary:
@@ -191,17 +183,27 @@ def branch(function: Unary, weight: Array, pre_steps: tuple[Step, ...] = ()) -> 
     return BasisTerm(Activation(function), weight.T[:, :, None], pre_steps)
 
 
-def stored_splines(part: Part, sources: int, functions: int, *, named: str = "sources", where: str = "") -> BSpline:
-    """The B-splines of a layer on its extended knots `grid` [I, G + 2k + 1]. Raises InvalidKan.
+def one_wavelet(part: Part, wavelet: Unary, weights: Array) -> EdgeTerm:
+    """One wavelet per edge, with the weights [O, I] and the layer's `translation` and `scale` [O, I]. Shannon's wavelet
+    is multiplied by a Hamming window over the sources, as in Wav-KAN. Raises InvalidKan."""
+    m, n = weights.shape
+    if wavelet.name == "shannon":
+        weights = product(weights, wavelets.hamming(n)[None, :])
+    return EdgeTerm(
+        wavelet,
+        centre=part.tensor("translation", m, n).T[:, :, None],
+        rate=wavelets.rates(part.tensor("scale", m, n)[:, :, None]),
+        coef=weights.T[:, :, None],
+    )
 
-    functions  number of basis functions of each source, G + k
-    named      name of the sources in the error
-    where      beginning of the error
-    """
+
+def stored_splines(part: Part, sources: int, functions: int) -> BSpline:
+    """The B-splines of a layer on its extended knots `grid` [I, G + 2k + 1], with G + k functions for each source.
+    Raises InvalidKan."""
     grid = part.tensor("grid", sources, None)
     if grid.shape[1] <= functions + 1:
         raise InvalidKan(
-            f"{where}grid has shape {grid.shape}, expected ({named}, {functions} + k + 1) with k >= 1",
+            f"{part.prefix}grid has shape {grid.shape}, expected ({sources}, {functions} + k + 1) with k >= 1",
             code="grid-wrong-shape",
             hint=USE_MODULE,
         )

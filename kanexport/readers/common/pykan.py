@@ -12,6 +12,7 @@ multiplies: how many in each group is assumed too.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from kanexport.bases.activation import Activation
-from kanexport.errors import USE_MODULE, FamilyError, InvalidKan, MissingFunctions, OptionError, UnknownFunction
+from kanexport.errors import USE_MODULE, InvalidKan, MissingFunctions, OptionError, UnknownFunction
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.formats.yaml_config import Tagged
 from kanexport.functions import elementwise, expression, regularized
 from kanexport.options import SYMBOLIC, Options
+from kanexport.readers.common import chain
 from kanexport.readers.common.layer_tensors import Tensors
 
 Shape = tuple[int, ...]  # of a layer's coefficients: [sources, destinations, functions]
@@ -41,29 +43,19 @@ COPY_CONFIG = "copy PREFIX_config.yml into the same folder if the model was save
 
 def roots(tensors: Tensors) -> list[str]:
     """The key prefixes of the pykan models in a state dict."""
-    return [key.removesuffix(FIRST) for key, value in tensors.items() if key.endswith(FIRST) and value.ndim == 3]
+    return [root for root in chain.roots(tensors, FIRST) if tensors[root + FIRST].ndim == 3]
+
+
+def depth(tensors: Tensors) -> int:
+    """The number of layers of a model."""
+    return len([key for key in tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
 
 
 def model_checkpoint(checkpoint: Checkpoint, options: Options, known: Sequence[str]) -> Checkpoint:
     """The tensors of the model only, under the names of pykan. `known`: the prefixes of such models. Raises
-    FamilyError if the file has more than one KAN, or other tensors, and the user gave no prefix."""
-    prefix = options.optional("prefix")
-    if prefix not in known and not (prefix is None and len(known) == 1):
-        listed = ", ".join(repr(root) for root in known[:6]) or "none"
-        raise FamilyError(
-            f"{FIRST} occurs under {len(known)} prefixes: {listed}",
-            code="model-ambiguous",
-            hint="select one with --option prefix=KEY_PREFIX",
-        )
-    root = known[0] if prefix is None else prefix
+    FamilyError, as `chain.only_root`."""
+    root = chain.only_root(checkpoint.tensors, known, FIRST, options)
     tensors = {key.removeprefix(root): value for key, value in checkpoint.tensors.items() if key.startswith(root)}
-    others = [key for key in checkpoint.tensors if not key.startswith(root)]
-    if others and prefix is None:
-        raise FamilyError(
-            f"the file has a KAN under {root!r} and tensors of other modules, such as {others[0]!r}",
-            code="other-modules-in-file",
-            hint=f"export the KAN by itself with --option prefix={root}, or the whole module with --module",
-        )
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
@@ -396,14 +388,8 @@ def base_activation(options: Options, name: str) -> elementwise.Unary:
 
 def _y_th(options: Options) -> float | None:
     """`y_th` of pykan, the limit of the values, if singularities are to be avoided. Raises OptionError."""
-    chosen = options.optional("singularity")
-    if chosen not in (None, "plain", "avoid"):
-        raise OptionError(
-            f"option singularity is {chosen[:80]!r}, expected plain or avoid",
-            code="option-value-unknown",
-            hint="pass --option singularity=plain or avoid",
-        )
-    if chosen != "avoid":
+    by_user = options.optional("singularity") is not None  # nothing is assumed
+    if not by_user or options.choice("singularity", ("plain", "avoid"), "plain") != "avoid":
         if options.optional("y_th") is not None:
             raise OptionError(
                 "option y_th needs --option singularity=avoid",

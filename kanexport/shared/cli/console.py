@@ -68,12 +68,13 @@ class Failure(Exception):
     message  the thing, the value found, and the value expected
     code     stable id of the error, such as "file-not-found"; without one, the class name in kebab case
     hint     the action that solves the problem, or empty
-    kind     a name for scripts: the class, unless another is given
+    kind     a name for scripts: the class, unless it or the call has another
     """
 
     exit_code: int = Exit.WRONG
     code: str = ""
     hint: str = ""
+    kind: str = ""
 
     def __init__(
         self, message: str, *, code: str = "", hint: str = "", kind: str = "", exit_code: int | None = None
@@ -81,7 +82,7 @@ class Failure(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint or self.hint
-        self.kind = kind or type(self).__name__
+        self.kind = kind or self.kind or type(self).__name__
         self.code = code or self.code or kebab(self.kind)
         if exit_code is not None:
             self.exit_code = exit_code
@@ -113,20 +114,10 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(text in str(error) for text in ("bad_alloc", "Failed to allocate"))
 
 
-def facts(failure: Failure) -> dict[str, Any]:
-    """One failure for machines: kind, code, message, hint, exit_code."""
-    return {
-        "kind": failure.kind,
-        "code": failure.code,
-        "message": failure.message,
-        "hint": failure.hint,
-        "exit_code": int(failure.exit_code),
-    }
-
-
 def document(failure: Failure) -> dict[str, Any]:
     """The JSON document that a command prints with `--json` in place of its result."""
-    return {"error": facts(failure)}
+    facts = {name: getattr(failure, name) for name in ("kind", "code", "message", "hint")}
+    return {"error": facts | {"exit_code": int(failure.exit_code)}}
 
 
 def text(program: str, failure: Failure) -> str:

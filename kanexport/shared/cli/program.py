@@ -147,8 +147,8 @@ class Parser(argparse.ArgumentParser):
         return " ".join([self.prog, *words, "[options]"])
 
     def actions(self) -> tuple[argparse.Action, ...]:
-        """Every argument and option, for documentation and completion."""
-        return tuple(self._actions)
+        """Every argument and option, for documentation and completion; without old names, which have no help."""
+        return tuple(action for action in self._actions if action.help != argparse.SUPPRESS)
 
     def groups(self) -> tuple[tuple[str, tuple[argparse.Action, ...]], ...]:
         """Options by the title of their group, in the order of the help text."""
@@ -158,7 +158,7 @@ class Parser(argparse.ArgumentParser):
 
     def flags(self) -> list[str]:
         """All options with two dashes."""
-        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        return [flag for action in self.actions() for flag in action.option_strings if flag.startswith("--")]
 
 
 def parse(parser: Parser, arguments: Sequence[str], *, command: Parser | None = None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kanexport.shared import safe_files
 from kanserve.auth import token_file
-from kanserve.auth.roles import Role
+from kanserve.auth.permissions import Role
 
 VALID, RENEWED = datetime.timedelta(days=397), datetime.timedelta(days=30)
 # Owner and group: the group is that of the server, and only root can write.

@@ -32,26 +32,18 @@ class NoParts(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bases of a layer that read the same values.
+    """Bases of a layer that read the same values."""
 
-    pre_steps  the steps between the layer's nodes and the values that the bases read
-    tensors    names of their tensors of the edge graph; empty: all tensors that are in no other part
-    """
-
-    pre_steps: tuple[NodeStep, ...]
-    tensors: tuple[str, ...]
+    pre_steps: tuple[NodeStep, ...]  # the steps between the layer's nodes and the values that the bases read
+    tensors: tuple[str, ...]  # names of their tensors of the edge graph; empty: all tensors that are in no other part
 
 
 @dataclass(frozen=True, slots=True)
 class LayerActivations:
-    """Activations of a layer for some rows.
+    """Activations of a layer for some rows."""
 
-    nodes  [B, n]
-    edges  by part, the edge values [B, S, D]
-    """
-
-    nodes: Floats
-    edges: tuple[Floats, ...]
+    nodes: Floats  # [B, n]
+    edges: tuple[Floats, ...]  # by part, the edge values [B, S, D]
 
     def sums(self, layer: LayerInfo) -> Floats:
         """Sums [B, D] of the edges, with the bias."""

@@ -97,14 +97,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Positions of nodes.
+    """Positions of nodes."""
 
-    zones  [N, n], the zone of each node
-    cells  [N, n], its distance from the grid in grid intervals; 0 in grid
-    """
-
-    zones: Zones
-    cells: Floats
+    zones: Zones  # [N, n], the zone of each node
+    cells: Floats  # [N, n], its distance from the grid in grid intervals; 0 in grid
 
     def joined(self, rows: int) -> Coverage:
         """The positions with the vectors of a row joined [rows, positions * n]."""

@@ -39,18 +39,14 @@ STEPS = 50  # of Newton's method; about 5 are enough
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Drift of some nodes; every array is [n].
-
-    psi_threshold          99th percentile of `psi` without drift
-    baseline_out_of_range  share of out-of-range values in the baseline
-    """
+    """Drift of some nodes; every array is [n]."""
 
     psi: Floats
     js: Floats
     wasserstein: Floats
-    psi_threshold: Floats
+    psi_threshold: Floats  # 99th percentile of `psi` without drift
     out_of_range: Floats
-    baseline_out_of_range: Floats
+    baseline_out_of_range: Floats  # share of out-of-range values in the baseline
 
     @property
     def ratio(self) -> float:

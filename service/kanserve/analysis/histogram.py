@@ -24,20 +24,13 @@ ALIKE = 0.1  # of a bin: largest distance of a bound from its place among equal 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """Histogram bins of n nodes, padded to K.
+    """Histogram bins of n nodes, padded to K."""
 
-    bounds   [K - 1, n], infinite beyond a node's own bounds
-    lengths  [n], the number of bins of each node
-    last     [n], the last bound
-    middles  [n, K], the origin of the moments of each bin
-    steps    [n], the width of the bins if those of a node are equal up to a tenth; None if some are not
-    """
-
-    bounds: Floats
-    lengths: Counts
-    last: Floats
-    middles: Floats
-    steps: Floats | None
+    bounds: Floats  # [K - 1, n], infinite beyond a node's own bounds
+    lengths: Counts  # [n], the number of bins of each node
+    last: Floats  # [n], the last bound
+    middles: Floats  # [n, K], the origin of the moments of each bin
+    steps: Floats | None  # [n], the width of the bins if those of a node are equal up to a tenth; None if some are not
 
     @classmethod
     def from_bounds(cls, bounds: Sequence[Sequence[float]], nodes: int) -> Cells:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kanexport.shared.manifest import LayerInfo, NodeStep
 from kanserve.errors import BadRequest
-from kanserve.types import PLAIN, EdgeOptions
+from kanserve.types import PLAIN, CurveRequest, EdgeOptions, EdgeRequest
 
 VALUE_BYTES = 4  # sent as float32
 INDEX_BYTES = 5  # at most, packed
@@ -25,17 +25,6 @@ KNOWN_LIMIT = 20  # names in an error
 NAME_LIMIT = 64  # characters of a name in an error
 
 Floats = NDArray[np.floating]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """Facts of a layer that a selection needs. `nodes`: number of its input nodes."""
-
-    sources: int
-    destinations: int
-    positions: tuple[int, ...] = ()
-    name: str = ""
-    nodes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +69,23 @@ class LayerPlan:
 
 
 def plan(
-    shapes: Sequence[LayerShape],
-    *,
-    layers: Sequence[int | str],
-    sources: Sequence[int],
-    destinations: Sequence[int],
-    wanted: EdgeOptions = PLAIN,
+    layers: Sequence[LayerInfo],
+    widths: Sequence[int],
+    request: EdgeRequest | CurveRequest,
+    options: EdgeOptions = PLAIN,
 ) -> tuple[LayerPlan, ...]:
-    """Resolve a selection against the layers of a model; an empty list means all.
+    """Resolve the selection of a request against the layers of a model; an empty list means all. `widths`: number of
+    input nodes of each layer.
 
     Raises BadRequest for what does not exist in a selected layer or is named
     twice. `top_k` beyond the selected edges keeps them all.
     """
     plans = []
-    for layer in find([shape.name for shape in shapes], layers):
-        shape = shapes[layer]
-        rows = _resolve(sources, shape.sources, "source", f"layer {layer}")
-        columns = _resolve(destinations, shape.destinations, "destination", f"layer {layer}")
-        plans.append(LayerPlan(layer, rows, columns, shape.positions, shape.nodes, wanted))
+    for at in find([layer.name for layer in layers], request.layers):
+        layer = layers[at]
+        rows = _resolve(request.sources, layer.sources, "source", f"layer {at}")
+        columns = _resolve(request.destinations, layer.destinations, "destination", f"layer {at}")
+        plans.append(LayerPlan(at, rows, columns, layer.positions, widths[at], options))
     return tuple(plans)
 
 

@@ -10,22 +10,38 @@ import importlib.util
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, MutableMapping
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from kanexport.shared.cli.suggest import how_to_install
 from kanserve.auth import token_file
-from kanserve.auth.permissions import ANYONE, NEEDS, Need
-from kanserve.auth.roles import AUTHORIZATION_HINT, NOBODY, Principal, require
+from kanserve.auth.permissions import ANYONE, NEEDS, NOBODY, Need, Principal, Role
 from kanserve.auth.token_file import LONGEST, SHORTEST, Credentials, Entry
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, Forbidden, RateLimited, Unauthenticated
 from kanserve.observability import logs
 
 HEADER = "authorization"
+AUTHORIZATION_HINT = "send the metadata or header `authorization: Bearer TOKEN`"
 SCHEME = "bearer "
 TOKEN = re.compile(f"[!-~]{{{SHORTEST},{LONGEST}}}")  # the gate does not strip its end
 GLANCE = 0.25  # seconds between two checks of the expiry times of open streams
+
+
+def require(caller: Principal, role: Role) -> None:
+    """Raises Unauthenticated if the caller presented no credential, Forbidden if the caller lacks the role."""
+    if role in caller.roles:
+        return
+    if not caller.known:
+        raise Unauthenticated(
+            f"this call needs the role {role}, but has no credential",
+            code="credential-missing",
+            hint=AUTHORIZATION_HINT,
+        )
+    raise Forbidden(
+        f"this call needs the role {role}, which {caller.name} does not have",
+        code="role-missing",
+        hint=f"use a token with the role {role}, or add the role to {caller.name} in the token file",
+    )
 
 
 class RequestMetadata(NamedTuple):
@@ -85,16 +101,6 @@ class Authenticator:
         if bucket is not None:
             bucket.take()
         return caller
-
-    def refuses(self, need: Need, credentials: RequestMetadata) -> bool:
-        """True if `admit` would reject the caller; rate limits are not checked."""
-        if need is ANYONE:
-            return False
-        try:
-            require(self._caller(credentials)[0], need)
-        except (Unauthenticated, Forbidden):
-            return True
-        return False
 
     def admit_next(self, caller: Principal) -> None:
         """Admit one more message of a caller's stream. Raises RateLimited, Unauthenticated."""
@@ -205,9 +211,7 @@ class Permit:
         self._inside, self._before = True, task.cancelling()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._inside = False
         if self._reason is None:
             return
@@ -270,11 +274,20 @@ def admission(gate: Authenticator | None, name: str) -> Callable[[RequestMetadat
 
 
 def credential_check(gate: Authenticator | None, name: str) -> Callable[[RequestMetadata], bool] | None:
-    """Check of a caller before the server reads the request; None: no check."""
-    if gate is None or name not in NEEDS:
+    """Check before the server reads the request: True if `admit` would reject the caller, rate limits aside. None: no
+    check."""
+    need = NEEDS.get(name, ANYONE)
+    if gate is None or need is ANYONE:
         return None
-    need = NEEDS[name]
-    return lambda credentials: gate.refuses(need, credentials)
+
+    def rejects(credentials: RequestMetadata) -> bool:
+        try:
+            gate.resolve(need, credentials)
+        except (Unauthenticated, Forbidden):
+            return True
+        return False
+
+    return rejects
 
 
 def _unknown_token() -> Unauthenticated:

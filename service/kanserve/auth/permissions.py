@@ -1,4 +1,4 @@
-"""Required role of every method and every route. The server rejects all calls that are not listed.
+"""Roles, and the required role of every method and every route. The server rejects all calls that are not listed.
 
 `grpc_api/interceptor` looks a method or route up once, when it wraps it. A test compares this table with all methods
 and routes.
@@ -6,10 +6,55 @@ and routes.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from kanserve.auth.roles import Role
-from kanserve.observability.metrics import UNKNOWN
+from kanserve.errors import UNKNOWN
+
+
+class Role(enum.StrEnum):
+    """Permission of a caller. `infer` and `interpret` include `read`, and `admin` includes all roles."""
+
+    READ = "read"  # names, states, inputs and outputs, statistics
+    INFER = "infer"  # run models
+    INTERPRET = "interpret"  # edge values and forms, which reveal the model
+    ADMIN = "admin"  # load, unload, switch
+
+
+INCLUDES: dict[Role, frozenset[Role]] = {
+    Role.READ: frozenset({Role.READ}),
+    Role.INFER: frozenset({Role.INFER, Role.READ}),
+    Role.INTERPRET: frozenset({Role.INTERPRET, Role.READ}),
+    Role.ADMIN: frozenset(Role),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Caller, by its name in the token file.
+
+    roles    all roles, with those that they include
+    known    False for a caller without a credential
+    expires  seconds since 1970, or None
+    mark     the credential as in the file, so that another one under the same name is another caller
+    """
+
+    name: str
+    roles: frozenset[Role]
+    known: bool = True
+    expires: float | None = None
+    mark: str = field(default="", repr=False)
+
+
+NOBODY = Principal("", frozenset(), known=False)
+EVERYONE = Principal("", frozenset(Role))  # of a server without credentials
+
+
+def including(roles: frozenset[Role]) -> frozenset[Role]:
+    """The roles, and the roles that they include."""
+    return frozenset().union(*(INCLUDES[role] for role in roles))
+
 
 ANYONE = None  # health, since orchestrators present no credential; the files of the web UI, which have no data
 Need = Role | None

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from kanexport.shared import safe_files
 from kanexport.shared.cli.suggest import advice
-from kanserve.auth.roles import Principal, Role, including
+from kanserve.auth.permissions import Principal, Role, including
 from kanserve.errors import ConfigError
 
 BLOCK = re.compile(r"^[ \t]*\[\[", re.MULTILINE)

@@ -9,7 +9,7 @@ from pathlib import Path
 from kanexport.shared.cli import certificates, checkpoint_options, suggest
 from kanexport.shared.cli.console import EXIT_CODES, Exit, print_json
 from kanserve.cli import session
-from kanserve.cli.options import InputError, add_client_options
+from kanserve.cli.options import InputError, add_client_options, option
 
 OF_FILES, EXTRA = "kanexport.cli.certify_command", "export"
 VERSION = "--model-version"
@@ -24,24 +24,19 @@ EXAMPLES = """examples:
   kanserve certify tests/golden/checkpoints/pykan-hello-adapted/model --box examples/hello.csv --budget 5s --json
   kanserve certify hello                                          # stored certificate of a served model
 """
+EXITS = EXIT_CODES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXIT_CODES}"
     parser.add_argument(
         "name",
         metavar="NAME",
-        help="name of a served model, or the path of a checkpoint file, prefix of a pykan checkpoint, or folder of an "
-        "exported version, with a / or a suffix (./net, net.pt)",
+        help="served model, or path of a checkpoint, of the prefix of a pykan checkpoint, or of an exported version "
+        "(./net, net.pt)",
     )
     parser.set_defaults(files=True, folders=True)
-    parser.add_argument(
-        VERSION,
-        default="",
-        metavar="N",
-        help="version of the served model (default: the server's default version)",
-    )
+    option(parser, VERSION, "N", "version of the served model", "", shown="the server's default version")
     checkpoint_options.certify(parser)
     add_client_options(parser)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from kanexport.shared.cli.console import Exit, emit, print_json
 from kanexport.shared.cli.program import Parser
+from kanserve.cli.options import add_json_option
 
 TEXT = """Generate a completion script for bash, zsh or fish. It completes commands, flags and their choices.
 
@@ -26,15 +27,14 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     parser.add_argument("shell", choices=tuple(SHELLS), help="the shell")
-    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout (default: off)")
+    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. `args.every_parser` gives the parsers of all commands that are installed."""
     every_parser: Callable[[], Mapping[str, Parser]] = args.every_parser
-    text = script(args.shell, every_parser())
+    text = SHELLS[args.shell](every_parser())
     if args.json:
         print_json({"shell": args.shell, "script": text})
     else:
@@ -43,11 +43,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 COMMON = ("--help", "--version")
-
-
-def script(shell: str, parsers: Mapping[str, Parser]) -> str:
-    """The script for one of SHELLS; `parsers` are those of the commands by name."""
-    return SHELLS[shell](parsers)
 
 
 def _flags(parser: Parser) -> dict[str, argparse.Action]:
@@ -155,4 +150,5 @@ def _valued(commands: Mapping[str, Parser]) -> Iterator[tuple[str, str, str]]:
                 yield command, flag, _words(action)
 
 
+# The writer of the script for each shell, from the parsers of the commands by name.
 SHELLS: dict[str, Callable[[Mapping[str, Parser]], str]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kanexport.shared.cli.console import Exit, print_json, say
 from kanserve.cli import inventory
-from kanserve.cli.options import add_json_option
+from kanserve.cli.options import add_json_option, flag, option, print_result
 
 TEXT = """Copy a version of a model in a repository folder under another version number.
 
@@ -26,19 +25,12 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     parser.add_argument("name", metavar="NAME", help="name of a model in the repository")
     parser.add_argument("source", metavar="FROM", help="version number to copy")
     parser.add_argument("target", metavar="TO", help="version number of the copy")
-    parser.add_argument(
-        "--repository", type=Path, default=Path("models"), metavar="FOLDER", help="model repository (default: models)"
-    )
+    option(parser, "--repository", "FOLDER", "model repository", Path("models"), type=Path, shown="models")
     parser.add_argument("--force", action="store_true", help="replace version TO if it exists (default: off)")
-    parser.add_argument(
-        "--release",
-        action="store_true",
-        help="let a server serve the copy of an edit by default, without a promote (default: off)",
-    )
+    flag(parser, "--release", "let a server serve the copy of an edit by default, without a promote")
     add_json_option(parser)
 
 
@@ -47,15 +39,11 @@ def run(args: argparse.Namespace) -> int:
     manifest = inventory.copied(
         args.repository, args.name, args.source, args.target, force=args.force, release=args.release
     )
-    if args.json:
-        print_json(
-            {
-                "model": manifest.name,
-                "version": str(manifest.version),
-                "from": args.source,
-                "files": len(manifest.files),
-            }
-        )
-    else:
-        say(f"{manifest.name}: copied version {args.source} to version {manifest.version}; all hashes match")
-    return Exit.DONE
+    document = {
+        "model": manifest.name,
+        "version": str(manifest.version),
+        "from": args.source,
+        "files": len(manifest.files),
+    }
+    text = f"{manifest.name}: copied version {args.source} to version {manifest.version}; all hashes match"
+    return print_result(args, document, text)

@@ -12,11 +12,12 @@ from kanexport.shared.cli import tables
 from kanexport.shared.cli.console import Exit, print_json
 from kanexport.shared.cli.tables import Table
 from kanserve.cli import session
-from kanserve.cli.options import add_client_options, add_model_options, add_row_options, add_show_option
+from kanserve.cli.options import add_client_options, add_model_options, add_row_options, add_show_option, option
 from kanserve.client import chunking
 from kanserve.client.explanation import EXTENSION, INSIDE, OUTSIDE, UNKNOWN, Coverage
 from kanserve.client.statistics import ZONES, node_name
 from kanserve.plotting.characters import bar
+from kanserve.report import descriptions
 from kanserve.tables import output_results
 from kanserve.types import Description
 
@@ -35,17 +36,14 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     add_row_options(parser)
     add_show_option(parser, 12, "nodes")
-    parser.add_argument(
-        "--output",
-        metavar="FILE.npz",
-        help="write arrays to this file: counts (rows, layers, 3), worst and cells (rows, layers), and zones_0, "
-        "zones_1 and so on with the zone of each node: 0 unknown, 1 in grid, 2 extended grid, 3 out of grid "
-        "(default: print tables)",
+    text = (
+        "write arrays to this file: counts (rows, layers, 3), worst and cells (rows, layers), and zones_0, zones_1 "
+        "and so on with the zone of each node: 0 unknown, 1 in grid, 2 extended grid, 3 out of grid"
     )
+    option(parser, "--output", "FILE.npz", text, shown="print tables")
     add_client_options(parser)
 
 
@@ -90,9 +88,7 @@ class Node:
 def document(described: Description, result: Coverage) -> dict[str, Any]:
     """JSON document of everything except the arrays."""
     return {
-        "model": described.name,
-        "version": result.version,
-        "digest": described.digest,
+        **descriptions.identity(described, result.version),
         "rows": len(result.counts),
         "rows_out_of_grid": int(result.out_of_grid.any(axis=1).sum()),
         "layers": [_layer(described, result, at) for at in range(len(result.definitions))],

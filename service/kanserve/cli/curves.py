@@ -13,7 +13,7 @@ from kanexport.shared.cli.console import Exit, print_json, say
 from kanexport.shared.cli.tables import Table
 from kanexport.shared.manifest import arrows
 from kanserve.cli import edge_selection, session
-from kanserve.cli.options import InputError, add_client_options, add_model_options, add_show_option, index
+from kanserve.cli.options import InputError, add_client_options, add_model_options, add_show_option, flag, index, option
 from kanserve.plotting import characters
 from kanserve.report import descriptions
 from kanserve.tables import output_results
@@ -34,36 +34,18 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     edge_selection.add_options(parser)
-    parser.add_argument(
-        "--points",
-        type=index,
-        default=0,
-        metavar="N",
-        help="number of points of each curve, 2 to 1024; 0: 101 points (default: 0)",
+    option(parser, "--points", "N", "number of points of each curve, 2 to 1024; 0: 101 points", 0, type=index)
+    text = "range of the input values of all curves"
+    option(parser, "--range", ("LOW", "HIGH"), text, type=float, nargs=2, shown="the range of each edge")
+    flag(parser, "--derivative", "add the derivative to --output and --json")
+    flag(parser, "--parts", "add the part of each basis to --output and --json")
+    text = (
+        "write arrays to this file; one edge: x and phi, float (points); several edges: layer{l}_x (sources, "
+        "points), layer{l}_phi (sources, destinations, points), layer{l}_sources and layer{l}_destinations"
     )
-    parser.add_argument(
-        "--range",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="range of the input values of all curves (default: the range of each edge)",
-    )
-    parser.add_argument(
-        "--derivative", action="store_true", help="add the derivative to --output and --json (default: off)"
-    )
-    parser.add_argument(
-        "--parts", action="store_true", help="add the part of each basis to --output and --json (default: off)"
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE.npz",
-        help="write arrays to this file; one edge: x and phi, float (points); several edges: layer{l}_x (sources, "
-        "points), layer{l}_phi (sources, destinations, points), layer{l}_sources and layer{l}_destinations (default: "
-        "print a plot or a table)",
-    )
+    option(parser, "--output", "FILE.npz", text, shown="print a plot or a table")
     add_show_option(parser, 20, "edges")
     add_client_options(parser)
 
@@ -204,9 +186,7 @@ def document(described: Description, edge_curves: Sequence[Curve], shown: int) -
             entry["derivative"] = curve.derivative.tolist()
         entries.append(entry | {f"phi_{kind}": values.tolist() for kind, values in curve.parts.items()})
     return {
-        "model": described.name,
-        "version": described.version,
-        "digest": described.digest,
+        **descriptions.identity(described),
         "edges": len(edge_curves),
         "curves": entries,
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kanexport.shared import atomic, temp_dirs
 from kanserve.cli import inventory
-from kanserve.cli.options import InputError
+from kanserve.cli.options import InputError, option
 from kanserve.client.control import VersionChoice
 from kanserve.errors import LoadError
 from kanserve.repository import layout
@@ -18,13 +18,8 @@ from kanserve.repository.layout import Candidate, DefaultFile
 
 def add_repository_option(parser: argparse.ArgumentParser) -> None:
     """`--repository` of a command that changes one server otherwise."""
-    parser.add_argument(
-        "--repository",
-        type=Path,
-        metavar="FOLDER",
-        help="model repository; the command changes the default version of each server that reads it (default: none, "
-        "the command changes the server at --url)",
-    )
+    text = "model repository; the command changes the default version of each server that reads it"
+    option(parser, "--repository", "FOLDER", text, type=Path, shown="none, the command changes the server at --url")
 
 
 def check_target(args: argparse.Namespace) -> None:
@@ -43,8 +38,7 @@ def promote(repository: Path, name: str, version: str) -> VersionChoice:
     if version:
         inventory.version(repository, name, version)
     with _locked(repository, name) as (versions, path):
-        before = _valid_file(versions[-1])
-        default = before.version if before is not None else next(_usable(repository, versions), 0)
+        before, default = _default(repository, versions)
         if not version:
             path.unlink(missing_ok=True)
             return VersionChoice(name, str(next(_usable(repository, versions), "")), str(default or ""))
@@ -57,8 +51,7 @@ def rollback(repository: Path, name: str) -> VersionChoice:
     """Write the previous default version of the file, or else the valid version below the default version. Raises
     InputError, CommandError."""
     with _locked(repository, name) as (versions, path):
-        file = _valid_file(versions[-1])
-        default = file.version if file is not None else next(_usable(repository, versions), 0)
+        file, default = _default(repository, versions)
         lower = (own for own in _usable(repository, versions) if own < default)
         target = (file.previous_version if file is not None else 0) or next(lower, 0)
         if not target:
@@ -76,14 +69,7 @@ def _locked(repository: Path, name: str) -> Iterator[tuple[list[Candidate], Path
     """Context in which no other command changes the model: its versions, and the path of the file. Raises InputError,
     and CommandError if the file cannot be written."""
     versions = inventory.candidates(repository, name)
-    last = versions[-1]
-    if not last.steps:
-        raise InputError(
-            f"{repository} is itself a model version, expected a folder of models",
-            code="repository-is-a-version",
-            hint="pass the repository, two folders above the version",
-        )
-    path = last.root.joinpath(*last.steps[:-1], layout.DEFAULT_FILE)
+    path = inventory.home(repository, versions[-1]) / layout.DEFAULT_FILE
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path} is not a regular file", code="file-not-regular", hint="remove it")
     try:
@@ -93,12 +79,13 @@ def _locked(repository: Path, name: str) -> Iterator[tuple[list[Candidate], Path
         raise inventory.not_written(path, error) from error
 
 
-def _valid_file(candidate: Candidate) -> DefaultFile | None:
-    """The contents of the file; None if there is none, or an invalid one, which the command replaces."""
-    try:
-        return layout.default_file(candidate)
-    except LoadError:
-        return None
+def _default(repository: Path, versions: list[Candidate]) -> tuple[DefaultFile | None, int]:
+    """The contents of the file, and the default version, 0 if there is none. None: there is no file, or an invalid one,
+    which the command replaces."""
+    with contextlib.suppress(LoadError):
+        if (file := layout.default_file(versions[-1])) is not None:
+            return file, file.version
+    return None, next(_usable(repository, versions), 0)
 
 
 def _usable(repository: Path, versions: list[Candidate]) -> Iterator[int]:

@@ -13,8 +13,9 @@ from kanexport.shared.manifest import HYBRID
 from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options, add_show_option
 from kanserve.client import fleet
-from kanserve.client.statistics import OUTPUT, NodeStatistics, Statistics, compared, node_name
+from kanserve.client.statistics import MEASURES, OUTPUT, NodeStatistics, Statistics, compared, node_name
 from kanserve.plotting.characters import line
+from kanserve.report import descriptions
 from kanserve.types import Description
 
 TEXT = """Detect data drift: compare live traffic, or the rows of a file, with the baseline rows of the export.
@@ -28,11 +29,11 @@ EXAMPLES = """examples:
   kanserve drift watched --input examples/hello.csv
   kanserve drift watched --input examples/hello.csv --json
 """
+EXITS = session.EXITS_OF_SEVERAL
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{session.EXITS_OF_SEVERAL}"
     add_model_options(parser)
     add_row_options(parser, "the latest rows of the model's traffic")
     add_show_option(parser, 20, "nodes")
@@ -58,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
     return session.end_of_several(replies)
 
 
-FIGURES = ("psi", "psi_threshold", "js", "wasserstein", "out_of_range", "baseline_out_of_range")
 LEGEND = (
     "drift ratio: PSI divided by the no-drift threshold; drifted: above 1, any node in 1% of samples without drift",
     "shift: Wasserstein distance in histogram bins",
@@ -96,9 +96,7 @@ def drift_document(described: Description, statistics: Statistics) -> dict[str, 
     """JSON document with every node."""
     every = nodes(described, statistics)
     return {
-        "model": described.name,
-        "version": statistics.version,
-        "digest": described.digest,
+        **descriptions.identity(described, statistics.version),
         "source": statistics.source,
         "rows": statistics.row_count,
         "rows_seen": statistics.rows_seen,
@@ -112,7 +110,7 @@ def drift_document(described: Description, statistics: Statistics) -> dict[str, 
                 "layer": node.of.layer,
                 "node": node.at,
                 "drifted": node.drifted,
-                **{figure: float(getattr(node.of, figure)[node.at]) for figure in FIGURES},
+                **{figure: float(getattr(node.of, figure)[node.at]) for figure in MEASURES},
                 "nonfinite": int(node.of.nonfinite[node.at]),
             }
             for node in every

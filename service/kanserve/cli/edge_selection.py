@@ -7,10 +7,9 @@ import argparse
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kanexport.shared.cli.suggest import advice
-from kanserve.cli.options import InputError
+from kanserve.cli.options import InputError, option
 from kanserve.types import Description
 
 INDEX_DIGITS = 9
@@ -27,30 +26,14 @@ class Chosen:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a selection. All but `--edge` may be repeated."""
-    several: dict[str, Any] = {"action": "append", "default": [], "metavar": "NODE"}
-    parser.add_argument(
-        "--edge",
-        default="",
-        metavar="L:S:D",
-        help="only the edge of layer L from source S to destination D, each as in the next options (default: all)",
-    )
-    parser.add_argument(
-        "--layer",
-        action="append",
-        default=[],
-        metavar="LAYER",
-        help="only edges of this layer, by name or index; repeat the option for more layers (default: all)",
-    )
-    parser.add_argument(
-        "--source",
-        help="only edges from this node, by index, or feature, by name; repeat the option for more (default: all)",
-        **several,
-    )
-    parser.add_argument(
-        "--destination",
-        help="only edges to this node, by index, or class, by name; repeat the option for more (default: all)",
-        **several,
-    )
+    text = "only the edge of layer L from source S to destination D, each as in the next options"
+    option(parser, "--edge", "L:S:D", text, "", shown="all")
+    text = "only edges of this layer, by name or index; repeat the option for more layers"
+    option(parser, "--layer", "LAYER", text, [], action="append", shown="all")
+    text = "only edges from this node, by index, or feature, by name; repeat the option for more"
+    option(parser, "--source", "NODE", text, [], action="append", shown="all")
+    text = "only edges to this node, by index, or class, by name; repeat the option for more"
+    option(parser, "--destination", "NODE", text, [], action="append", shown="all")
 
 
 def edges(described: Description, args: argparse.Namespace) -> Chosen:

@@ -23,9 +23,11 @@ from kanserve.cli.options import (
     add_row_options,
     add_show_option,
     index,
+    option,
 )
 from kanserve.client import chunking
 from kanserve.client.results import LayerValues
+from kanserve.plotting.characters import BARS
 from kanserve.report import descriptions
 from kanserve.tables import output_results
 from kanserve.types import Description
@@ -45,31 +47,18 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     add_row_options(parser)
     edge_selection.add_options(parser)
-    parser.add_argument(
-        "--top-k",
-        type=index,
-        default=0,
-        metavar="K",
-        help="only the K edges of all layers with the largest magnitude; with --output, K of each layer; 0: all edges "
-        "(default: 0)",
+    text = "only the K edges of all layers with the largest magnitude; with --output, K of each layer; 0: all edges"
+    option(parser, "--top-k", "K", text, 0, type=index)
+    text = "only edges on the paths from this input to this output, by name or index"
+    option(parser, "--path", ("INPUT", "OUTPUT"), text, nargs=2, shown="all edges")
+    text = (
+        "write arrays to this file: layer{l}_edges, float32 (rows, *positions, source, destination), or (rows, "
+        "*positions, k) with --top-k; with a selection also layer{l}_sources and layer{l}_destinations"
     )
-    parser.add_argument(
-        "--path",
-        nargs=2,
-        metavar=("INPUT", "OUTPUT"),
-        help="only edges on the paths from this input to this output, by name or index (default: all edges)",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE.npz",
-        help="write arrays to this file: layer{l}_edges, float32 (rows, *positions, source, destination), or (rows, "
-        "*positions, k) with --top-k; with a selection also layer{l}_sources and layer{l}_destinations (default: print "
-        "a table)",
-    )
+    option(parser, "--output", "FILE.npz", text, shown="print a table")
     add_show_option(parser, 20, "edges")
     add_client_options(parser)
 
@@ -107,7 +96,15 @@ def run(args: argparse.Namespace) -> int:
         output_results.finish(args, arrays, document(described, [layer.layer for layer in layers], row_count))
     elif args.json:
         header = document(described, survey.layers, chunking.count(rows))
-        print_json({**header, "edges": strongest(described, survey)})
+        entries = [
+            {
+                **asdict(edge),
+                "source_name": described.source(edge.layer, edge.source),
+                "destination_name": described.destination(edge.layer, edge.destination),
+            }
+            for edge in survey.strongest
+        ]
+        print_json({**header, "edges": entries})
     else:
         table(described, survey, chunking.count(rows)).show()
     return Exit.DONE
@@ -228,7 +225,6 @@ def _histogram(values: Any) -> tuple[int, ...]:
     return tuple(counts.tolist())
 
 
-BARS = "▁▂▃▄▅▆▇█"
 EMPTY = "·"
 LEGEND = (
     "share: part of the summed mean |φ| of the queried edges in the layer",
@@ -240,9 +236,7 @@ LEGEND = (
 def document(described: Description, layers: Sequence[int], row_count: int) -> dict[str, Any]:
     """Edge query as JSON: the model, the rows, the layers by index."""
     return {
-        "model": described.name,
-        "version": described.version,
-        "digest": described.digest,
+        **descriptions.identity(described),
         "edge_class": described.edge_class,
         "rows": row_count,
         "layers": [
@@ -255,18 +249,6 @@ def document(described: Description, layers: Sequence[int], row_count: int) -> d
             for at in layers
         ],
     }
-
-
-def strongest(described: Description, survey: Survey) -> list[dict[str, Any]]:
-    """The edges for JSON, strongest first, with the names of their nodes."""
-    return [
-        {
-            **asdict(edge),
-            "source_name": described.source(edge.layer, edge.source),
-            "destination_name": described.destination(edge.layer, edge.destination),
-        }
-        for edge in survey.strongest
-    ]
 
 
 def table(described: Description, survey: Survey, row_count: int) -> Table:

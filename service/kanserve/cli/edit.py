@@ -11,7 +11,7 @@ from kanexport.shared import atomic
 from kanexport.shared.cli import suggest
 from kanexport.shared.cli.console import note
 from kanexport.shared.naming import Names
-from kanserve.cli.options import CommandError
+from kanserve.cli.options import CommandError, option
 from kanserve.report import edit_content, page
 from kanserve.tables import output_results
 
@@ -32,11 +32,8 @@ def run(args: argparse.Namespace) -> int:
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """`--report`, of a command that changes edges."""
-    parser.add_argument(
-        REPORT,
-        metavar="FILE.html",
-        help="write the difference report to this file, as one HTML page without external resources (default: none)",
-    )
+    text = "write the difference report to this file, as one HTML page without external resources"
+    option(parser, REPORT, "FILE.html", text, shown="none")
 
 
 def with_report(args: argparse.Namespace, command: Callable[..., int]) -> int:

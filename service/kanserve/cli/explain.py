@@ -21,10 +21,12 @@ from kanserve.cli.options import (
     add_row_options,
     add_show_option,
     index,
+    option,
 )
 from kanserve.client import chunking
 from kanserve.client.explanation import Explanation, RowErrorBars, RowIntervals
 from kanserve.plotting.characters import bar
+from kanserve.report import descriptions
 from kanserve.tables import input_rows, output_results
 from kanserve.types import Description
 
@@ -44,34 +46,23 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     add_row_options(parser)
-    parser.add_argument(
-        "--of",
-        action="append",
-        default=[],
-        metavar="OUTPUT",
-        help="only this output, by name or index; repeat the option for more outputs (default: the largest output of "
-        "one row, otherwise all outputs)",
+    text = "only this output, by name or index; repeat the option for more outputs"
+    shown = "the largest output of one row, otherwise all outputs"
+    option(parser, "--of", "OUTPUT", text, [], action="append", shown=shown)
+    text = (
+        "reference row: mean (of the baseline rows of the export), zeros, grid_center, or a file whose rows are "
+        "averaged"
     )
-    parser.add_argument(
-        "--reference",
-        default="",
-        metavar="REF",
-        help="reference row: mean (of the baseline rows of the export), zeros, grid_center, or a file whose rows are "
-        "averaged (default: the first of mean, grid_center and zeros that the model has)",
-    )
-    parser.add_argument(
-        "--row", type=index, default=None, metavar="N", help="explain only this row, counted from 0 (default: all rows)"
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE.npz",
-        help="write arrays to this file, float64: contributions (rows, inputs, outputs), base (outputs), predictions "
+    option(parser, "--reference", "REF", text, "", shown="the first of mean, grid_center and zeros that the model has")
+    option(parser, "--row", "N", "explain only this row, counted from 0", type=index, shown="all rows")
+    text = (
+        "write arrays to this file, float64: contributions (rows, inputs, outputs), base (outputs), predictions "
         "and completeness_error (rows, outputs), and interval (rows, outputs, 2), or 0 and 1 (rows, classes) for "
-        "prediction sets, if the model has them; out_of_range (rows), uint8 (default: print a table)",
+        "prediction sets, if the model has them; out_of_range (rows), uint8"
     )
+    option(parser, "--output", "FILE.npz", text, shown="print a table")
     parser.add_argument(
         "--method",
         choices=("rescale", "gradient_x_input"),
@@ -147,9 +138,7 @@ def document(described: Description, explanation: Explanation) -> dict[str, Any]
     """JSON document of everything except the arrays."""
     intervals, bars = explanation.intervals, explanation.error_bars
     return {
-        "model": described.name,
-        "version": explanation.version,
-        "digest": described.digest,
+        **descriptions.identity(described, explanation.version),
         "method": explanation.method,
         "reference": explanation.reference,
         "layer": explanation.layer,

@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 from dataclasses import asdict
+from typing import Any
 
 from kanexport.shared import formula
 from kanexport.shared.cli.console import Exit, print_json, say
@@ -14,7 +15,8 @@ from kanexport.shared.formula import Formula, UnknownLine
 from kanexport.shared.formula_printer import EXACT, FormulaError, TooLong
 from kanserve.analysis import latex
 from kanserve.cli import session
-from kanserve.cli.options import CommandError, add_client_options, add_model_options, whole
+from kanserve.cli.options import CommandError, add_client_options, add_model_options, flag, option, whole
+from kanserve.report import descriptions
 from kanserve.types import Description
 
 DIGITS = 6
@@ -34,34 +36,14 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
-    parser.add_argument(
-        "--digits",
-        type=lambda text: whole(text, f"a whole number from 1 to {EXACT}", lambda value: 1 <= value <= EXACT),
-        default=DIGITS,
-        metavar="N",
-        help=f"number of significant digits, 1 to {EXACT} (default: {DIGITS})",
-    )
-    parser.add_argument(
-        "--by-layer", action="store_true", help="print one formula for each node of each layer (default: off)"
-    )
-    parser.add_argument(
-        "--partial",
-        action="store_true",
-        help="name numeric edges, which have no closed form; otherwise they are an error (default: off)",
-    )
-    parser.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="only the formula of this output, or with --by-layer of this node; repeat the option for more "
-        "(default: all)",
-    )
-    parser.add_argument(
-        "--latex", action="store_true", help="print LaTeX (amsmath) instead of Python expressions (default: off)"
-    )
+    text = f"number of significant digits, 1 to {EXACT}"
+    option(parser, "--digits", "N", text, DIGITS, type=whole(1, EXACT))
+    flag(parser, "--by-layer", "print one formula for each node of each layer")
+    flag(parser, "--partial", "name numeric edges, which have no closed form; otherwise they are an error")
+    text = "only the formula of this output, or with --by-layer of this node; repeat the option for more"
+    option(parser, "--only", "NAME", text, [], action="append", shown="all")
+    flag(parser, "--latex", "print LaTeX (amsmath) instead of Python expressions")
     add_client_options(parser)
 
 
@@ -101,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
             kind="FormulaError",
         ) from error
     if args.json:
-        _print_json(described, args, lines, inputs, written)
+        print_json(_document(described, args, lines, inputs, written))
     else:
         names = [line.name for line in lines]
         sign, called = "#", "phi_L_I_J"
@@ -116,21 +98,17 @@ def run(args: argparse.Namespace) -> int:
     return Exit.DONE
 
 
-def _print_json(
+def _document(
     described: Description, args: argparse.Namespace, lines: tuple[Formula, ...], inputs: list[str], written: list[str]
-) -> None:
+) -> dict[str, Any]:
     texts = [{"latex": text} if args.latex else {} for text in written]
-    print_json(
-        {
-            "model": described.name,
-            "version": described.version,
-            "digest": described.digest,
-            "inputs": inputs,
-            "digits": args.digits,
-            "formulas": [asdict(line) | text for line, text in zip(lines, texts, strict=True)],
-            "numeric_edges": formula.named(line.expression for line in lines),
-        }
-    )
+    return {
+        **descriptions.identity(described),
+        "inputs": inputs,
+        "digits": args.digits,
+        "formulas": [asdict(line) | text for line, text in zip(lines, texts, strict=True)],
+        "numeric_edges": formula.named(line.expression for line in lines),
+    }
 
 
 def _title(described: Description) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from kanexport.shared.cli.console import Exit, exit_codes_of, print_json, say
+from kanexport.shared.cli.console import Exit, exit_codes_of
 from kanserve.cli import session
-from kanserve.cli.options import CommandError, add_client_options
+from kanserve.cli.options import CommandError, add_client_options, option, print_result
 
 TEXT = """Check whether a server, or one of its models, is ready. Use it as a probe in containers without a shell."""
 EXAMPLES = """examples:
@@ -18,12 +18,8 @@ EXITS = exit_codes_of(DONE="the server or the model is ready", FAILED="it is not
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
-    parser.add_argument(
-        "--service",
-        default="",
-        metavar="NAME",
-        help="name of a model, or liveness for the process only (default: the whole server)",
+    option(
+        parser, "--service", "NAME", "name of a model, or liveness for the process only", "", shown="the whole server"
     )
     add_client_options(parser)
 
@@ -40,8 +36,4 @@ def run(args: argparse.Namespace) -> int:
             kind="NotServing",
             exit_code=Exit.FAILED,
         )
-    if args.json:
-        print_json({"url": args.url, "service": args.service, "state": state})
-    else:
-        say(state)
-    return Exit.DONE
+    return print_result(args, {"url": args.url, "service": args.service, "state": state}, state)

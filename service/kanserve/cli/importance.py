@@ -12,6 +12,7 @@ from kanserve.cli.options import (
     add_model_options,
     add_row_options,
     add_show_option,
+    option,
 )
 from kanserve.report import descriptions
 from kanserve.tables import output_results
@@ -31,16 +32,14 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     add_row_options(parser, "the counted baseline rows of the export, otherwise its synthetic verification rows")
     parser.add_argument("--live", action="store_true", help="use the statistics of the model's traffic (default: off)")
-    parser.add_argument(
-        "--output",
-        metavar="FILE.npz",
-        help="write arrays to this file, float32: layer{l}_edge_scores and layer{l}_std (sources, destinations), "
-        "layer{l}_node_scores (default: print tables)",
+    text = (
+        "write arrays to this file, float32: layer{l}_edge_scores and layer{l}_std (sources, destinations), "
+        "layer{l}_node_scores"
     )
+    option(parser, "--output", "FILE.npz", text, shown="print tables")
     add_show_option(parser, 12, "lines")
     add_client_options(parser)
 

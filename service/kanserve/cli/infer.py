@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kanexport.shared.cli import tables
@@ -12,9 +12,9 @@ from kanexport.shared.cli.console import Exit, note, print_json
 from kanexport.shared.error_bars import NAME as ERROR_BAR
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.cli import session
-from kanserve.cli.options import add_client_options, add_model_options, add_row_options
+from kanserve.cli.options import add_client_options, add_model_options, add_row_options, flag, option
 from kanserve.client import chunking
-from kanserve.client.results import Answer
+from kanserve.client.results import InferenceResult
 from kanserve.tables import output_results, row_stream
 
 REPORTED = 1.0  # seconds; a longer command reports its speed
@@ -33,28 +33,39 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     add_row_options(parser)
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help=f"write the outputs to this file: {', '.join(output_results.SUFFIXES[:-1])} or .jsonl, which has one line "
-        "per row (default: CSV on stdout)",
+    text = (
+        f"write the outputs to this file: {', '.join(output_results.SUFFIXES[:-1])} or .jsonl, which has one line "
+        "per row"
     )
-    parser.add_argument(
-        "--interval",
-        action="store_true",
-        help=f"also request {INTERVAL}: prediction intervals, or the set of classes, of a model that was exported with "
-        "--coverage (default: off)",
+    option(parser, "--output", "FILE", text, shown="CSV on stdout")
+    text = (
+        f"also request {INTERVAL}: prediction intervals, or the set of classes, of a model that was exported with "
+        "--coverage"
     )
-    parser.add_argument(
-        "--error-bar",
-        action="store_true",
-        help=f"also request {ERROR_BAR}: a bound of the error of each output under an assumption, of a model that was "
-        "exported with --error-bars; inf for a row without a bound (default: off)",
+    flag(parser, "--intervals", text)
+    text = (
+        f"also request {ERROR_BAR}: a bound of the error of each output under an assumption, of a model that was "
+        "exported with --error-bars; inf for a row without a bound"
     )
+    flag(parser, "--error-bars", text)
+    for old in ("--interval", "--error-bar"):
+        parser.add_argument(old, dest=f"{old[2:].replace('-', '_')}s", action=_OldSwitch, help=argparse.SUPPRESS)
     add_client_options(parser)
+
+
+class _OldSwitch(argparse.Action):
+    """Old name of a switch whose name is now a plural."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        note(f"warning: {option} is now {option}s")
+        setattr(namespace, self.dest, True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     keep = (lambda outputs, _: kept.update(outputs)) if args.json else None
     with row_stream.opened(args.input) as source, session.connection(args, model=args.name) as client:
         model = client.model(args.name, args.model_version)
-        optional = (INTERVAL,) * args.interval + (ERROR_BAR,) * args.error_bar
+        optional = (INTERVAL,) * args.intervals + (ERROR_BAR,) * args.error_bars
         names = tuple(output.name for output in model.outputs) + optional
         output_results.check_count(args.output, names)
         rows = row_stream.rows(model.inputs, source, array=args.array, names=model.names)
@@ -100,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     return Exit.DONE
 
 
-def _notes(part: Answer) -> Iterator[str]:
+def _notes(part: InferenceResult) -> Iterator[str]:
     """The notes of a response that has intervals or error bars."""
     for output, what in ((INTERVAL, "intervals"), (ERROR_BAR, "error bars")):
         text = str(part.parameters.get(f"{output}_note", ""))

@@ -19,11 +19,9 @@ from kanexport.shared import manifest as manifests
 from kanexport.shared.cli import suggest
 from kanexport.shared.cli.console import Exit
 from kanexport.shared.cli.suggest import advice
-from kanexport.shared.manifest import LayerInfo, Manifest
-from kanexport.shared.naming import UNNAMED, Names
-from kanexport.shared.sections import NO_CERTIFICATE, NO_EDIT, UNSCALED, CertificateInfo, Edit, Scalers
+from kanexport.shared.manifest import Manifest
 from kanserve.cli.options import CommandError, InputError
-from kanserve.client.errors import ClientError, NoAnswer
+from kanserve.client.errors import ClientError, TransientError
 from kanserve.client.sync import Client
 from kanserve.errors import ConfigError, LoadError, text_and_hint
 from kanserve.repository import layout
@@ -72,15 +70,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """Inventory entry of one model version with its layers."""
+    """Inventory entry of one model version, with its description or manifest; None if it cannot be read."""
 
     entry: Entry
-    layers: tuple[LayerInfo, ...]
-    notes: tuple[str, ...]
-    names: Names = UNNAMED
-    scalers: Scalers = UNSCALED
-    certificate: CertificateInfo = NO_CERTIFICATE
-    edit: Edit = NO_EDIT
+    model: Description | Manifest | None = None
 
 
 def of_server(client: Client) -> list[Entry]:
@@ -91,7 +84,7 @@ def of_server(client: Client) -> list[Entry]:
         if indexed.state == READY:
             try:
                 entry = described(client.describe(indexed.name, indexed.version)).entry
-            except NoAnswer:
+            except TransientError:
                 raise
             except ClientError:
                 pass  # a plain ONNX model has no description, and a server may not offer one
@@ -181,7 +174,7 @@ def _detail(model: Description | Manifest, **facts: Any) -> Detail:
         edited=model.edit.text,
         **facts,
     )
-    return Detail(entry, model.layers, model.notes, model.names, model.scalers, model.certificate, model.edit)
+    return Detail(entry, model)
 
 
 def _scan(repository: Path, *, plain: bool = False, hard_links: bool = False) -> list[Candidate]:
@@ -243,7 +236,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _bare(name: str, version: str, state: str, reason: str) -> Detail:
-    return Detail(Entry(name=name, version=version, state=state, reason=reason), (), ())
+    return Detail(Entry(name=name, version=version, state=state, reason=reason))
 
 
 FILE, FOLDER = 0o644, 0o755  # modes of a copy, before the umask
@@ -271,13 +264,7 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
             code="version-invalid",
             hint=f"pass a number other than {candidate.version}",
         )
-    if not candidate.steps:
-        raise InputError(
-            f"{repository} is itself a model version, expected a folder of models",
-            code="repository-is-a-version",
-            hint="pass the repository, two folders above the version",
-        )
-    home = candidate.root.joinpath(*candidate.steps[:-1])
+    folder = home(repository, candidate)
     bundle, _ = _loaded(repository, candidate)
     try:
         manifest = replace(layout.manifest(candidate), version=int(target))  # its long lists stay in their own file
@@ -289,13 +276,13 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
             )
         if release:
             manifest = replace(manifest, edit=replace(manifest.edit, released=True))
-        _check_free(home, target, force=force)
-        with temp_dirs.staging_path(home) as staging:
+        _check_free(folder, target, force=force)
+        with temp_dirs.staging_path(folder) as staging:
             _write(staging, target, {**bundle.files, manifests.FILE_NAME: manifests.dumps(manifest)})
             _loaded(repository, Candidate(name, manifest.version, staging, (target,)))
             with temp_dirs.locked(candidate.root):
-                _check_free(home, target, force=force)
-                new, old = staging / target, home / target
+                _check_free(folder, target, force=force)
+                new, old = staging / target, folder / target
                 if not os.path.lexists(old):
                     os.rename(new, old)
                 elif not atomic.exchange(new, old):
@@ -312,8 +299,19 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
             hint="run the command again",
         ) from error
     except OSError as error:
-        raise not_written(home / target, error) from error
+        raise not_written(folder / target, error) from error
     return manifest
+
+
+def home(repository: Path, candidate: Candidate) -> Path:
+    """The folder of the versions of a model. Raises InputError if the repository is itself a version."""
+    if not candidate.steps:
+        raise InputError(
+            f"{repository} is itself a model version, expected a folder of models",
+            code="repository-is-a-version",
+            hint="pass the repository, two folders above the version",
+        )
+    return candidate.root.joinpath(*candidate.steps[:-1])
 
 
 def not_written(path: Path, error: OSError) -> CommandError:

@@ -24,8 +24,8 @@ PROGRAM = "kanserve"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Entry of the command table: a module with `configure(parser)` and `run(args) -> int`, and the extra that it
-    needs."""
+    """Entry of the command table: a module with `configure(parser)`, `run(args) -> int` and the texts of its help
+    (TEXT, EXAMPLES, EXITS), and the extra that it needs."""
 
     module: str
     summary: str
@@ -87,6 +87,7 @@ COMMANDS = {
     "token": Command("kanserve.cli.token", "manage access tokens", OPERATE),
     "completion": Command("kanserve.cli.completion", "generate a shell completion script", OTHER),
 }
+RENAMED = {"scores": "importance"}  # earlier names of commands, which may resemble another command more
 
 EPILOG = f"""examples:
   kanserve export tests/golden/checkpoints/pykan-hello-adapted/model --repository models --name hello
@@ -122,7 +123,7 @@ def _run(name: str, arguments: list[str]) -> int:
         raise program.UsageError(
             f"unknown command {name[:80]!r}",
             code="command-unknown",
-            hint=advice(name, COMMANDS, what="commands"),
+            hint=advice(RENAMED.get(name, name), COMMANDS, what="commands"),
             usage=_build({})[0].format_usage().rstrip(),
         )
     modules = {name: load(name)} if name else {}
@@ -162,9 +163,11 @@ def _build(modules: dict[str, types.ModuleType]) -> tuple[program.Parser, dict[s
     parsers = {}
     for name, command in COMMANDS.items():
         summary = command.summary
-        parsers[name] = commands.add_parser(name, description=f"{summary[0].upper()}{summary[1:]}.")
-        if name in modules:
-            modules[name].configure(parsers[name])
+        parser = parsers[name] = commands.add_parser(name, description=f"{summary[0].upper()}{summary[1:]}.")
+        if module := modules.get(name):
+            parser.description = getattr(module, "TEXT", parser.description)
+            parser.epilog = "\n".join(getattr(module, part) for part in ("EXAMPLES", "EXITS") if hasattr(module, part))
+            module.configure(parser)
     return whole, parsers
 
 

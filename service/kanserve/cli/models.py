@@ -9,13 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from kanexport.shared.cli import certificates
-from kanexport.shared.cli.console import Exit, exit_codes_of, note, print_json
+from kanexport.shared.cli.console import Exit, exit_codes_of, note, print_json, say
 from kanexport.shared.cli.tables import Table
-from kanexport.shared.manifest import VERIFICATION_BASES, arrows
+from kanexport.shared.manifest import READING, VERIFICATION_BASES, arrows
 from kanexport.shared.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
 from kanserve.cli import inventory, session
 from kanserve.cli.inventory import Detail, Entry
-from kanserve.cli.options import CommandError, InputError, add_client_options
+from kanserve.cli.options import CommandError, InputError, add_client_options, flag, option
 from kanserve.report import descriptions
 
 TEXT = """List the models of a server or of a repository folder. With NAME, show one model layer by layer.
@@ -38,7 +38,6 @@ EXITS = exit_codes_of(WRONG="invalid input or command line, or a version of the 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
     parser.add_argument(
         "where",
         nargs="?",
@@ -49,20 +48,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", metavar="NAME", help="name of one model to show layer by layer (default: list all models)"
     )
     parser.set_defaults(files=False, folders=True)
-    parser.add_argument(
-        "--model-version",
-        default="",
-        metavar="N",
-        help="version of NAME (default: the server's default version, or the highest version of a REPOSITORY)",
-    )
-    parser.add_argument(
-        "--load", action="store_true", help="load each version of a REPOSITORY, as the server does (default: off)"
-    )
-    parser.add_argument(
-        "--allow-invalid",
-        action="store_true",
-        help="exit with code 0 although a version of the REPOSITORY is INVALID (default: off)",
-    )
+    shown = "the server's default version, or the highest version of a REPOSITORY"
+    option(parser, "--model-version", "N", "version of NAME", "", shown=shown)
+    flag(parser, "--load", "load each version of a REPOSITORY, as the server does")
+    flag(parser, "--allow-invalid", "exit with code 0 although a version of the REPOSITORY is INVALID")
     add_client_options(parser)
 
 
@@ -77,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
                 hint="remove --url to list the folder, or REPOSITORY to list the server",
             )
         return _run_in_folder(args, Path(args.where))
-    for option, value in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
+    for argument, value in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
         if value:
             raise CommandError(
-                f"{option} needs a REPOSITORY: a server has loaded its models",
+                f"{argument} needs a REPOSITORY: a server has loaded its models",
                 code="repository-missing",
                 hint=session.server_advice(args, args.where or "") or "pass the folder, such as ./models",
             )
@@ -144,24 +133,29 @@ def _of_folder(repository: Path, name: str, args: argparse.Namespace) -> Detail:
 
 
 def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
+    model = detail.model
+    assert model is not None  # the version is usable
     if as_json:
         facts = {
-            "layers": descriptions.layers_document(detail.layers),
-            "notes": detail.notes,
-            "names": asdict(detail.names),
-            "scalers": asdict(detail.scalers),
-            "certified": certificates.document(detail.certificate, detail.names) if detail.certificate else None,
-            "edit": asdict(detail.edit) if detail.edit else None,
+            "layers": descriptions.layers_document(model.layers),
+            "notes": model.notes,
+            "names": asdict(model.names),
+            "scalers": asdict(model.scalers),
+            "certified": certificates.document(model.certificate, model.names) if model.certificate else None,
+            "edit": asdict(model.edit) if model.edit else None,
         }
         print_json({"source": source, "model": {**asdict(detail.entry), **facts}})
         return
     table(source, [detail.entry], whole=True).show()
-    descriptions.show_names(detail.names)
-    descriptions.show_scalers(detail.scalers, detail.names)
-    if detail.certificate:
-        certificates.show_brief(detail.certificate, detail.names)
-    descriptions.show_edit(detail.edit)
-    descriptions.show(detail.layers, detail.notes, detail.entry.edge_class)
+    if model.names.description:
+        say(model.names.description)
+    for what, text in (*descriptions.name_lines(model.names), *descriptions.scaler_lines(model.scalers, model.names)):
+        say(f"{what}: {text}")
+    if model.certificate:
+        certificates.show_brief(model.certificate, model.names)
+    for what, text in descriptions.edit_lines(model.edit):
+        say(f"{what}: {text}")
+    descriptions.show(model.layers, model.notes, detail.entry.edge_class)
 
 
 def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Table:
@@ -186,10 +180,15 @@ def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Tabl
             arrows(entry.shapes),
             "; ".join([entry.edge_class, *(f"{own} in layer {', '.join(at)}" for own, at in others.items())]),
             "" if math.isnan(entry.verified_error) else f"{entry.verified_error:.1e}",
-            entry.verification_basis,
+            _level(entry.verification_basis),
             "" if entry.size is None else f"{entry.size / 1024:,.0f} KiB",
         )
     return versions
+
+
+def _level(basis: str) -> str:
+    """The level of a verification, as users see it. The manifest and `--json` have its key."""
+    return "checkpoint" if basis == READING else basis
 
 
 def _caption(entries: Sequence[Entry], *, whole: bool) -> Iterator[str]:
@@ -197,7 +196,7 @@ def _caption(entries: Sequence[Entry], *, whole: bool) -> Iterator[str]:
         yield from _claims(entries)
     else:
         kinds = {entry.verification_basis for entry in entries}
-        yield from (f"{kind}: {words}" for kind, words in VERIFICATION_BASES.items() if kind in kinds)
+        yield from (f"{_level(kind)}: {words}" for kind, words in VERIFICATION_BASES.items() if kind in kinds)
     yield from dict.fromkeys(f"{entry.name}: {entry.default_file}" for entry in entries if entry.default_file)
     for entry in entries:
         effect = f"entries of config.pbtxt without effect: {', '.join(entry.unused)}" if entry.unused else ""

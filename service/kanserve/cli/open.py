@@ -8,7 +8,7 @@ import re
 
 from kanexport.shared.cli.console import Exit
 from kanserve.cli import session
-from kanserve.cli.options import add_client_options, add_model_options
+from kanserve.cli.options import add_client_options, add_model_options, flag, option
 from kanserve.client.errors import NotAllowed
 
 TEXT = """Open the page of a served model in the web UI, and print its address. The page shows the network, each edge,
@@ -24,20 +24,13 @@ EDGE = re.compile(r"\d+:\d+:\d+")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
     parser.add_argument(
         "view", nargs="?", default="", metavar="VIEW", help="edge L:S:D, or page below /ui/NAME/ (default: the network)"
     )
-    parser.add_argument(
-        "--page",
-        default="",
-        metavar="HOST:PORT",
-        help="HTTP address of the server, if it has a separate HTTP port (default: the address of --url)",
-    )
-    parser.add_argument(
-        "--no-browser", action="store_true", help="print the address without opening a browser (default: off)"
-    )
+    text = "HTTP address of the server, if it has a separate HTTP port"
+    option(parser, "--page", "HOST:PORT", text, "", shown="the address of --url")
+    flag(parser, "--no-browser", "print the address without opening a browser")
     add_client_options(parser)
 
 

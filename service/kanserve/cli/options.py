@@ -6,12 +6,14 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kanexport.shared import safe_files
+from kanexport.shared.cli.console import Exit, print_json, say
 from kanserve.tables.errors import CommandError as CommandError
 from kanserve.tables.errors import InputError as InputError
 
+N = TypeVar("N", int, float)
 TOKEN_BYTES = 2**16  # of a file with a token
 TLS_OPTIONS = (
     ("ca", "FILE", "TLS: CA certificates that the client trusts, PEM"),
@@ -19,6 +21,35 @@ TLS_OPTIONS = (
     ("key", "FILE", "TLS: private key of the client certificate, PEM"),
     ("server_name", "NAME", "TLS: name in the server's certificate, if it differs from the host"),
 )
+
+
+def print_result(args: argparse.Namespace, document: Any, text: str) -> int:
+    """Print the result of a command: the document with `--json`, otherwise the text. Returns 0."""
+    if args.json:
+        print_json(document)
+    else:
+        say(text)
+    return Exit.DONE
+
+
+def flag(parser: argparse._ActionsContainer, name: str, text: str) -> None:
+    """Add a switch, which is off by default."""
+    parser.add_argument(name, action="store_true", help=f"{text} (default: off)")
+
+
+def option(
+    parser: argparse._ActionsContainer,
+    name: str,
+    metavar: str | tuple[str, ...],
+    text: str,
+    default: Any = None,
+    *,
+    shown: str = "",
+    **more: Any,
+) -> None:
+    """Add an option with a value. `shown`: the default in words, if it is not the value. `more`: as for argparse."""
+    words = shown or (f"{default:g}" if isinstance(default, float) else str(default))
+    parser.add_argument(name, metavar=metavar, default=default, help=f"{text} (default: {words})", **more)
 
 
 def default_url() -> str:
@@ -46,40 +77,20 @@ def add_client_options(parser: argparse.ArgumentParser, *, url: str | None = Non
     clients."""
     default = "none" if url is not None else "KANSERVE_URL, otherwise 127.0.0.1 and KANSERVE_GRPC_PORT, otherwise 8001"
     group = parser.add_argument_group("connection")
-    group.add_argument(
-        "--url",
-        action=_Url,
-        default=default_url() if url is None else url,
-        metavar="HOST:PORT",
-        help="gRPC address of the server; grpcs://HOST:PORT uses TLS; several servers: HOST:PORT,HOST:PORT or "
-        f"dns:///NAME:PORT (default: {default})",
+    text = (
+        "gRPC address of the server; grpcs://HOST:PORT uses TLS; several servers: HOST:PORT,HOST:PORT or "
+        "dns:///NAME:PORT"
     )
+    option(group, "--url", "HOST:PORT", text, default_url() if url is None else url, action=_Url, shown=default)
     parser.set_defaults(url_given=False)
     for name, metavar, what in TLS_OPTIONS:
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            default=os.environ.get(f"KANSERVE_{name.upper()}", ""),
-            metavar=metavar,
-            help=f"{what} (default: KANSERVE_{name.upper()})",
-        )
-    group.add_argument(
-        "--token-file",
-        default=os.environ.get("KANSERVE_TOKEN_FILE", ""),
-        metavar="FILE",
-        help="file with the access token (default: KANSERVE_TOKEN_FILE, otherwise the token in KANSERVE_TOKEN)",
-    )
-    group.add_argument(
-        "--token-in-clear",
-        action="store_true",
-        help="send the token to another host without TLS; everyone on the network can read it (default: off)",
-    )
-    group.add_argument(
-        "--timeout",
-        type=positive_seconds,
-        default=30.0,
-        metavar="SECONDS",
-        help="time limit of one request in seconds (default: 30)",
-    )
+        variable = f"KANSERVE_{name.upper()}"
+        option(group, f"--{name.replace('_', '-')}", metavar, what, os.environ.get(variable, ""), shown=variable)
+    shown = "KANSERVE_TOKEN_FILE, otherwise the token in KANSERVE_TOKEN"
+    default = os.environ.get("KANSERVE_TOKEN_FILE", "")
+    option(group, "--token-file", "FILE", "file with the access token", default, shown=shown)
+    flag(group, "--token-in-clear", "send the token to another host without TLS; everyone on the network can read it")
+    option(group, "--timeout", "SECONDS", "time limit of one request in seconds", 30.0, type=positive_seconds)
     add_json_option(parser)
 
 
@@ -113,31 +124,20 @@ def why(error: OSError | UnicodeDecodeError) -> str:
 def add_model_options(parser: argparse.ArgumentParser, *, files: bool = False) -> None:
     """NAME and `--model-version`: a model of the server. `files`: or a checkpoint, see `session`."""
     add_name(parser, files=files)
-    parser.add_argument(
-        "--model-version", default="", metavar="N", help="version of the model (default: the server's default version)"
-    )
+    option(parser, "--model-version", "N", "version of the model", "", shown="the server's default version")
 
 
 def add_name(parser: argparse.ArgumentParser, *, files: bool = False) -> None:
     """NAME: a model of the server. `files`: or a checkpoint, see `session`."""
-    also = (
-        ", or the path of a checkpoint, with a / or a suffix (./net, net.pt); the command then exports the checkpoint "
-        "and serves it while the command runs, without --url"
-    )
-    parser.add_argument("name", metavar="NAME", help=f"name of a served model{also if files else ''}")
+    also = ", or path of a checkpoint (./net, net.pt) to export and serve for this command only, without --url"
+    parser.add_argument("name", metavar="NAME", help=f"served model{also if files else ''}")
     parser.set_defaults(files=files)
 
 
 def add_measured_model(parser: argparse.ArgumentParser, default: str) -> None:
     """`--repository`, `--model-version` and the rows, of a command that measures a model. `default`: the version
     without the option."""
-    parser.add_argument(
-        "--repository",
-        type=Path,
-        default=Path("models"),
-        metavar="FOLDER",
-        help="model repository with NAME (default: models)",
-    )
+    option(parser, "--repository", "FOLDER", "model repository with NAME", Path("models"), type=Path, shown="models")
     parser.add_argument("--model-version", default="", metavar="N", help=f"version of the model (default: {default})")
     add_row_options(parser, "random rows within the grids")
 
@@ -148,46 +148,34 @@ def add_row_options(parser: argparse.ArgumentParser, default: str = "") -> None:
         f" (default: {default})" if default else ""
     )
     parser.add_argument("--input", required=not default, metavar="FILE", help=text)
-    parser.add_argument(
-        "--array",
-        default="",
-        metavar="NAME",
-        help="name of the array in an .npz file (default: the only array, otherwise the name of the model's input)",
-    )
+    text = "name of the array in an .npz file"
+    option(parser, "--array", "NAME", text, "", shown="the only array, otherwise the name of the model's input")
 
 
 def add_show_option(parser: argparse.ArgumentParser, default: int, what: str) -> None:
     """`--show`: the length of a table."""
-    parser.add_argument(
-        "--show", type=index, default=default, metavar="N", help=f"number of {what} in the table (default: {default})"
-    )
+    option(parser, "--show", "N", f"number of {what} in the table", default, type=index)
 
 
 def positive_seconds(text: str) -> float:
     """An argparse type: seconds, more than 0 and less than a day."""
-    return number(text, "a number of seconds above 0 and below 86400", lambda value: 0 < value < 86400)
+    return number(text, float, "a number of seconds above 0 and below 86400", lambda value: 0 < value < 86400)
 
 
 def index(text: str) -> int:
     """An argparse type: a count or an index, 0 and up."""
-    return whole(text, "a whole number from 0", lambda value: 0 <= value < 2**32)
+    return number(text, int, "a whole number from 0", lambda value: 0 <= value < 2**32)
 
 
-def number(text: str, expected: str, valid: Callable[[float], bool]) -> float:
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `low` to `high`."""
+    return lambda text: number(text, int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
+
+
+def number(text: str, kind: Callable[[str], N], expected: str, valid: Callable[[N], bool]) -> N:
     """A number for an argparse type. Raises ArgumentTypeError."""
     try:
-        value = float(text)
-    except ValueError:
-        raise invalid(text, expected) from None
-    if not valid(value):
-        raise invalid(text, expected)
-    return value
-
-
-def whole(text: str, expected: str, valid: Callable[[int], bool]) -> int:
-    """A whole number for an argparse type. Raises ArgumentTypeError."""
-    try:
-        value = int(text)
+        value = kind(text)
     except ValueError:
         raise invalid(text, expected) from None
     if not valid(value):

@@ -38,7 +38,6 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     add_row_options(parser, "the counted baseline rows of the export, otherwise its synthetic verification rows")
     edge_selection.add_options(parser)

@@ -9,7 +9,16 @@ from typing import Any
 
 from kanexport.shared.cli.console import Exit, exit_codes_of, print_json, say
 from kanserve.cli import default_file, inventory, session
-from kanserve.cli.options import CommandError, InputError, add_client_options, add_name, index, invalid
+from kanserve.cli.options import (
+    CommandError,
+    InputError,
+    add_client_options,
+    add_name,
+    index,
+    invalid,
+    option,
+    print_result,
+)
 from kanserve.client import control
 from kanserve.client.rollout import Limits, Rollout, Stopped
 
@@ -48,7 +57,6 @@ def percents(text: str) -> tuple[int, ...]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
     add_name(parser)
     parser.add_argument(
         "version",
@@ -58,29 +66,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="version number (default: the highest version that is ready and not an edit, now and after each update)",
     )
     default_file.add_repository_option(parser)
-    parser.add_argument(
-        "--waves",
-        type=percents,
-        default=(),
-        metavar="PERCENT,...",
-        help="shares of the servers at --url that have VERSION after each wave, such as 25%%,100%% (default: none, one "
-        "server)",
+    text = "shares of the servers at --url that have VERSION after each wave, such as 25%%,100%%"
+    option(parser, "--waves", "PERCENT,...", text, (), type=percents, shown="none, one server")
+    option(
+        parser, "--rows", "N", "rows that each wave compares, and then serves, before the next wave", 1000, type=index
     )
-    parser.add_argument(
-        "--rows",
-        type=index,
-        default=1000,
-        metavar="N",
-        help="rows that each wave compares, and then serves, before the next wave (default: 1000)",
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="largest difference of a row in the waves, as in `kanserve shadow`; 0: the tolerance of the export "
-        "(default: 0)",
-    )
+    text = "largest difference of a row in the waves, as in `kanserve shadow`; 0: the tolerance of the export"
+    option(parser, "--tolerance", "X", text, 0.0, type=float)
     add_client_options(parser)
 
 
@@ -94,11 +86,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         with session.connection(args, model=args.name) as client:
             choice = control.promote(client, args.name, args.version)
-    if args.json:
-        print_json(asdict(choice))
-    else:
-        say(f"{choice.model}: default version {choice.version}, previously {choice.previous_version or 'none'}")
-    return Exit.DONE
+    text = f"{choice.model}: default version {choice.version}, previously {choice.previous_version or 'none'}"
+    return print_result(args, asdict(choice), text)
 
 
 def _roll_out(args: argparse.Namespace) -> int:

@@ -27,7 +27,6 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     add_row_options(parser, "the counted baseline rows of the export, otherwise its synthetic verification rows")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.html", help="write the model card to this file")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from kanexport.shared.cli.console import Exit, print_json, say
 from kanserve.cli import default_file, session
-from kanserve.cli.options import add_client_options, add_name
+from kanserve.cli.options import add_client_options, add_name, print_result
 from kanserve.client import control
 
 TEXT = """Restore the default version that a model had before the last `kanserve promote`.
@@ -25,7 +24,6 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     add_name(parser)
     default_file.add_repository_option(parser)
     add_client_options(parser)
@@ -39,8 +37,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         with session.connection(args, model=args.name) as client:
             choice = control.rollback(client, args.name)
-    if args.json:
-        print_json(asdict(choice))
-    else:
-        say(f"{choice.model}: default version {choice.version} restored, previously {choice.previous_version}")
-    return Exit.DONE
+    text = f"{choice.model}: default version {choice.version} restored, previously {choice.previous_version}"
+    return print_result(args, asdict(choice), text)

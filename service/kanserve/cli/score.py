@@ -13,7 +13,7 @@ from kanexport.shared.cli import tables as progress
 from kanexport.shared.cli.console import Exit, exit_codes_of, note, print_json
 from kanexport.shared.naming import listed
 from kanserve.cli import session
-from kanserve.cli.options import CommandError, InputError, add_json_option, whole
+from kanserve.cli.options import CommandError, InputError, add_json_option, flag, number, option, whole
 from kanserve.errors import BackendError, KanserveError, ResourceExhausted
 from kanserve.scoring import files
 from kanserve.scoring.run import Run, Summary
@@ -38,7 +38,6 @@ MOST_THREADS, MOST_INPUTS = 1024, 10_000
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
     parser.add_argument(
         "model",
         metavar="FOLDER|FILE",
@@ -54,66 +53,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, metavar="FOLDER", help="folder or URL of the results; a folder is created"
     )
-    parser.add_argument(
-        "--version",
-        type=lambda text: whole(text, "a version number from 1", lambda value: value > 0),
-        metavar="N",
-        help="version of the model (default: the highest)",
-    )
+    option(parser, "--version", "N", "version of the model", type=_version, shown="the highest")
     parser.add_argument(
         "--format", choices=record_batches.FORMS, help="format of the results (default: that of each input file)"
     )
-    parser.add_argument(
-        "--keep", nargs="+", default=[], metavar="COLUMN", help="columns that the results keep (default: none)"
+    option(parser, "--keep", "COLUMN", "columns that the results keep", [], nargs="+", shown="none")
+    text = "add the N inputs with the largest contributions to the output, or to the largest of several outputs"
+    option(parser, "--explain-top-k", "N", text, 0, type=whole(0, MOST_INPUTS))
+    flag(parser, "--coverage", "add the number of inputs out of range, and the farthest one")
+    text = "add the prediction interval of each output, or for a classifier whether each class is in the prediction set"
+    flag(parser, "--intervals", text)
+    text = (
+        "add the error bar of each output, of a model that was exported with --error-bars; inf for a row outside "
+        "of the certified box"
     )
-    parser.add_argument(
-        "--explain-top-k",
-        type=lambda text: whole(
-            text, f"a whole number from 0 to {MOST_INPUTS}", lambda value: 0 <= value <= MOST_INPUTS
-        ),
-        default=0,
-        metavar="N",
-        help="add the N inputs with the largest contributions to the output, or to the largest of several outputs "
-        "(default: 0)",
-    )
-    parser.add_argument(
-        "--coverage",
-        action="store_true",
-        help="add the number of inputs out of range, and the farthest one (default: off)",
-    )
-    parser.add_argument(
-        "--intervals",
-        action="store_true",
-        help="add the prediction interval of each output, or for a classifier whether each class is in the prediction "
-        "set (default: off)",
-    )
-    parser.add_argument(
-        "--error-bars",
-        action="store_true",
-        help="add the error bar of each output, of a model that was exported with --error-bars; inf for a row outside "
-        "of the certified box (default: off)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=lambda text: whole(
-            text, f"a whole number from 1 to {MOST_THREADS}", lambda value: 0 < value <= MOST_THREADS
-        ),
-        default=len(os.sched_getaffinity(0)),
-        metavar="N",
-        help="compute threads (default: one per core)",
-    )
+    flag(parser, "--error-bars", text)
+    cores = len(os.sched_getaffinity(0))
+    option(parser, "--threads", "N", "compute threads", cores, type=whole(1, MOST_THREADS), shown="one per core")
     parser.add_argument(
         "--non-finite",
         choices=NON_FINITE,
         default=ERROR,
         help="error: reject NaN and infinities; pass: score them as the model computes them (default: error)",
     )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace the results of another model or of other options (default: off)",
-    )
+    flag(parser, "--overwrite", "replace the results of another model or of other options")
     add_json_option(parser)
+
+
+def _version(text: str) -> int:
+    return number(text, int, "a version number from 1", lambda value: value > 0)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from kanexport.shared.cli.console import MEANINGS, Exit, exit_codes_of, print_js
 from kanexport.shared.cli.tables import Table
 from kanserve.cli.doctor import check_results
 from kanserve.cli.doctor.check_results import Finding, problem, well
-from kanserve.cli.options import CommandError, add_json_option
+from kanserve.cli.options import CommandError, add_json_option, flag
 from kanserve.config import settings as settings_schema
 from kanserve.config import sources
 from kanserve.config.reference import value_text
@@ -50,7 +50,6 @@ EXITS = exit_codes_of(
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command: one per setting, named as the setting is."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
     absent: dict[str, Any] = {"default": argparse.SUPPRESS}  # a flag overrides the file only if it was given
     parser.add_argument(
         "repository",
@@ -60,31 +59,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         **absent,
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="file with settings, TOML (default: none)")
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="check settings, certificates, ports, host and models, print the findings and exit (default: off)",
-    )
-    parser.add_argument(
-        "--show-config", action="store_true", help="print each setting with its source and exit (default: off)"
-    )
+    flag(parser, "--check", "check settings, certificates, ports, host and models, print the findings and exit")
+    flag(parser, "--show-config", "print each setting with its source and exit")
     groups: dict[str, Any] = {}
-    for name, flag in settings_schema.flags().items():
-        if flag.group not in groups:
-            groups[flag.group] = parser.add_argument_group(flag.group)
+    for name, about in settings_schema.flags().items():
+        if about.group not in groups:
+            groups[about.group] = parser.add_argument_group(about.group)
         # No metavar is a switch. One such as "cpu|cuda" is a choice; a word in capitals stands for other values.
-        kind: dict[str, Any] = {"metavar": flag.metavar} if flag.metavar else {"action": argparse.BooleanOptionalAction}
-        if "|" in flag.metavar and flag.metavar.islower():
-            kind["choices"] = flag.metavar.split("|")
-        option = f"--{name.replace('_', '-')}"
+        kind: dict[str, Any] = (
+            {"metavar": about.metavar} if about.metavar else {"action": argparse.BooleanOptionalAction}
+        )
+        if "|" in about.metavar and about.metavar.islower():
+            kind["choices"] = about.metavar.split("|")
+        long = f"--{name.replace('_', '-')}"
         field = settings_schema.Settings.model_fields[name]
-        default = value_text(field.default, flag.metavar)
+        default = value_text(field.default, about.metavar)
         if isinstance(field.default, bool):
             default = "on" if field.default else "off"
-        elif flag.metavar == "BYTES":
+        elif about.metavar == "BYTES":
             default = default.replace(" ", "")  # a flag accepts it in this form
-        groups[flag.group].add_argument(
-            option, help=f"{field.description} (default: {default})".replace("%", "%%"), **kind, **absent
+        groups[about.group].add_argument(
+            long, help=f"{field.description} (default: {default})".replace("%", "%%"), **kind, **absent
         )
     add_json_option(parser)
 

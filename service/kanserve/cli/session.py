@@ -258,9 +258,9 @@ def served(args: argparse.Namespace) -> Iterator[None]:
     rows = getattr(args, "input", None)
     with (
         exported(args.name, rows, then="serving it") as (folder, name),
-        running(folder / MODELS, folder / "log") as address,
+        started(folder / MODELS, folder / "log") as server,
     ):
-        args.name, args.url = name, address
+        args.name, args.url = name, server["grpc"]
         yield
 
 
@@ -317,16 +317,9 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(models: Path, log: Path, *flags: str) -> Iterator[str]:
-    """A server for a repository, on free ports, and its address. Raises CommandError."""
-    with started(models, log, *flags) as facts:
-        yield facts["grpc"]
-
-
-@contextlib.contextmanager
 def started(models: Path, log: Path, *flags: str, cores: Collection[int] = ()) -> Iterator[dict[str, Any]]:
-    """A server as `running`, on these cores (none: all), and its document: the addresses `grpc` and `metrics`, and
-    `pid`. Raises CommandError."""
+    """A server for a repository, on free ports and these cores (none: all), and its document: the addresses `grpc` and
+    `metrics`, and `pid`. Raises CommandError."""
     words: Sequence[str] = ("serve", str(models), "--grpc-port", "0", "--metrics-port", "0", "--json", *flags)
     with log.open("w") as errors, _on_cores(cores):
         process = subprocess.Popen(

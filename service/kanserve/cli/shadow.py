@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from kanexport.shared.cli.console import print_json, say
+from kanexport.shared.cli.console import note, print_json, say
 from kanserve.cli import session
-from kanserve.cli.options import add_client_options, add_name
+from kanserve.cli.options import add_client_options, add_name, flag, option
 from kanserve.client import control, fleet
 
 TEXT = """Mirror traffic to another version of a model (shadow deployment), and report how much its outputs differ.
@@ -24,11 +24,11 @@ EXAMPLES = """examples:
   kanserve shadow digits --stop
   kanserve shadow digits --url dns:///kanserve.models.svc:8001    # the sum of all servers of the name
 """
+EXITS = session.EXITS_OF_SEVERAL
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{session.EXITS_OF_SEVERAL}"
     add_name(parser)
     parser.add_argument(
         "version",
@@ -37,30 +37,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="",
         help="version that gets the mirrored requests (default: none, report the running shadow version)",
     )
-    parser.add_argument(
-        "--share",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of the requests to mirror, up to 1; 0: all requests (default: 0)",
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="largest difference of a row, relative to its largest output or to 1; 0: the tolerance of the export "
-        "(default: 0)",
-    )
-    parser.add_argument(
-        "--stop", action="store_true", help="stop the shadow version and report the results (default: off)"
-    )
+    option(parser, "--share", "SHARE", "share of requests to mirror, above 0 up to 1", 1.0, type=float)
+    text = "largest difference of a row, relative to its largest output or to 1; 0: the tolerance of the export"
+    option(parser, "--tolerance", "X", text, 0.0, type=float)
+    flag(parser, "--stop", "stop the shadow version and report the results")
     add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or 1 if a server of several did not reply. Raises CommandError."""
-    options = {"share": args.share, "tolerance": args.tolerance, "stop": args.stop}
+    if args.share == 0:
+        note("warning: --share 0 mirrors all requests; write --share 1")
+    options = {"share": args.share or 1.0, "tolerance": args.tolerance, "stop": args.stop}
     with session.connections(args, model=args.name) as clients:
         replies = fleet.ask(clients, lambda each: control.shadow(each, args.name, args.version, **options))
         report = fleet.added_shadows(replies)

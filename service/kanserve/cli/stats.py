@@ -11,13 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.shared.cli.console import Exit, note, print_json, say
+from kanexport.shared.cli.console import Exit, note, print_json
 from kanexport.shared.cli.tables import Table
 from kanexport.shared.manifest import HYBRID
 from kanserve.cli import session
-from kanserve.cli.options import add_client_options, add_model_options, add_show_option, index, positive_seconds
+from kanserve.cli.options import (
+    add_client_options,
+    add_model_options,
+    add_show_option,
+    flag,
+    index,
+    option,
+    positive_seconds,
+    print_result,
+)
 from kanserve.client import fleet, targets
-from kanserve.client.statistics import OUTPUT, ZONES, NodeStatistics, Statistics, node_name
+from kanserve.client.statistics import MOMENTS, OUTPUT, ZONES, NodeStatistics, Statistics, node_name
 from kanserve.plotting.characters import bar, line
 from kanserve.types import Description
 
@@ -34,32 +43,22 @@ EXAMPLES = """examples:
   kanserve stats digits --reset                                   # needs the role admin
   kanserve stats digits --url 10.0.0.1:8001,10.0.0.2:8001         # the sum of both servers
 """
+EXITS = session.EXITS_OF_SEVERAL
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{session.EXITS_OF_SEVERAL}"
     add_model_options(parser)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--watch",
-        action="store_true",
-        help="print the statistics repeatedly, until the version is replaced or you press Ctrl-C (default: off)",
-    )
+    flag(how, "--watch", "print the statistics repeatedly, until the version is replaced or you press Ctrl-C")
     how.add_argument("--reset", action="store_true", help="reset the counts, and print no statistics (default: off)")
     parser.add_argument(
         "--latest", action="store_true", help="only the latest rows, a few hundred (default: off, all rows)"
     )
-    parser.add_argument(
-        "--interval",
-        type=positive_seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help="time between two updates of --watch in seconds (default: 2)",
+    option(
+        parser, "--interval", "SECONDS", "time between two updates of --watch in seconds", 2.0, type=positive_seconds
     )
-    parser.add_argument(
-        "--updates", type=index, default=0, metavar="N", help="number of updates of --watch; 0: no limit (default: 0)"
-    )
+    option(parser, "--updates", "N", "number of updates of --watch; 0: no limit", 0, type=index)
     add_show_option(parser, 8, "nodes, and of classes,")
     add_client_options(parser)
 
@@ -85,11 +84,7 @@ def run(args: argparse.Namespace) -> int:
                         note(f"end of the updates: {update.end_reason}")
                 return Exit.DONE
             since = client.reset_statistics(args.name, args.model_version)
-        if args.json:
-            print_json({"model": args.name, "since": since})
-        else:
-            say(f"{args.name}: counts reset")
-        return Exit.DONE
+        return print_result(args, {"model": args.name, "since": since}, f"{args.name}: counts reset")
     with session.connections(args, model=args.name) as clients:
         replies = fleet.ask(clients, lambda each: each.statistics(args.name, args.model_version, source=source))
         statistics = fleet.added(replies)
@@ -147,7 +142,6 @@ def _show(
 
 
 DRAWN = "drawn"
-MOMENTS = ("mean", "std", "min", "max")
 NAMES = tuple(zone.replace("_", " ") for zone in ZONES)
 LEGEND = (
     "in grid; extended grid: fewer basis functions are active; out of grid: outside all knots",

@@ -16,8 +16,8 @@ from typing import Any
 from kanexport.shared import safe_files
 from kanexport.shared.cli.console import Exit, note, print_json, say
 from kanserve.auth import token_file
-from kanserve.auth.roles import Role
-from kanserve.cli.options import CommandError, InputError, add_json_option, invalid, number
+from kanserve.auth.permissions import Role
+from kanserve.cli.options import CommandError, InputError, add_json_option, flag, invalid, number, option
 from kanserve.errors import ConfigError
 
 TEXT = """Manage access tokens: create, list or revoke tokens in the token file of a server.
@@ -38,7 +38,6 @@ DAYS = re.compile(r"([1-9]\d{0,4})d")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     parser.add_argument(
         "action",
         choices=("new", "list", "revoke"),
@@ -52,42 +51,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="name of the token, which the server logs; new and revoke need it (default: none)",
     )
-    parser.add_argument(
-        "--tokens",
-        type=Path,
-        default=os.environ.get("KANSERVE_TOKENS"),
-        metavar="FILE",
-        help="token file of the server, as for `kanserve serve --tokens` (default: KANSERVE_TOKENS)",
-    )
-    parser.add_argument(
-        "--roles",
-        type=_roles,
-        metavar="A,B",
-        help=f"new: roles of the token, separated by commas: {', '.join(Role)} (default: none, required)",
-    )
-    parser.add_argument(
-        "--expires",
-        type=_time,
-        metavar="TIME",
-        help="new: expiry as a date (2027-01-31) or in days from now (90d) (default: never)",
-    )
-    parser.add_argument(
-        "--rate",
-        type=lambda text: number(text, "a number of calls per second above 0", lambda n: 0 < n <= token_file.FASTEST),
-        metavar="N",
-        help="new: largest number of calls per second (default: no limit)",
-    )
-    parser.add_argument(
-        "--stdin",
-        action="store_true",
-        help="new: read the token from stdin, such as a token from a secret store (default: off)",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="new: write the token to this file with mode 0600; an existing file is an error (default: stdout)",
-    )
+    text = "token file of the server, as for `kanserve serve --tokens`"
+    option(parser, "--tokens", "FILE", text, os.environ.get("KANSERVE_TOKENS"), type=Path, shown="KANSERVE_TOKENS")
+    text = f"new: roles of the token, separated by commas: {', '.join(Role)}"
+    option(parser, "--roles", "A,B", text, type=_roles, shown="none, required")
+    text = "new: expiry as a date (2027-01-31) or in days from now (90d)"
+    option(parser, "--expires", "TIME", text, type=_time, shown="never")
+    text = "new: largest number of calls per second"
+    option(parser, "--rate", "N", text, type=_rate, shown="no limit")
+    flag(parser, "--stdin", "new: read the token from stdin, such as a token from a secret store")
+    text = "new: write the token to this file with mode 0600; an existing file is an error"
+    option(parser, "--output", "FILE", text, type=Path, shown="stdout")
     parser.add_argument("--force", action="store_true", help="new: replace an existing --output file (default: off)")
     add_json_option(parser)
 
@@ -231,6 +205,11 @@ def _roles(text: str) -> list[Role]:
         return sorted({Role(role.strip()) for role in text.split(",")})
     except ValueError as error:
         raise invalid(text, f"one or more of {', '.join(Role)}, separated by commas") from error
+
+
+def _rate(text: str) -> float:
+    expected = "a number of calls per second above 0"
+    return number(text, float, expected, lambda value: 0 < value <= token_file.FASTEST)
 
 
 def _time(text: str) -> datetime.datetime:

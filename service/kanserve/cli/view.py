@@ -13,7 +13,7 @@ from types import FrameType
 
 from kanexport.shared.cli.console import Exit, note
 from kanserve.cli import session
-from kanserve.cli.options import CommandError, add_json_option
+from kanserve.cli.options import CommandError, add_json_option, flag
 
 TEXT = """Open the web UI for a local repository or checkpoint.
 
@@ -28,11 +28,8 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
     parser.add_argument("folder", metavar="FOLDER", help="model repository, or the path of a checkpoint")
-    parser.add_argument(
-        "--no-browser", action="store_true", help="print the address without opening a browser (default: off)"
-    )
+    flag(parser, "--no-browser", "print the address without opening a browser")
     add_json_option(parser)
 
 
@@ -48,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
         with (
             _models(args.folder) as (models, name),
             tempfile.TemporaryDirectory(prefix="kanserve-") as folder,
-            session.running(models, Path(folder) / "log", "--transport", "asgi") as address,
+            session.started(models, Path(folder) / "log", "--transport", "asgi") as server,
         ):
-            where = session.ui_address(address, *([name] if name else []))
+            where = session.ui_address(server["grpc"], *([name] if name else []))
             session.show(where, browser=not args.no_browser, as_json=args.json)
             note("press Ctrl-C to stop the server")
             ended.wait()

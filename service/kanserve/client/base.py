@@ -61,7 +61,7 @@ class Peer(ABC, Generic[C]):
         token: str = "",
         token_in_clear: bool = False,
     ) -> None:
-        """Connect at the first call. Raises ValueError for invalid arguments.
+        """Client of one or several servers. It connects at the first call. Raises ValueError for invalid arguments.
 
         If there are several addresses, or a DNS name of several servers, calls take turns (round robin). Servers that
         are not reachable or not ready get none, and a retry goes to another server. A server with errors for most of

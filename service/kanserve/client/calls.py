@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from kanexport.shared.sections import CertificateInfo
 from kanserve.client import encoding, errors, explanation, model_info, results
 from kanserve.client.encoding import from_fields, index_of, of_frame, packed, pairs, version_text
 from kanserve.client.explanation import Coverage, Explanation
-from kanserve.client.results import Answer, IndexEntry, LayerValues, ServedModel, expected_of, result_of
+from kanserve.client.results import IndexEntry, InferenceResult, LayerValues, ServedModel, expected_of, result_of
 from kanserve.client.statistics import Statistics, Update, compared, statistics_of, updates_of
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
@@ -140,30 +141,50 @@ def model(name: str, version: int | str = "") -> Request[ServedModel]:
     )
 
 
+R = TypeVar("R")
+P = ParamSpec("P")
+
+
+def _with_old_keywords(make: Callable[P, R]) -> Callable[P, R]:
+    """`infer` that also takes its old keywords, with a warning: `tensors` for `model`, and `model` for `name`."""
+
+    @functools.wraps(make)
+    def call(*args: Any, **options: Any) -> R:
+        if "tensors" in options or (args and "model" in options):
+            text = "infer: the argument `tensors` is now `model`, and `model` is now `name`"
+            warnings.warn(text, DeprecationWarning, stacklevel=3)  # the caller of the client's method
+            options["name"] = options.pop("model", "")
+            args = (options.pop("tensors"), *args) if "tensors" in options else args
+        return make(*args, **options)
+
+    return call
+
+
+@_with_old_keywords
 def infer(
-    tensors: ServedModel | TensorInfo | Sequence[TensorInfo] | str,
+    model: ServedModel | TensorInfo | Sequence[TensorInfo] | str,
     rows: Any,
     *,
-    model: str = "",
+    name: str = "",
     version: int | str = "",
     outputs: Sequence[str] = (),
     parameters: Mapping[str, ParameterValue] = NONE,
-) -> Request[Answer]:
+) -> Request[InferenceResult]:
     """Inference request. The result has the outputs as arrays by name.
 
-    tensors     a ServedModel (`client.model(name)`), a model's name, which is looked up each time, or the inputs
+    model       model name, or a ServedModel (`client.model(name)`) to skip the metadata lookup, or the inputs
     rows        rows of the input, or a mapping by name for several inputs
-    model       the model's name; with a ServedModel or a name in `tensors`, it is not needed
+    name        model name, if `model` has the inputs
     outputs     names of the requested outputs, also "kan.interval" for prediction intervals and "kan.error_bar" for
                 error bars; empty: all of the model
     parameters  request parameters, such as {"kan.explain_top_k": 5} for attributions and {"kan.coverage": True}
 
     With a ServedModel, rows may be a DataFrame, whose columns are put in the model's order.
     """
-    if isinstance(tensors, str):
+    if isinstance(model, str):
         build = partial(inference, rows=rows, version=version, outputs=outputs, parameters=parameters)
-        return _after_model(tensors, version, build)
-    return inference(tensors, rows, model=model, version=version, outputs=outputs, parameters=parameters)
+        return _after_model(model, version, build)
+    return inference(model, rows, model=name, version=version, outputs=outputs, parameters=parameters)
 
 
 def inference(
@@ -174,8 +195,9 @@ def inference(
     version: int | str = "",
     outputs: Sequence[str] = (),
     parameters: Mapping[str, ParameterValue] = NONE,
-) -> Call[Answer]:
-    """Inference call for known inputs, with the arguments of `infer`."""
+) -> Call[InferenceResult]:
+    """Inference call for known inputs, with the arguments of `infer`. `model`: the model name; it is not needed with a
+    ServedModel."""
     names, called, served = UNNAMED, index_of(rows), None
     if isinstance(tensors, ServedModel):
         names, served = tensors.names, tensors
@@ -198,12 +220,10 @@ def inference(
     )
 
 
-def _after_model(name: str, version: int | str, then: Callable[[ServedModel], Call[Answer]]) -> Chained[Answer]:
+def _after_model(
+    name: str, version: int | str, then: Callable[[ServedModel], Call[InferenceResult]]
+) -> Chained[InferenceResult]:
     return Chained(model(name, version), then)
-
-
-R = TypeVar("R")
-P = ParamSpec("P")
 
 
 def describe(name: str, version: int | str = "") -> Call[Description]:

@@ -23,7 +23,7 @@ from kanserve.client.calls import inference
 from kanserve.client.encoding import dtype_of, index_of, of_frame, version_text
 from kanserve.client.errors import NotFound, RateLimited, TooLarge
 from kanserve.client.explanation import Coverage, Explanation, joined, joined_coverage
-from kanserve.client.results import Answer, LayerValues, ServedModel, check_rows
+from kanserve.client.results import InferenceResult, LayerValues, ServedModel, check_rows
 from kanserve.client.sync import Client, Pending
 from kanserve.errors import BadRequest
 from kanserve.types import Description, TensorInfo
@@ -36,28 +36,9 @@ WINDOW = 4  # requests in flight at a time
 PAUSE = 0.5  # seconds to wait if the server limits the rate and states no time
 
 
-def infer(
-    client: Client, model: ServedModel, rows: Any, *, version: int | str = "", progress: Progress | None = None
-) -> Answer:
-    """Outputs by name for all `rows` [rows, ...], in order. `rows`: for several inputs, a mapping by name. Raises
-    ClientError."""
-    called, rows = index_of(rows), of_frame(rows, model.names)
-    parts, done = [], 0
-    for result in stream(client, model, [rows], version=version):
-        parts.append(result)
-        done += rows_of(result)
-        if progress:
-            progress(done, count(rows))
-    if len(parts) == 1:
-        return dataclasses.replace(parts[0], index=called)
-    with _joins(client):
-        outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
-    return Answer(parts[-1].version, outputs, parts[-1].parameters, model.names, called)
-
-
 def stream(
     client: Client, model: ServedModel, parts: Iterable[Any], *, version: int | str = "", outputs: Sequence[str] = ()
-) -> Iterator[Answer]:
+) -> Iterator[InferenceResult]:
     """Outputs for consecutive parts of rows, in order. Each part has the form that `infer` takes, and each result has
     the rows of one request. At most WINDOW requests are in flight. The client takes the next part after a response. The
     client sends one request for parts without rows. `outputs`: names; empty: all. If `version` is empty, the version of
@@ -71,11 +52,11 @@ class _Stream:
     def __init__(self, client: Client, model: ServedModel, version: str, outputs: Sequence[str]) -> None:
         self._client, self._model, self._version, self._outputs = client, model, version, outputs
         self._window, self._most = WINDOW, 0  # most rows of a request, 0: no limit is known yet
-        self._waiting: deque[tuple[Any, Pending[Answer]]] = deque()
+        self._waiting: deque[tuple[Any, Pending[InferenceResult]]] = deque()
         self._first: str | None = None  # version of the first response
         self._several = False
 
-    def results(self, parts: Iterable[Any]) -> Iterator[Answer]:
+    def results(self, parts: Iterable[Any]) -> Iterator[InferenceResult]:
         rows, sent = None, False
         try:
             for rows in parts:
@@ -98,11 +79,11 @@ class _Stream:
             for _, pending in self._waiting:
                 pending.cancel()
 
-    def _sent(self, rows: Any) -> Pending[Answer]:
+    def _sent(self, rows: Any) -> Pending[InferenceResult]:
         call = inference(self._model, rows, version=self._version, outputs=self._outputs)
         return Pending(self._client, call)
 
-    def _checked(self, rows: Any, pending: Pending[Answer]) -> Answer:
+    def _checked(self, rows: Any, pending: Pending[InferenceResult]) -> InferenceResult:
         """The response for `rows` of the version of the first response. The client repeats the request with this
         version if another version responded. Raises ClientError."""
         try:
@@ -122,7 +103,7 @@ class _Stream:
                 check_rows(f"output '{name}'", values.shape, count(rows))
         return result
 
-    def _next(self) -> Iterator[Answer]:
+    def _next(self) -> Iterator[InferenceResult]:
         """The results of the oldest request."""
         rows, pending = self._waiting.popleft()
         try:
@@ -226,7 +207,7 @@ def _sleep(error: RateLimited, *, until: float) -> None:
     time.sleep(wait)
 
 
-def rows_of(result: Answer) -> int:
+def rows_of(result: InferenceResult) -> int:
     """Number of rows of a response."""
     return max((len(values) for values in result.outputs.values() if values.ndim), default=0)
 

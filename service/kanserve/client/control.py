@@ -71,12 +71,12 @@ def shadow(
     name: str,
     version: int | str = "",
     *,
-    share: float = 0.0,
+    share: float = 1.0,
     tolerance: float = 0.0,
     stop: bool = False,
 ) -> ShadowReport:
-    """Start a shadow deployment of a version; "": only return the results; `stop`: end it. 0 for `share` and
-    `tolerance` means all requests, and the tolerance of the version's export."""
+    """Start a shadow deployment of a version; "": only return the results; `stop`: end it. `share`: of the
+    requests, above 0 up to 1. 0 for `tolerance` means the tolerance of the version's export."""
     request = kan.ShadowModelRequest(
         model_name=name, model_version=version_text(version), share=share, tolerance=tolerance, stop=stop
     )

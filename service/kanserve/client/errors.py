@@ -1,13 +1,13 @@
 """Error classes of the client.
 
 ClientError             has the gRPC status name, the server's error code and its hint
-├── Refused             the server rejects the request, and would reject it again
+├── RequestRejected     the server rejects the request, and would reject it again
 │   ├── InvalidInput    the request has a wrong name, shape, type or value
 │   ├── NotFound        unknown model or version
 │   ├── NotAllowed      missing or unknown token or certificate, or a missing role
 │   ├── TooLarge        the request or the response exceeds a limit
 │   └── NotSupported    the model or the server does not support the request
-├── NoAnswer            the same call may succeed later
+├── TransientError      the same call may succeed later
 │   ├── Unavailable     the server starts, shuts down or is overloaded
 │   │   └── Unreachable the address has no server
 │   ├── RateLimited     the server limits the rate of calls, or their bytes
@@ -16,7 +16,7 @@ ClientError             has the gRPC status name, the server's error code and it
 
 try:
     result = client.infer(...)
-except kanserve.NoAnswer:
+except kanserve.TransientError:
     ...  # send the request to another server
 """
 
@@ -48,35 +48,35 @@ class ClientError(Exception):
         return self.code in INPUT_CODES
 
 
-class Refused(ClientError):
+class RequestRejected(ClientError):
     """Request that the server understood and rejected."""
 
 
-class InvalidInput(Refused):
+class InvalidInput(RequestRejected):
     """Wrong request: the name of a tensor or layer, a shape, a type or a value."""
 
 
-class NotFound(Refused):
+class NotFound(RequestRejected):
     """Unknown model or version."""
 
 
-class NotAllowed(Refused):
+class NotAllowed(RequestRejected):
     """Missing permission: no token or certificate was presented, none that is known, or one that lacks the role."""
 
 
-class TooLarge(Refused):
+class TooLarge(RequestRejected):
     """Request or response that exceeds a limit."""
 
 
-class NotSupported(Refused):
+class NotSupported(RequestRejected):
     """Request that the model cannot serve (such as edges of a plain ONNX graph), or that the server does not offer."""
 
 
-class NoAnswer(ClientError):
-    """Missing response; the same call may succeed later."""
+class TransientError(ClientError):
+    """Failed call that may succeed later."""
 
 
-class Unavailable(NoAnswer):
+class Unavailable(TransientError):
     """Temporary inability of the server to respond."""
 
 
@@ -84,14 +84,14 @@ class Unreachable(Unavailable):
     """Address without a server."""
 
 
-class RateLimited(NoAnswer):
+class RateLimited(TransientError):
     """Exceeded limit of the rate of calls, or of their bytes in flight. `retry_after`: seconds to wait, as the server
     states; None if it states "never"."""
 
     retry_after: float | None = None
 
 
-class DeadlineExceeded(NoAnswer):
+class DeadlineExceeded(TransientError):
     """Missing response within the client's timeout."""
 
 

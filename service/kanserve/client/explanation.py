@@ -16,7 +16,7 @@ from kanserve.analysis.coverage import Zone
 from kanserve.client import encoding
 from kanserve.client.encoding import from_fields, index_of, of_frame
 from kanserve.client.errors import ArgumentError
-from kanserve.client.results import Answer, check_rows, check_version
+from kanserve.client.results import InferenceResult, check_rows, check_version
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description, LayerPath
 
@@ -49,7 +49,7 @@ class Coverage:
         return np.asarray(self.counts[:, :, 2] > 0)
 
 
-def coverage_of(result: Answer, rows: int) -> Coverage:
+def coverage_of(result: InferenceResult, rows: int) -> Coverage:
     """Grid coverage that the response for some rows has. Raises KeyError without one, ValueError for another number of
     rows."""
     outputs = result.outputs

@@ -16,7 +16,7 @@ import numpy as np
 from kanserve.analysis import drift
 from kanserve.client.control import ShadowReport
 from kanserve.client.errors import ArgumentError, ClientError
-from kanserve.client.statistics import COMPARED, Floats, NodeStatistics, Statistics
+from kanserve.client.statistics import MEASURES, Floats, NodeStatistics, Statistics
 from kanserve.client.sync import Client
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ def _nodes(parts: Sequence[NodeStatistics], rows: int, baseline_rows: int, node_
         both = ([row.tolist() for row in each] for each in (first.baseline_counts, counts))
         reference, current = (drift.padded(each, int(lengths.max())) for each in both)
         figures = drift.compare_counts(reference, baseline_rows, current, rows, lengths, node_count)
-        compared = {name: getattr(figures, name) for name in COMPARED if name != "drifted"}
+        compared = {name: getattr(figures, name) for name in MEASURES}
     mean, std = _moments(parts)
     return replace(
         first,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from kanserve.types import (
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """Metadata that inference needs. If `max_batch_size` is 0, the model has no batch dimension."""
+    """Inputs, outputs and batch limit of a served model. If `max_batch_size` is 0, the model has no batch dimension."""
 
     name: str
     versions: tuple[str, ...]
@@ -57,7 +58,7 @@ class IndexEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class InferenceResult:
     """Outputs of an inference by name, and the version that computed them.
 
     parameters  parameters of the response
@@ -105,6 +106,15 @@ class Answer:
         return UNNAMED.columns(sizes) | self.names.columns(own) | optional
 
 
+if not TYPE_CHECKING:  # a type checker would accept any name of a module with this function
+
+    def __getattr__(name: str) -> Any:
+        if name != "Answer":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn(f"{__name__}.{name} is now {__name__}.InferenceResult", DeprecationWarning, stacklevel=2)
+        return InferenceResult
+
+
 class Expected(NamedTuple):
     """Properties that the response to an inference must have.
 
@@ -125,7 +135,7 @@ def expected_of(version: str, outputs: Sequence[str], shape: Sequence[int], mode
     return Expected(version, {name: known.get(name) for name in outputs} if outputs else known, rows)
 
 
-def result_of(message: oip.ModelInferResponse, *, expected: Expected, names: Names, index: Any) -> Answer:
+def result_of(message: oip.ModelInferResponse, *, expected: Expected, names: Names, index: Any) -> InferenceResult:
     """The result of an inference. Raises NotSupported for an output of a datatype that numpy does not have, ValueError
     for a response without the expected properties."""
     check_version(message.model_version, expected.version)
@@ -143,7 +153,7 @@ def result_of(message: oip.ModelInferResponse, *, expected: Expected, names: Nam
         if name not in arrays:
             raise ValueError(f"output '{name}' is missing")
     parameters = message.parameters
-    return Answer(
+    return InferenceResult(
         message.model_version, arrays, encoding.read_parameters(parameters) if parameters else {}, names, index
     )
 

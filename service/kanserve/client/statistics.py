@@ -18,19 +18,9 @@ from kanserve.types import Description
 
 Floats = NDArray[np.float64]
 OUTPUT = -1
-COMPARED = ("psi", "psi_threshold", "drifted", "js", "wasserstein", "out_of_range", "baseline_out_of_range")
-FIGURES = (
-    "psi",
-    "js",
-    "wasserstein",
-    "psi_threshold",
-    "out_of_range",
-    "baseline_out_of_range",
-    "mean",
-    "std",
-    "min",
-    "max",
-)
+MEASURES = ("psi", "psi_threshold", "js", "wasserstein", "out_of_range", "baseline_out_of_range")  # of drift
+COMPARED = (*MEASURES[:2], "drifted", *MEASURES[2:])
+MOMENTS = ("mean", "std", "min", "max")
 ZONES = ("in_grid", "extended_grid", "out_of_grid")
 
 
@@ -110,7 +100,7 @@ class Statistics:
         """A pandas DataFrame with a line for each node: its name, its layer (-1: the outputs), its number there, and
         its figures. Raises ImportError without pandas."""
         lines: dict[str, list[Any]] = {"name": [], "layer": [], "node": []}
-        figures = ("mean", "std", "min", "max", "nonfinite", *(COMPARED if self.baseline_rows else ()))
+        figures = (*MOMENTS, "nonfinite", *(COMPARED if self.baseline_rows else ()))
         for part in self.nodes:
             count = range(len(part.nonfinite))
             lines["layer"] += [part.layer] * len(count)
@@ -155,7 +145,7 @@ def statistics_of(message: kan.GetStatisticsResponse) -> Statistics:
     """The response as plain values."""
     nodes = []
     for part in message.nodes:
-        figures = {name: np.frombuffer(getattr(part, name), "<f8") for name in FIGURES}
+        figures = {name: np.frombuffer(getattr(part, name), "<f8") for name in (*MEASURES, *MOMENTS)}
         nonfinite = np.frombuffer(part.nonfinite, "<u8")
         bounds = np.split(np.frombuffer(part.bounds, "<f8"), np.cumsum(part.bound_counts)[:-1])
         bounds = bounds * len(nonfinite) if len(bounds) == 1 else bounds

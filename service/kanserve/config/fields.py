@@ -70,15 +70,13 @@ class FlagForm:
     metavar: str
 
 
-def setting(
-    group: Group, default: Any, description: str, *, metavar: str = "", live: bool = False, **checks: Any
-) -> Any:
-    """A setting under a heading of the help, with its default. `metavar`: as in `metavar`, if the type does not say it.
-    `live`: it may change while the server runs, and `App.change` applies it."""
+def setting(group: Group, default: Any, *, metavar: str = "", live: bool = False, **checks: Any) -> Any:
+    """A setting under a heading of the help, with its default; the string after it is its description. `metavar`: as in
+    `metavar`, if the type does not say it. `live`: it may change while the server runs, and `App.change` applies it."""
     if "pattern" in checks:  # which pydantic looks for anywhere in a value
         checks["pattern"] = f"^({checks['pattern']})$"
     shown: JsonDict = {"group": group, "metavar": metavar, "live": live}
-    return Field(default, description=description, json_schema_extra=shown, **checks)
+    return Field(default, json_schema_extra=shown, **checks)
 
 
 def shown(field: FieldInfo) -> JsonDict:

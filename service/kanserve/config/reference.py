@@ -77,6 +77,7 @@ def properties() -> dict[str, dict[str, Any]]:
         present = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"][:1]
         flat = {BOUNDS.get(key, key): value for part in (schema, *present) for key, value in part.items()}
         kept = {key: flat[key] for key in KEPT if flat.get(key) is not None}
+        kept["description"] = " ".join(kept["description"].split())  # on one line
         if metavar(Settings.model_fields[name]) == "BYTES":
             number = {key: kept.pop(key) for key in ("type", "minimum", "maximum")}
             kept["anyOf"] = [number, {"type": "string", "pattern": SIZE}]

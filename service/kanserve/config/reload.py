@@ -19,16 +19,11 @@ log = logs.get_logger("settings")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Result of one reload.
+    """Result of one reload."""
 
-    live     all reloadable settings with their values
-    refused  True if the settings could not be read; the values are unchanged
-    waiting  names of changed settings that need a restart
-    """
-
-    live: Mapping[str, Any]
-    refused: bool = False
-    waiting: tuple[str, ...] = ()
+    live: Mapping[str, Any]  # all reloadable settings with their values
+    refused: bool = False  # True if the settings could not be read; the values are unchanged
+    waiting: tuple[str, ...] = ()  # names of changed settings that need a restart
 
 
 class Changes:

@@ -39,7 +39,7 @@ class Serving:
     """Configuration in effect for one version.
 
     policy                queue policy
-    way                   execution plan
+    plan                  execution plan
     max_pending_requests  requests that wait or run; 0: only the limits of the priority levels
     device                cpu or cuda
     versions              version policy
@@ -51,7 +51,7 @@ class Serving:
     """
 
     policy: Policy
-    way: ExecutionPlan
+    plan: ExecutionPlan
     max_pending_requests: int
     device: str = "cpu"
     versions: VersionPolicy = ALL
@@ -70,12 +70,12 @@ def batch_size(config: OperatorConfig, verified: int, *, manifest: bool) -> int:
     return min(config.max_batch_size, verified) if manifest else config.max_batch_size
 
 
-def resolve_execution(info: ModelInfo, settings: Settings, config: OperatorConfig, way: ExecutionPlan) -> Serving:
+def resolve_execution(info: ModelInfo, settings: Settings, config: OperatorConfig, plan: ExecutionPlan) -> Serving:
     """The queue policy and the execution plan of a version."""
     policy = _policy(info, settings, config)
     return Serving(
         policy,
-        way,
+        plan,
         0 if any(level.most for level in policy.levels) else settings.max_pending_requests,
         settings.device,
         config.versions,
@@ -95,7 +95,7 @@ def _policy(info: ModelInfo, settings: Settings, config: OperatorConfig) -> Poli
         return Policy(min(rows, settings.max_batch_rows), delay) if settings.batching and rows else Policy(0)
     preferred = tuple(size for size in batching.preferred if size <= rows)
     levels = _bounded(batching.levels, settings.max_pending_requests)
-    return Policy(rows, batching.delay if rows else 0.0, preferred, levels, batching.usual, batching.ordered)
+    return replace(batching, max_rows=rows, delay=batching.delay if rows else 0.0, preferred=preferred, levels=levels)
 
 
 def _bounded(levels: tuple[PriorityLevel, ...], usual: int) -> tuple[PriorityLevel, ...]:

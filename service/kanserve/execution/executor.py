@@ -76,16 +76,20 @@ class Executor:
         max_bytes: int,
     ) -> None:
         self.execute, self._metrics = execute, metrics
-        self._policy, self._way, self._max_pending_requests = serving.policy, serving.way, serving.max_pending_requests
-        policy, way = serving.policy, serving.way
+        self._policy, self._plan, self._max_pending_requests = (
+            serving.policy,
+            serving.plan,
+            serving.max_pending_requests,
+        )
+        policy, plan = serving.policy, serving.plan
         self.rounds = serving.rounds  # iterations of the event loop without a new request until the waiting ones run
-        self._idle = way.instances  # negative while the requests of a batch that failed run one by one
-        self._full = max(1, min(policy.max_rows, way.inline_rows or policy.max_rows))
+        self._idle = plan.instances  # negative while the requests of a batch that failed run one by one
+        self._full = max(1, min(policy.max_rows, plan.inline_rows or policy.max_rows))
         self._queue: Queue[Job] = Queue(policy, max_bytes)
         self._order: InOrder[Job] | None = InOrder() if policy.ordered else None
         self._pace = ServiceTimeEstimate()
         self._running = 0  # rows, on threads
-        self._pool = WatchedPool(way.instances, f"infer-{name}", serving.nice)
+        self._pool = WatchedPool(plan.instances, f"infer-{name}", serving.nice)
         self._scheduled = False  # whether `_serve` will be called
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -93,7 +97,7 @@ class Executor:
         self._calm = 0  # batches of one request in a row
         self._direct = 0  # rows that may run at once
         if policy.free and not policy.ordered:
-            self._direct = min(way.inline_rows, way.piece_rows or way.inline_rows)
+            self._direct = min(plan.inline_rows, plan.piece_rows or plan.inline_rows)
         self.most_inline = min(self._direct, policy.max_rows)  # rows of one run that `inline` allows
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int, limits: Limits) -> Run:
@@ -176,7 +180,7 @@ class Executor:
         if deadline is None or (self._idle > 0 and not self._queue.count):
             return False
         ahead = self._queue.rows + self._running + rows
-        return self._pace.seconds(ahead, self._way.instances) > MARGIN * (deadline - time.monotonic())
+        return self._pace.seconds(ahead, self._plan.instances) > MARGIN * (deadline - time.monotonic())
 
     def leave(self) -> None:
         """Accept no new requests. The executor is free when the current ones have ended."""
@@ -226,18 +230,18 @@ class Executor:
     def _most(self) -> int | None:
         """Most rows of the next batch, if the policy has no sizes: at most one chunk, and at most the share of the
         waiting rows per idle instance. None: no limit."""
-        way = self._way
-        if not self._policy.free or self._queue.rows <= way.inline_rows:
+        plan = self._plan
+        if not self._policy.free or self._queue.rows <= plan.inline_rows:
             return None
-        part = share(self._queue.rows, self._idle, way.inline_rows + 1)
-        return min(part, way.piece_rows) if way.piece_rows else part
+        part = share(self._queue.rows, self._idle, plan.inline_rows + 1)
+        return min(part, plan.piece_rows) if plan.piece_rows else part
 
     def _begin(self, jobs: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         rows = sum(job.rows for job in jobs)
         self._calm = self._calm + 1 if len(jobs) == 1 else 0
-        way = self._way
-        batch = Batch(self.execute, jobs[0].outputs, [job.feeds for job in jobs], rows, way.piece_rows)
-        if rows <= way.inline_rows:
+        plan = self._plan
+        batch = Batch(self.execute, jobs[0].outputs, [job.feeds for job in jobs], rows, plan.piece_rows)
+        if rows <= plan.inline_rows:
             batch.work()
             self._settle(batch, jobs, loop, 1)
             return

@@ -18,8 +18,7 @@ from urllib.parse import quote
 
 from kanserve import errors
 from kanserve.auth.authenticator import RequestMetadata as RequestMetadata
-from kanserve.auth.permissions import NEEDS
-from kanserve.auth.roles import EVERYONE, Principal, Role
+from kanserve.auth.permissions import EVERYONE, NEEDS, Principal, Role
 from kanserve.errors import (
     Draining,
     KanserveError,

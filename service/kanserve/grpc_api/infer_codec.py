@@ -7,7 +7,7 @@ model.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from kanserve.errors import BadRequest, ResourceExhausted
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb.wire import read_varint
 from kanserve.services import validation
-from kanserve.services.validation import Parameter, at_most
+from kanserve.services.validation import Parameter
 from kanserve.system import resources
 from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor
 
@@ -71,6 +71,16 @@ def _built(kind: type[M], data: bytes) -> M:
             code="message-malformed",
             hint="send a message that protobuf has encoded",
         ) from error
+
+
+def at_most(name: str, values: Sized, limit: int) -> None:
+    """Raises BadRequest for a longer list."""
+    if len(values) > limit:
+        raise BadRequest(
+            f"{name} has {len(values)} entries, expected at most {limit}",
+            code="too-many-entries",
+            hint="send fewer entries in one request",
+        )
 
 
 def request_from_pb(

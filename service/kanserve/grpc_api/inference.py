@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from kanexport.shared.error_bars import NAME as ERROR_BAR
-from kanserve.auth.roles import Role, require
+from kanserve.auth.authenticator import require
+from kanserve.auth.permissions import Role
 from kanserve.errors import Draining, KanserveError, Unauthenticated, Unsupported
 from kanserve.grpc_api import call_context, infer_codec, model_codec
 from kanserve.grpc_api.call_context import Call, CallFailed, Code
@@ -89,7 +90,7 @@ class InferenceService:
     async def model_config(self, data: bytes, call: Call) -> bytes:
         """The configuration of a version in Triton's format."""
         message = await infer_codec.parsed(pb.ModelConfigRequest, data)
-        model = self._catalogue.model(message.name, message.version)
+        model = self._catalogue.registry.resolve(message.name, message.version)
         return pb.ModelConfigResponse(config=model_codec.config(model.info, model.serving)).SerializeToString()
 
     async def model_statistics(self, data: bytes, call: Call) -> bytes:
@@ -129,7 +130,7 @@ class InferenceService:
         message = await infer_codec.parsed(pb.RepositoryIndexRequest, data)
         only_repository(message.repository_name)
         response = pb.RepositoryIndexResponse()
-        for status in self._catalogue.index(only_ready=message.ready):
+        for status in self._catalogue.registry.index(only_ready=message.ready):
             response.models.add(name=status.name, version=str(status.version), state=status.state, reason=status.reason)
         return response.SerializeToString()
 
@@ -197,7 +198,7 @@ async def infer_stream(
         leaving.cancel()
         reader.cancel()
         flow.close()
-        call.facts |= {"requests": flow.requests, "refused": flow.refused}
+        call.facts |= {"requests": flow.requests, "rejected": flow.refused}
         if flow.error_code:
             call.facts["error_code"] = flow.error_code
 

@@ -90,19 +90,10 @@ class KanService:
         """Importance of each edge over some rows."""
         message = await _read(kan_pb2.EdgeScoresRequest, data, call)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
-        source = message.source
-        if source == statistics.BEST and not request.row_count:
-            source = statistics.best(self._kan, request)
-        if source:
-            result = await statistics.counted_scores(self._kan, request, source)
-            call.facts["version"] = result.info.version
-            response = kan_codec.scores_to_pb(result.info, request.id, result.source, result.rows, result.layers)
-            response.notes.extend(result.notes)
-            return response.SerializeToString()
-        info, source_name, rows, layers = await self._kan.scores(request)
+        info, scores = await statistics.scores(self._kan, request, message.source)
         call.facts["version"] = info.version
-        size = sum(layer.edges.nbytes + layer.std.nbytes for layer in layers)
-        return await _written(size, lambda: kan_codec.scores_to_pb(info, request.id, source_name, rows, layers))
+        size = sum(layer.edges.nbytes + layer.std.nbytes for layer in scores.layers)
+        return await _written(size, lambda: kan_codec.scores_to_pb(info, request.id, scores))
 
     async def get_statistics(self, data: bytes, call: Call) -> bytes:
         """Statistics of a model's nodes over some rows, compared with the baseline."""
@@ -110,7 +101,7 @@ class KanService:
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         result = await statistics.statistics(self._kan, request, message.source)
         call.facts["version"] = result.info.version
-        size = sum(nodes.window.counts.nbytes for nodes in result.nodes)
+        size = sum(nodes.window.counts.nbytes for nodes in result.over.nodes)
         return await _written(size, lambda: kan_codec.statistics_to_pb(result))
 
     async def watch_statistics(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
@@ -136,12 +127,13 @@ class KanService:
     async def promote_model(self, data: bytes, call: Call) -> bytes:
         """Set the default version of a model."""
         message = await _read(kan_pb2.PromoteModelRequest, data, call)
-        return kan_codec.version_choice(self._control.promote(message.model_name, message.model_version))
+        choice = self._control.promote(message.model_name, message.model_version)
+        return kan_codec.version_choice(message.model_name, choice)
 
     async def rollback_model(self, data: bytes, call: Call) -> bytes:
         """Restore the previous default version of a model."""
         message = await _read(kan_pb2.RollbackModelRequest, data, call)
-        return kan_codec.version_choice(self._control.rollback(message.model_name))
+        return kan_codec.version_choice(message.model_name, self._control.rollback(message.model_name))
 
     async def shadow_model(self, data: bytes, call: Call) -> bytes:
         """Start a shadow deployment, end it, or return its results."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -14,15 +13,16 @@ from numpy.typing import NDArray
 
 from kanexport.shared.sections import LAC
 from kanserve.grpc_api import infer_codec, model_codec
-from kanserve.grpc_api.infer_codec import LENGTH_DELIMITED
+from kanserve.grpc_api.infer_codec import INDEX_LIMIT, LENGTH_DELIMITED, at_most
 from kanserve.grpc_api.model_codec import filled, identity
+from kanserve.models.registry import Choice
 from kanserve.pb import kan_pb2
 from kanserve.pb.wire import varint
-from kanserve.services.control import ShadowReport, VersionChoice
+from kanserve.services.control import ShadowReport
 from kanserve.services.edits import EdgeChange, Edited, EditRequest
 from kanserve.services.explain import Explained
 from kanserve.services.statistics import StatisticsResult
-from kanserve.services.validation import COUNT_LIMITS, at_most
+from kanserve.services.validation import COUNT_LIMITS
 from kanserve.types import (
     ONLY,
     Array,
@@ -34,8 +34,8 @@ from kanserve.types import (
     Estimate,
     ExplainRequest,
     LayerEdges,
-    LayerScores,
     ModelInfo,
+    Scores,
 )
 
 RowsRequest = (
@@ -67,7 +67,7 @@ def read(kind: type[R], message: Message, **fields: Any) -> R:
 def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None, caller: str = "") -> CurveRequest:
     """GetCurvesRequest -> CurveRequest. Raises BadRequest for lists that are too long, and for half a span."""
     for name in ("layers", "layer_names", "sources", "destinations"):
-        at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
+        at_most(name, getattr(message, name), INDEX_LIMIT)
     layers, span = (*message.layers, *message.layer_names), infer_codec.both(message, "low", "high")
     return read(CurveRequest, message, layers=layers, span=span, deadline=deadline, caller=caller)
 
@@ -80,12 +80,10 @@ def batch_from_pb(
     return EdgeRequest(*named, packed_rows(message), message.row_count, deadline=deadline, caller=caller)
 
 
-def scores_to_pb(
-    info: ModelInfo, id: str, source: str, rows: int, layers: Sequence[LayerScores]
-) -> kan_pb2.EdgeScoresResponse:
+def scores_to_pb(info: ModelInfo, id: str, scores: Scores) -> kan_pb2.EdgeScoresResponse:
     """Scores as a message."""
-    message = kan_pb2.EdgeScoresResponse(**identity(info), id=id, source=source, row_count=rows)
-    for layer in layers:
+    message = filled(kan_pb2.EdgeScoresResponse, scores, **identity(info), id=id, layers=())
+    for layer in scores.layers:
         sources, destinations = layer.edges.shape
         message.layers.add(
             layer=layer.layer,
@@ -103,7 +101,7 @@ def statistics_to_pb(result: StatisticsResult) -> kan_pb2.GetStatisticsResponse:
     manifest = result.info.manifest
     assert manifest is not None  # a version with statistics has one
     packed_nodes = []
-    for nodes in result.nodes:
+    for nodes in result.over.nodes:
         window, part = nodes.window, nodes.part
         counted = zip(window.counts, window.lengths.tolist(), strict=True)
         mean, std = window.moments()
@@ -128,10 +126,12 @@ def statistics_to_pb(result: StatisticsResult) -> kan_pb2.GetStatisticsResponse:
         packed_nodes.append(message)
     return filled(
         kan_pb2.GetStatisticsResponse,
-        result,
+        result.over,
         **identity(result.info),
-        row_count=result.rows,
-        classes=result.classes.tolist(),
+        id=result.id,
+        source=result.source,
+        row_count=result.over.tally.rows,
+        classes=result.over.tally.classes.tolist(),
         baseline=manifest.baseline.name,
         baseline_rows=manifest.baseline.rows,
         nodes=packed_nodes,
@@ -148,7 +148,7 @@ def _float64(values: Array) -> bytes:
 
 def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, caller: str = "") -> ExplainRequest:
     """ExplainRequest of protobuf -> ExplainRequest. Raises BadRequest for lists that are too long."""
-    at_most("outputs", message.outputs, infer_codec.INDEX_LIMIT)
+    at_most("outputs", message.outputs, INDEX_LIMIT)
     rows, reference = packed_rows(message), ((ONLY, message.reference_rows),)
     return read(ExplainRequest, message, rows=rows, reference_rows=reference, deadline=deadline, caller=caller)
 
@@ -232,7 +232,7 @@ LAYERS, VALUES = (
 def from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
     """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists that are too long, and for half a path."""
     for name in ("layers", "layer_names", "sources", "destinations", "reductions", "quantiles"):
-        at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
+        at_most(name, getattr(message, name), INDEX_LIMIT)
     return read(
         EdgeRequest,
         message,
@@ -361,9 +361,7 @@ class UpdateCache:
         self._users += 1
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._users -= 1
         if not self._users:
             self._written.clear()
@@ -372,9 +370,9 @@ class UpdateCache:
         """A StatisticsUpdate. If the nodes are the same object, the statistics are the same."""
         key = result.info.name, result.info.version, result.source
         nodes, task = self._written.get(key, (None, None))
-        if task is None or nodes is not result.nodes:
+        if task is None or nodes is not result.over.nodes:
             task = asyncio.ensure_future(asyncio.to_thread(_written, dataclasses.replace(result, id="")))
-            self._written[key] = result.nodes, task
+            self._written[key] = result.over.nodes, task
         # In the protobuf encoding, concatenated messages are merged.
         own = kan_pb2.GetStatisticsResponse(id=result.id).SerializeToString()
         statistics = await asyncio.shield(task)
@@ -412,12 +410,10 @@ def edited_to_pb(result: Edited) -> kan_pb2.EditEdgesResponse:
     return message
 
 
-def version_choice(chosen: VersionChoice) -> bytes:
+def version_choice(model: str, choice: Choice) -> bytes:
     """The message VersionChoice."""
-    previous = str(chosen.previous_version or "")
-    message = kan_pb2.VersionChoice(
-        model_name=chosen.model, model_version=str(chosen.version), previous_version=previous
-    )
+    previous = str(choice.previous_version or "")
+    message = kan_pb2.VersionChoice(model_name=model, model_version=str(choice.version), previous_version=previous)
     return message.SerializeToString()
 
 

@@ -34,7 +34,7 @@ EFFECTS = 1024  # of a certificate; DescribeModel leaves out more
 M = TypeVar("M", bound=Message)
 
 
-def filled(kind: type[M], source: object, **fields: Any) -> M:
+def filled(kind: type[M], source: object, /, **fields: Any) -> M:
     """A message with these fields. Each other field has the value of the attribute of `source` with its name."""
     build: Callable[..., M] = kind
     others = (field.name for field in kind.DESCRIPTOR.fields if field.name not in fields)
@@ -301,12 +301,12 @@ def add(message: config_pb.ModelConfig, serving: Serving) -> None:
     else:
         message.version_policy.all.SetInParent()
     kind = config_pb.ModelInstanceGroup.KIND_GPU if serving.device == "cuda" else config_pb.ModelInstanceGroup.KIND_CPU
-    message.instance_group.add(count=serving.way.instances, kind=kind)
-    message.parameters[THREADS].string_value = str(serving.way.threads)
-    message.parameters[GRAPH].string_value = KERNEL_FILE if serving.way.kernel else MODEL_FILE
+    message.instance_group.add(count=serving.plan.instances, kind=kind)
+    message.parameters[THREADS].string_value = str(serving.plan.threads)
+    message.parameters[GRAPH].string_value = KERNEL_FILE if serving.plan.kernel else MODEL_FILE
     message.parameters[REQUEST].string_value = str(serving.max_request_bytes)
-    if serving.way.many_from:
-        message.parameters[MANY].string_value = str(serving.way.many_from)
+    if serving.plan.many_from:
+        message.parameters[MANY].string_value = str(serving.plan.many_from)
     if not policy.max_rows and len(policy.levels) == 1:
         return
     batching = message.dynamic_batching

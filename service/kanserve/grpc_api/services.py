@@ -13,7 +13,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from kanserve.auth import permissions, roles
+from kanserve.auth import permissions
+from kanserve.auth.authenticator import require
 from kanserve.errors import NotFound, WatchesLimited
 from kanserve.grpc_api import call_context, infer_codec
 from kanserve.grpc_api.call_context import Call
@@ -157,7 +158,7 @@ class Health:
         """The service that a request names. Raises the reason if its caller may not know the state of that service."""
         service = (await infer_codec.parsed(health_pb2.HealthCheckRequest, data)).service
         if service not in ("", LIVENESS):
-            roles.require(call.caller, permissions.NAMED_HEALTH)
+            require(call.caller, permissions.NAMED_HEALTH)
         return str(service)
 
     async def changed(self, *, end: bool = False) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kanexport.shared.manifest import Manifest
 from kanserve.observability import logs
-from kanserve.observability.series import Number
+from kanserve.observability.metrics import Number
 from kanserve.types import Array, ModelInfo
 
 log = logs.get_logger("models")
@@ -76,7 +76,7 @@ class CertificateWatch:
             low, high = self._range.output_low, self._range.output_high
             at = int((~((values >= low) & (values <= high))).argmax())
             facts = {"output": at, "value": str(values[at]), "low": float(low[at]), "high": float(high[at])}
-            log.error("certificate_violated", **self._facts, rows=count, checked=len(x), **facts)
+            log.error("output_outside_certified_range", **self._facts, rows=count, checked=len(x), **facts)
         seconds = max((time.thread_time() - begun) / SHARE, QUIET if count else 0.0)
         self._switch(None)
         self._timer = asyncio.get_running_loop().call_later(seconds, self._switch, self)

@@ -16,7 +16,7 @@ from kanexport.shared.sections import CLAMP
 from kanserve.analysis import coverage
 from kanserve.analysis.coverage import Bounds, Coverage, Floats, Zone, Zones
 from kanserve.errors import FailedPrecondition
-from kanserve.observability.series import Number
+from kanserve.observability.metrics import Number
 from kanserve.runtime.base import Session
 from kanserve.scheduling import batching
 from kanserve.types import Array
@@ -27,22 +27,13 @@ ROUNDING = 1e-6  # relative, of inputs in float32
 
 @dataclass(frozen=True, slots=True)
 class LayerCoverage:
-    """Coverage of the nodes of one layer.
+    """Coverage of the nodes of one layer. The positions of a row are joined in C order, as in `Coverage`."""
 
-        definition  bounds that the nodes are compared with
-        zones       zone of each node [B, *positions, n]
-        counts      nodes per zone [B, 3]
-        worst       node that is farthest out of range [B]
-        cells       its distance in grid intervals [B]
-
-    The positions of a row are joined in C order, as in `Coverage`.
-    """
-
-    definition: str
-    zones: Zones
-    counts: Array
-    worst: Array
-    cells: Floats
+    definition: str  # bounds that the nodes are compared with
+    zones: Zones  # zone of each node [B, *positions, n]
+    counts: Array  # nodes per zone [B, 3]
+    worst: Array  # node that is farthest out of range [B]
+    cells: Floats  # its distance in grid intervals [B]
 
 
 def bounds(manifest: Manifest, at: int, width: int) -> Bounds:
@@ -111,20 +102,13 @@ def _any_of_row(flags: NDArray[np.bool_], rows: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True)
 class OutOfRangeInput:
-    """Input of a row that is out of range.
+    """Input of a row that is out of range."""
 
-    row      index of the row
-    feature  index of the input, flat in C order over all inputs
-    value    value as the grid reads it
-    first    lower end of the range
-    last     upper end of the range
-    """
-
-    row: int
-    feature: int
-    value: float
-    first: float
-    last: float
+    row: int  # index of the row
+    feature: int  # index of the input, flat in C order over all inputs
+    value: float  # value as the grid reads it
+    first: float  # lower end of the range
+    last: float  # upper end of the range
 
 
 class RowRanges:

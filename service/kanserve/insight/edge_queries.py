@@ -9,6 +9,7 @@ The work is divided into steps of one chunk, so that the steps of several querie
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,41 +46,37 @@ class LayerGraph:
         create: Callable[[], Session],
         by_operator: Callable[[], Session | None] = lambda: None,
     ) -> None:
-        self.layer = layer
-        self._create: Callable[[], Session] | None = create  # keeps the bytes until then
-        self._create_by_operator: Callable[[], Session | None] | None = by_operator
-        self._session: Session | None = None
-        self._by_operator: Session | None = None
+        self.layer, self._create, self._create_by_operator = layer, create, by_operator
 
-    def _operator(self) -> Session | None:
-        """The session by SplineEdges, created at its first use; None without one."""
-        if self._create_by_operator is not None:
-            self._by_operator, self._create_by_operator = self._create_by_operator(), None
-        return self._by_operator
+    @functools.cached_property
+    def _by_operator(self) -> Session | None:
+        """The session by SplineEdges; None without one."""
+        session = self._create_by_operator()
+        del self._create_by_operator  # which keeps the bytes of the graph
+        return session
 
-    def _open(self) -> Session:
-        """The session, created at its first use. Raises FailedPrecondition."""
-        if self._session is None:
-            assert self._create is not None
-            try:
-                self._session = self._create()
-            except LoadError as error:
-                raise FailedPrecondition(
-                    "the edge graph of this layer cannot be loaded",
-                    code="edge-graph-not-loadable",
-                    hint="export the model again",
-                ) from error
-            self._create = None
-        return self._session
+    @functools.cached_property
+    def _portable_session(self) -> Session:
+        """The session of the portable graph. Raises FailedPrecondition."""
+        try:
+            session = self._create()
+        except LoadError as error:
+            raise FailedPrecondition(
+                "the edge graph of this layer cannot be loaded",
+                code="edge-graph-not-loadable",
+                hint="export the model again",
+            ) from error
+        del self._create
+        return session
 
     @property
     def node_input(self) -> TensorInfo:
         """The input for node vectors [N, n]. Raises FailedPrecondition."""
-        return (self._operator() or self._open()).inputs[0]
+        return (self._by_operator or self._portable_session).inputs[0]
 
     def run(self, nodes: Array) -> Floats:
         """Node vectors [N, n] -> edge values [N, S, D]. Raises FailedPrecondition, BackendError."""
-        session, layer = self._operator(), self.layer
+        session, layer = self._by_operator, self.layer
         if session is None:
             return self._portable(nodes, ())[0]
         values = self._selected(session, nodes, 0, layer.sources * layer.destinations)
@@ -87,12 +84,12 @@ class LayerGraph:
 
     def has_strongest(self, k: int) -> bool:
         """Whether `strongest` is available for k edges."""
-        return 0 < k <= custom_ops.MOST_STRONGEST and self._operator() is not None
+        return 0 < k <= custom_ops.MOST_STRONGEST and self._by_operator is not None
 
     def strongest(self, nodes: Array, k: int) -> tuple[Floats, NDArray[np.intp]]:
         """Values [N, k] of the edges of largest magnitude of each of the node vectors [N, n], and their positions
         [N, k] in [S, D], flat, in the order of `query_plan.strongest`. Raises BackendError."""
-        session = self._operator()
+        session = self._by_operator
         assert session is not None  # `has_strongest`
         values, sources, destinations = np.split(self._selected(session, nodes, k, 3 * k), 3, axis=1)
         positions = sources.astype(np.intp) * self.layer.destinations + destinations.astype(np.intp)
@@ -107,7 +104,7 @@ class LayerGraph:
         return self._portable(nodes, names) if names else [self.run(nodes)]
 
     def _portable(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
-        outputs = self._open().run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
+        outputs = self._portable_session.run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
         return _checked(outputs, (nodes.shape[0], self.layer.sources, self.layer.destinations))
 
 
@@ -150,9 +147,11 @@ class NodeVectors:
     def __iter__(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """Iterate over chunks: first row, number of rows, and the node tensors by name [rows, *positions, n]."""
         for start in range(0, self.count, self._step):
-            piece = batching.select_rows(self._rows, start, start + self._step)
             nodes = self._kept.get(start) if self._kept is not None else None
             if nodes is None:
+                piece = self._rows
+                if self._step < self.count:
+                    piece = batching.select_rows(self._rows, start, start + self._step)
                 nodes = dict(piece)
                 if self._wanted:
                     computed = self._session.run(self._wanted, piece)
@@ -329,15 +328,12 @@ class _Selected(LayerResult):
         self._sink = _Sink(plan, rows * self._per_row, (len(plan.sources), len(plan.destinations)))
 
     def take(self, at: int, picked: Floats) -> None:
-        """Values [n, s, d], those from time `at` on."""
         self._sink.put(at, picked)
 
     def edges(self, lead: tuple[int, ...]) -> LayerEdges:
-        """The edges, with rows and positions as `lead` says."""
         return self._sink.edges(self._plan.sources, self._plan.destinations, lead)
 
     def sums(self) -> NDArray[np.float64]:
-        """[N, d]"""
         return np.asarray(self._sink.values.sum(axis=1, dtype=np.float64))
 
 
@@ -356,7 +352,6 @@ class _Picked(LayerResult):
         self._sink = _Sink(plan, 0, ())
 
     def take(self, at: int, picked: Floats) -> None:
-        """Values [n, s, d], those from time `at` on."""
         if self._chosen is not None:
             self._sink.put(at, picked[:, self._chosen[0], self._chosen[1]])
             return
@@ -388,14 +383,12 @@ class _Picked(LayerResult):
         return self._kept is not None
 
     def edges(self, lead: tuple[int, ...]) -> LayerEdges:
-        """The edges, with rows and positions as `lead` says."""
         assert self._chosen is not None  # `settle` has chosen them
         sources = tuple(self._plan.sources[at] for at in self._chosen[0])
         destinations = tuple(self._plan.destinations[at] for at in self._chosen[1])
         return dataclasses.replace(self._sink.edges(sources, destinations, lead), picked=True)
 
     def sums(self) -> NDArray[np.float64]:
-        """[N, d]"""
         assert self._chosen is not None
         totals = np.zeros((self._rows * self._per_row, len(self._plan.destinations)))
         np.add.at(totals.T, self._chosen[1], self._sink.values.T)
@@ -407,7 +400,6 @@ class _PickedByOperator(_Picked):
     are among these: an edge that k others exceed in each row is not one of the k strongest."""
 
     def run(self, row: int, offset: int, vectors: Array) -> None:
-        """Compute the edges of node vectors [n, ...], those of `row` from its position `offset` on."""
         if self._chosen is not None:
             super().run(row, offset, vectors)
             return
@@ -424,14 +416,12 @@ class _OfEachRow(LayerResult):
         self._values, self._flat = np.empty(shape, np.float32), np.empty(shape, np.intp)
 
     def take(self, at: int, picked: Floats) -> None:
-        """Values [n, s, d], those from time `at` on."""
         chosen = query_plan.strongest_each(picked, self._plan.top_k)
         until = at + len(picked)
         self._flat[at:until] = chosen
         self._values[at:until] = _float32(np.take_along_axis(picked.reshape(len(picked), -1), chosen, axis=1))
 
     def edges(self, lead: tuple[int, ...]) -> LayerEdges:
-        """The edges, with rows and positions as `lead` says."""
         shape = (*lead, self._plan.top_k)
         source, destination = np.divmod(self._flat, max(1, len(self._plan.destinations)))
         each = (
@@ -441,7 +431,6 @@ class _OfEachRow(LayerResult):
         return LayerEdges(self._plan.layer, (), (), self._values.reshape(shape), each, picked=True)
 
     def sums(self) -> NDArray[np.float64]:
-        """[N, d]"""
         totals = np.zeros((len(self._values), len(self._plan.destinations)))
         np.add.at(totals, (np.arange(len(totals))[:, None], self._flat % max(1, totals.shape[1])), self._values)
         return totals
@@ -451,7 +440,6 @@ class _StrongestOfEachRow(_OfEachRow):
     """The same result, from the operator that returns the edges of largest magnitude only."""
 
     def run(self, row: int, offset: int, vectors: Array) -> None:
-        """Compute the edges of node vectors [n, ...], those of `row` from its position `offset` on."""
         at = row * self._per_row + offset
         until = at + len(vectors)
         self._values[at:until], self._flat[at:until] = self.graph.strongest(vectors, self._plan.top_k)
@@ -461,7 +449,6 @@ class _StrongestOfOneRow(_StrongestOfEachRow):
     """The result of `_Picked` for a single row and position."""
 
     def edges(self, lead: tuple[int, ...]) -> LayerEdges:
-        """The edges, with rows and positions as `lead` says."""
         strengths = query_plan.strengths(self._values)
         count = int((strengths >= np.float64(self._plan.options.min_magnitude)).sum())
         sources, destinations = np.divmod(self._flat[0, :count], len(self._plan.destinations))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -79,14 +78,6 @@ def as_layers(layer_scores: Sequence[Scores], spreads: Sequence[Spread]) -> tupl
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LiveScores:
-    """Scores over counted rows, and notes for the reader."""
-
-    layers: tuple[LayerScores, ...]
-    notes: tuple[str, ...]
-
-
 class _Before(Window):
     """Baseline of some nodes: counts per grid interval, and the moments of all values. The class spreads the values
     of an interval evenly over it, and puts values beyond the bounds on the bounds. It then shifts and scales all
@@ -125,8 +116,11 @@ def baseline_counts(manifest: Manifest) -> NodeCounts:
     return NodeCounts(baseline.rows, windows, np.zeros(0, np.int64))
 
 
-def traffic_scores(graphs: Sequence[LayerGraph], manifest: Manifest, tally: NodeCounts) -> Iterator[LiveScores | None]:
-    """The scores of all layers of a stack, each of class A. Yields None after each step, and the result at the end."""
+def traffic_scores(
+    graphs: Sequence[LayerGraph], manifest: Manifest, tally: NodeCounts
+) -> Iterator[tuple[tuple[LayerScores, ...], tuple[str, ...]] | None]:
+    """The scores of all layers of a stack over counted rows, each of class A, and notes for the reader. Yields None
+    after each step, and the result at the end."""
     spreads, notes = [], []
     for at, graph in enumerate(graphs):
         window = tally.windows[at]
@@ -147,7 +141,7 @@ def traffic_scores(graphs: Sequence[LayerGraph], manifest: Manifest, tally: Node
         notes.append(f"{lost} values of nodes were not finite, and are in no score")
     widths = [*(window.cells.shape[0] for window in tally.windows[: len(graphs)]), manifest.output.shape[-1]]
     layer_scores = scores.attribute(manifest.layers, spreads, widths)
-    yield LiveScores(as_layers(layer_scores, spreads), tuple(notes))
+    yield as_layers(layer_scores, spreads), tuple(notes)
 
 
 def points(layer: LayerInfo, window: Window) -> tuple[grids.Floats, grids.Floats]:

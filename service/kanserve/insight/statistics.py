@@ -24,16 +24,11 @@ from kanserve.types import DTYPES, Array, TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class NodeStatistics:
-    """Statistics of the nodes of a part.
+    """Statistics of the nodes of a part."""
 
-    part    layer or output
-    window  counts of the values
-    drift   distance from the baseline; None without one
-    """
-
-    part: Part
-    window: Window
-    drift: Drift | None
+    part: Part  # layer or output
+    window: Window  # counts of the values
+    drift: Drift | None  # distance from the baseline; None without one
 
     @property
     def layer(self) -> int:
@@ -48,21 +43,28 @@ class NodeStatistics:
 
 @dataclass(frozen=True, slots=True)
 class NodeCounts:
-    """Counts over some rows.
+    """Counts over some rows."""
 
-    rows     number of rows
-    windows  counts of each part
-    classes  how often each class was the largest output [C]; empty if the output has no classes
-    """
-
-    rows: int
-    windows: tuple[Window, ...]
-    classes: Counts
+    rows: int  # number of rows
+    windows: tuple[Window, ...]  # counts of each part
+    classes: Counts  # how often each class was the largest output [C]; empty if the output has no classes
 
     def plus(self, other: NodeCounts) -> NodeCounts:
         """The sum of two counts."""
         both = (window.plus(another) for window, another in zip(self.windows, other.windows, strict=True))
         return NodeCounts(self.rows + other.rows, tuple(both), self.classes + other.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class RowStatistics:
+    """Statistics over some rows: those of a request, or of a version's traffic."""
+
+    nodes: tuple[NodeStatistics, ...]  # statistics of each layer and output
+    tally: NodeCounts  # counts that the statistics come from
+    rows_seen: int = 0  # rows of all requests in that time, about; 0 for the rows of a request, as the other fields
+    seconds: float = 0.0  # time in which the server responded to these
+    since: float = 0.0  # begin of the counts, in seconds since the epoch
+    processes: int = 0  # number of workers that counted
 
 
 class Nodes:
@@ -141,15 +143,15 @@ class Recent:
 
 def compute(
     session: Session, manifest: Manifest, rows: Mapping[str, Array], *, step: int
-) -> Iterator[tuple[Sequence[NodeStatistics], Counts] | None]:
-    """The statistics of all layers and outputs over `rows` [B, ...] by input, and how often each class was the
-    largest output. Yields None after each step of `step` rows, and the result at the end."""
+) -> Iterator[RowStatistics | None]:
+    """The statistics of all layers and outputs over `rows` [B, ...] by input. Yields None after each step of `step`
+    rows, and the result at the end."""
     nodes, count = Nodes(manifest, session.run), len(next(iter(rows.values())))
     tally = nodes.empty()
     for start in range(0, count, max(1, step)):
         tally = tally.plus(nodes.count(session.run, batching.select_rows(rows, start, start + max(1, step))))
         yield None
-    yield nodes.compared(tally), tally.classes
+    yield RowStatistics(nodes.compared(tally), tally)
 
 
 OUTPUT = -1  # as a layer: the outputs of the model
@@ -162,28 +164,17 @@ Run = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """Nodes of one layer, or one output.
+    """Nodes of one layer, or one output."""
 
-    layer     index of the layer; OUTPUT for an output
-    tensor    name of the tensor [B, ..., n]
-    bounds    bounds of the intervals: one row per node, or one for all nodes
-    cells     intervals between the bounds
-    fine      parts of these intervals, in which the values are counted
-    times     parts of each interval
-    origins   origin of the bounds of each node
-    cores     ends of the grid of each node; None without a grid
-    baseline  baseline of the export, if there is one
-    """
-
-    layer: int
-    tensor: str
-    bounds: tuple[tuple[float, ...], ...]
-    cells: Cells
-    fine: Cells
-    times: int
-    origins: tuple[Origin, ...]
-    cores: tuple[Span | None, ...]
-    baseline: NodeBaseline | None = None
+    layer: int  # index of the layer; OUTPUT for an output
+    tensor: str  # name of the tensor [B, ..., n]
+    bounds: tuple[tuple[float, ...], ...]  # bounds of the intervals: one row per node, or one for all nodes
+    cells: Cells  # intervals between the bounds
+    fine: Cells  # parts of these intervals, in which the values are counted
+    times: int  # parts of each interval
+    origins: tuple[Origin, ...]  # origin of the bounds of each node
+    cores: tuple[Span | None, ...]  # ends of the grid of each node; None without a grid
+    baseline: NodeBaseline | None = None  # baseline of the export, if there is one
 
 
 def parts(manifest: Manifest, run: Run) -> list[Part]:

@@ -40,22 +40,14 @@ log = logs.get_logger("models")
 
 @dataclass(frozen=True, slots=True)
 class StoredStatistics:
-    """Statistics of one worker.
+    """Statistics of one worker."""
 
-    mark     mark of its window
-    since    begin of the counts, in seconds since the epoch
-    seen     answered rows
-    seconds  time in which these were answered
-    total    counts of all sampled rows
-    recent   counts of the latest sampled rows
-    """
-
-    mark: float
-    since: float
-    seen: int
-    seconds: float
-    total: NodeCounts
-    recent: NodeCounts
+    mark: float  # mark of its window
+    since: float  # begin of the counts, in seconds since the epoch
+    seen: int  # rows of all requests
+    seconds: float  # time in which the server responded to these
+    total: NodeCounts  # counts of all sampled rows
+    recent: NodeCounts  # counts of the latest sampled rows
 
 
 @dataclass(slots=True)

@@ -1,10 +1,10 @@
 """Sampler of a version's traffic: statistics over all sampled rows, and over the latest of them.
 
-The model offers requests after it has answered them. A few times per second, a thread runs the rows through the graph
-again to get the hidden nodes, in constant memory. It works in short pieces, and gives way to the event loop after each.
-With "sampled", it takes a fixed number of rows per second, and fewer if that would exceed a small share of one core.
-With "full", it takes all rows that fit its buffer until the next run. While the sampler takes no rows, the model offers
-none, because the offer would cost more than the sampling.
+The model offers requests after it has responded to them. A few times per second, a thread runs the rows through the
+graph again to get the hidden nodes, in constant memory. It works in short pieces, and gives way to the event loop after
+each. With "sampled", it takes a fixed number of rows per second, and fewer if that would exceed a small share of one
+core. With "full", it takes all rows that fit its buffer until the next run. While the sampler takes no rows, the model
+offers none, because the offer would cost more than the sampling.
 
 The latest rows are those of two windows: one that is full, and one that is being filled. The sampler stores no row
 unless `keep` says so.
@@ -26,10 +26,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from kanserve.analysis.drift import ratios
-from kanserve.analysis.histogram import Counts
 from kanserve.errors import KanserveError
 from kanserve.insight import store
-from kanserve.insight.statistics import OUTPUT, NodeCounts, Nodes, NodeStatistics, Recent, Run
+from kanserve.insight.statistics import OUTPUT, Nodes, NodeStatistics, Recent, RowStatistics, Run
 from kanserve.insight.store import ModelStatisticsFile, StoredStatistics
 from kanserve.observability import logs
 from kanserve.observability.metrics import CLASS_ROWS, Metrics
@@ -51,41 +50,12 @@ CLASSES = 100  # of a model that are labels of a metric at most
 
 
 @dataclass(frozen=True, slots=True)
-class TrafficStatistics:
-    """Statistics of a version's traffic.
-
-    rows       sampled rows
-    seen       answered rows, about
-    seconds    time in which these were answered
-    since      begin of the counts, in seconds since the epoch
-    processes  number of workers that counted
-    classes    as of `NodeCounts`
-    nodes      statistics of each layer and output
-    tally      counts that the statistics come from
-    """
-
-    rows: int
-    seen: int
-    seconds: float
-    since: float
-    processes: int
-    classes: Counts
-    nodes: tuple[NodeStatistics, ...]
-    tally: NodeCounts
-
-
-@dataclass(frozen=True, slots=True)
 class LatestDrift:
-    """Largest drift of the latest rows from the baseline.
+    """Largest drift of the latest rows from the baseline."""
 
-    rows   sampled rows
-    ratio  largest PSI of a node, divided by its no-drift threshold
-    place  layer of this node, in words
-    """
-
-    rows: int
-    ratio: float
-    place: str
+    rows: int  # sampled rows
+    ratio: float  # largest PSI of a node, divided by its no-drift threshold
+    place: str  # layer of this node, in words
 
 
 class TrafficSampler:
@@ -121,7 +91,7 @@ class TrafficSampler:
         self._bytes, self._busy, self._telling = 0, False, False
         self._working: Future[None] | None = None
         self._written = -math.inf
-        self._answered = metrics.model(*self._labels).statistics
+        self._responses = metrics.model(*self._labels).statistics
         # The receiver of requests: this sampler, or none for a while.
         self.switch: Callable[[TrafficSampler | None], None] = lambda sampler: None
         self._lock, self._ended = threading.Lock(), False
@@ -148,7 +118,7 @@ class TrafficSampler:
     def _begin(self, since: float, mark: float) -> None:
         """Begin the counts."""
         self._mark, self._since, self._begun = mark, since, time.monotonic()
-        self._seen, self._spent = -self._answered.inference_count, 0.0  # without the rows before
+        self._seen, self._spent = -self._responses.inference_count, 0.0  # without the rows before
         self._recent, self._total = Recent(self._nodes, ROWS), self._nodes.empty()
         self._rows, self._history = KeptRows(self.most_rows, ROWS), DriftHistory(self._clock)
         self.drift: LatestDrift | None = None  # of this process; None without a baseline, or before the first rows
@@ -248,10 +218,10 @@ class TrafficSampler:
     def _kept(self) -> StoredStatistics:
         with self._lock:
             seconds = self._spent + time.monotonic() - self._begun
-            seen = self._seen + self._answered.inference_count
+            seen = self._seen + self._responses.inference_count
             return StoredStatistics(self._mark, self._since, seen, seconds, self._total, self._recent.both())
 
-    def counted(self, *, lately: bool) -> TrafficStatistics:
+    def counted(self, *, lately: bool) -> RowStatistics:
         """Statistics of all workers over all sampled rows since the counts began, or over the latest ones. Call it
         on a thread."""
         own = self._kept()
@@ -260,16 +230,9 @@ class TrafficSampler:
         if merged.mark > own.mark:  # this process does not know of the restart yet
             self.reset(merged.mark)
         tally = merged.recent if lately else merged.total
-        return TrafficStatistics(
-            tally.rows,
-            merged.seen,
-            merged.seconds,
-            merged.since,
-            sum(item.mark == merged.mark for item in all_),
-            tally.classes,
-            self._nodes.compared(tally),
-            tally,
-        )
+        processes = sum(item.mark == merged.mark for item in all_)
+        nodes = self._nodes.compared(tally)
+        return RowStatistics(nodes, tally, merged.seen, merged.seconds, merged.since, processes)
 
     def rows(self) -> Sequence[KeptRow]:
         """The stored rows among the latest ones."""
@@ -395,15 +358,12 @@ NODES = 4096  # of a layer; the history of a wider layer has the largest ratio o
 
 @dataclass(frozen=True, slots=True)
 class PastDrift:
-    """Drift of the latest rows at a time.
+    """Drift of the latest rows at a time."""
 
-    at            seconds since the epoch
-    ratio         per layer [n]: PSI of each node, divided by its no-drift threshold; [1] for a layer of more than NODES
-    out_of_range  per layer: the largest share of out-of-range values of a node; NaN without values
-    """
-
-    at: float
+    at: float  # seconds since the epoch
+    # Per layer [n]: PSI of each node, divided by its no-drift threshold; [1] for a layer of more than NODES.
     ratio: Mapping[int, Array]
+    # Per layer: the largest share of out-of-range values of a node; NaN without values.
     out_of_range: Mapping[int, float]
 
 

@@ -24,10 +24,11 @@ from kanserve.repository import layout
 from kanserve.repository.layout import Bundle, Candidate, Texts
 from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.validation import check_manifest
+from kanserve.runtime.base import SessionOptions
 from kanserve.sandbox import job
 from kanserve.sandbox.job import Job
 from kanserve.sandbox.pool import SandboxClient, VersionCheck
-from kanserve.system import resources, time_slices
+from kanserve.system import resources
 
 log = logs.get_logger("models")
 
@@ -160,13 +161,13 @@ class VersionSandbox:
         settings, manifest = self._settings, None if bundle is None else bundle.manifest
         library, free = "" if bundle is None else loader.library_for(bundle, settings), resources.available()
         return Job(
-            options=loader.session_options(settings, THREADS, library),
+            options=SessionOptions(settings.device, THREADS, library),
             strict=settings.graph_allowlist == "strict",
             rows=tuning.tried_rows(manifest),
             seconds=settings.load_timeout + sum(map(len, files.values())) / PACE,
             memory=min(settings.load_memory_bytes, settings.load_memory_bytes if free is None else free),
             files={name: len(data) for name, data in files.items()},
-            manifest=None if manifest is None or self._parsed else job.strip_for_sandbox(manifest),
+            manifest=None if manifest is None or self._parsed else manifests.dumps(job.stripped(manifest)).decode(),
             parsed=self._parsed,
             size=self._size,
         )
@@ -203,7 +204,7 @@ def unfinished() -> bool:
 async def run_detached(work: Callable[[], T]) -> T:
     """The result of `work`, which runs on its own thread. After a cancellation the thread ends on its own, and its
     result is lost. The end of the event loop does not wait for it, in contrast to `asyncio.to_thread`."""
-    own = ThreadPoolExecutor(1, thread_name_prefix="aside", initializer=time_slices.usual)
+    own = ThreadPoolExecutor(1, thread_name_prefix="aside", initializer=resources.usual_slice)
     future = own.submit(work)
     own.shutdown(wait=False)
     _running.add(future)

@@ -73,8 +73,8 @@ class ModelEvents:
             facts["instead_of"] = instead_of[:12]
         what = "reloaded with another graph" if instead_of else "loaded"
         self._history.add(what, *key, f"graph {info.digest[:12]}, in {seconds:.2f} s")
-        way = asdict(model.serving.way)
-        log.info("model_loaded", model=key[0], version=key[1], seconds=round(seconds, 3), bytes=size, **way, **facts)
+        plan = asdict(model.serving.plan)
+        log.info("model_loaded", model=key[0], version=key[1], seconds=round(seconds, 3), bytes=size, **plan, **facts)
         unused = model.serving.unused
         if unused and (info.name, unused) not in self._warned:
             self._warned.add((info.name, unused))
@@ -172,20 +172,13 @@ LONG = 300  # characters of a reason
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Lifecycle event of a version.
+    """Lifecycle event of a version."""
 
-    at       time, in seconds since the epoch
-    what     kind of the event
-    model    name
-    version  number
-    text     details
-    """
-
-    at: float
-    what: str
+    at: float  # time, in seconds since the epoch
+    what: str  # kind of the event
     model: str
     version: int
-    text: str
+    text: str  # details
 
 
 class History:

@@ -30,7 +30,7 @@ from kanserve.models import tuning
 from kanserve.models.model import Model
 from kanserve.models.tuning import KnownPlans, MeasuredPlan
 from kanserve.observability import logs
-from kanserve.observability.metrics import CERTIFICATE_VIOLATIONS, Metrics
+from kanserve.observability.metrics import RANGE_VIOLATIONS, Metrics
 from kanserve.repository.layout import Bundle
 from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.validation import check_config, check_manifest
@@ -50,22 +50,18 @@ class ServingVersion:
     """Serving version of a model: its facts, its execution plan and its config.pbtxt."""
 
     info: ModelInfo
-    way: ExecutionPlan
+    plan: ExecutionPlan
     config: OperatorConfig
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedVersion:
-    """Version that passed its self-test, with the parts that compute.
-
-    plan    execution plan that was measured for `session`
-    graphs  edge graphs of the layers, which are loaded on first use
-    """
+    """Version that passed its self-test, with the parts that compute."""
 
     info: ModelInfo
     session: Session
-    plan: ExecutionPlan
-    graphs: tuple[LayerGraph, ...]
+    plan: ExecutionPlan  # execution plan that was measured for `session`
+    graphs: tuple[LayerGraph, ...]  # edge graphs of the layers, which are loaded on first use
 
 
 def bars_for(manifest: Manifest | None, device: str) -> Bars | None:
@@ -109,7 +105,7 @@ class Loader:
             except FailedPrecondition as error:
                 raise LoadError(LoadReason.MANIFEST, str(error), code=error.code, hint=error.hint) from error
         if manifest is not None and manifest.certificate and settings.device == "cpu":  # it covers CPUs only
-            watch = CertificateWatch(info, manifest, self._metrics.number(CERTIFICATE_VIOLATIONS).labels(*labels))
+            watch = CertificateWatch(info, manifest, self._metrics.number(RANGE_VIOLATIONS).labels(*labels))
         live = self._sampler(info, session)
         return Model(
             info,
@@ -203,14 +199,9 @@ def _same_plan(graphs: VersionGraphs, manifest: Manifest, current: ServingVersio
     measure next to live traffic."""
     if current.info.manifest is None or current.config != graphs.bundle.config:
         return None
-    if current.way.kernel != bool(graphs.library):  # else another graph may be the faster one
+    if current.plan.kernel != bool(graphs.library):  # else another graph may be the faster one
         return None
-    return current.way if tuning.form(manifest) == tuning.form(current.info.manifest) else None
-
-
-def session_options(settings: Settings, threads: int, library: str = "") -> SessionOptions:
-    """Options of a session as the settings have them, for serving and for the load check."""
-    return SessionOptions(settings.device, threads, library)
+    return current.plan if tuning.form(manifest) == tuning.form(current.info.manifest) else None
 
 
 def library_for(bundle: Bundle, settings: Settings) -> str:
@@ -284,7 +275,7 @@ class VersionGraphs:
 
     def create(self, file: str, threads: int, library: str = "") -> Session:
         """A session of one graph. Raises LoadError, ConfigError."""
-        options = session_options(self._settings, threads, library)
+        options = SessionOptions(self._settings.device, threads, library)
         return create_session(self.bundle.files, self.manifest, file, options)
 
     def _serving(self, threads: int, *, by_kernel: bool) -> Session:
@@ -378,4 +369,4 @@ class VersionGraphs:
 
     def _report_disabled(self, manifest: Manifest, file: str, error: KanserveError) -> None:
         facts = {"model": manifest.name, "version": manifest.version, "reason": str(error), **log_facts(error)}
-        log.warning("custom_kernel_disabled", file=file, **facts)
+        log.warning("custom_operator_disabled", file=file, **facts)

@@ -364,7 +364,7 @@ class Reconciler:
         if like not in self._held:
             return None
         model = self._registry.resolve(name, str(like[1]))
-        return ServingVersion(model.info, model.serving.way, self._held[like].config)
+        return ServingVersion(model.info, model.serving.plan, self._held[like].config)
 
     async def _failed(self, key: Key, candidate: Candidate, fingerprint: Fingerprint, error: LoadError) -> None:
         known = self._known[key]

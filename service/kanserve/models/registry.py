@@ -229,7 +229,7 @@ class Registry:
         return [entry.model for entry in self.entries() if entry.model is not None]
 
     def index(self, *, only_ready: bool) -> list[VersionStatus]:
-        """The repository index."""
+        """The repository index: every version, with its state and the reason if it is not ready."""
         return [
             VersionStatus(entry.name, entry.version, entry.state.value, entry.reason)
             for entry in self.entries()

@@ -40,15 +40,16 @@ class Shadow:
         outputs = model.info.outputs
         self._class_output = outputs[0].name if statistics.has_classes(outputs) else None
         self.rows_with_other_class: int | None = None if self._class_output is None else 0
-        self._labels, self._metrics = (model.info.name, str(model.info.version)), metrics
+        # Looked up once: the thread may count after an unload, which has removed the series of the version.
+        labels = (model.info.name, str(model.info.version))
+        names = ["rows_total", "mismatched_rows_total", "dropped_requests_total", "failed_requests_total"]
+        names += ["max_difference_ratio", *(["other_class_rows_total"] if self._class_output is not None else [])]
+        self._series = {name: metrics.number(f"kanserve_shadow_{name}").labels(*labels) for name in names}
         self._due, self._waiting, self._bytes = 0.0, 0, 0
         self._ended = False
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor = pool(1, f"shadow-{model.info.name}", NICE)
-        self._count("dropped_requests_total", 0)
-        if self.rows_with_other_class is not None:
-            self._count("other_class_rows_total", 0)
-        self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(0)
+        self._series["max_difference_ratio"].set(0)
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
         """Receive a completed request with `size` bytes of inputs and outputs, which `copy` returns as arrays. Does
@@ -61,7 +62,7 @@ class Shadow:
         self._due -= 1
         if self._waiting >= WAIT or self._bytes + size > BYTES:
             self.requests_dropped += 1
-            self._count("dropped_requests_total", 1)
+            self._series["dropped_requests_total"].inc()
             return
         self._hold(1, size)
         self._pool.submit(self._work, names, size, copy)
@@ -79,31 +80,27 @@ class Shadow:
     def _work(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
         feeds, expected = copy()
         try:
-            actual = self.model.trace(names, feeds)
+            actual = self.model.session.run(names, feeds)
             difference = differences(expected, actual)
             pairs = [(expected[at], actual[at]) for at, name in enumerate(names) if name == self._class_output]
             other = sum(other_classes(*pair) for pair in pairs)
         except (KanserveError, ValueError):
             self.requests_failed += 1
-            self._count("failed_requests_total", 1)
+            self._series["failed_requests_total"].inc()
         else:
             beyond = int((~(difference <= self.tolerance)).sum())
             self.requests += 1
             self.rows += len(difference)
             self.rows_out_of_tolerance += beyond
             self.largest_difference = max(self.largest_difference, float(difference.max(initial=0.0)))
-            self._count("rows_total", len(difference))
-            self._count("mismatched_rows_total", beyond)
+            self._series["rows_total"].inc(len(difference))
+            self._series["mismatched_rows_total"].inc(beyond)
             if self.rows_with_other_class is not None:
                 self.rows_with_other_class += other
-                self._count("other_class_rows_total", other)
-            ratio = self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels)
-            ratio.set(self.largest_difference)
+                self._series["other_class_rows_total"].inc(other)
+            self._series["max_difference_ratio"].set(self.largest_difference)
         finally:
             self._hold(-1, -size)
-
-    def _count(self, what: str, amount: int) -> None:
-        self._metrics.number(f"kanserve_shadow_{what}").labels(*self._labels).inc(amount)
 
 
 def differences(expected: Sequence[Array], actual: Sequence[Array]) -> Floats:

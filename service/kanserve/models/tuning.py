@@ -17,9 +17,7 @@ manifest of the same form neither gets the plan of another model nor passes on i
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -231,32 +229,18 @@ def plan_key(manifest: Manifest, config: OperatorConfig, library: str) -> object
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPlan:
-    """Measured execution plan.
-
-    plan     the plan
-    seconds  time of one run with it, as `tuning.run_seconds` measures it
-    """
+    """Measured execution plan."""
 
     plan: ExecutionPlan
-    seconds: float
+    seconds: float  # time of one run with it, as `tuning.run_seconds` measures it
 
 
-class KnownPlans:
+class KnownPlans(dict[object, MeasuredPlan]):
     """Measured plans by form, the latest `MOST_PLANS` of them. Several threads may use it."""
-
-    def __init__(self) -> None:
-        self._plans: OrderedDict[object, MeasuredPlan] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: object) -> MeasuredPlan | None:
-        """The plan of a form; None if there is none."""
-        with self._lock:
-            return self._plans.get(key)
 
     def keep(self, key: object, measured: MeasuredPlan) -> None:
         """Keep a plan for models of this form, in place of an earlier one."""
-        with self._lock:
-            self._plans[key] = measured
-            self._plans.move_to_end(key)
-            while len(self._plans) > MOST_PLANS:
-                self._plans.popitem(last=False)
+        self.pop(key, None)
+        self[key] = measured
+        for oldest in list(self)[:-MOST_PLANS]:
+            self.pop(oldest, None)

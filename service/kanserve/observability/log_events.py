@@ -19,26 +19,23 @@ class LogEvent:
 
 
 EVENTS = {
-    "calls_cut_off": LogEvent(
+    "calls_aborted": LogEvent(
         "info", "Calls did not end within the grace time after their connection was closed; the server ended them."
-    ),
-    "certificate_violated": LogEvent(
-        "error", "Rows in the certified box have outputs outside of the certified range, which is a bug."
     ),
     "client_disconnected": LogEvent("debug", "A client disconnected while the server sent the response."),
     "config_fields_ignored": LogEvent("warning", "The config.pbtxt has fields that have no effect in kanserve."),
     "connection_limit_reduced": LogEvent(
         "warning", "The limit of open files is lower than max_connections needs; the server takes fewer connections."
     ),
-    "connections_lost": LogEvent("error", "The server could not accept connections."),
+    "connections_not_accepted": LogEvent("error", "The server could not accept connections."),
     "connections_not_renewed": LogEvent(
         "warning", "Connections exceed their maximum age, because no new server could start on the port."
     ),
     "credential_reload_failed": LogEvent(
         "error", "The reload of credential files failed; the previous credentials stay in effect."
     ),
-    "custom_kernel_disabled": LogEvent(
-        "warning", "The graph for the custom kernel could not be loaded; the portable graph serves the model."
+    "custom_operator_disabled": LogEvent(
+        "warning", "The graph for the custom operator could not be loaded; the portable graph serves the model."
     ),
     "default_file_rejected": LogEvent(
         "error", "The file with the default version of a model is invalid; the default version stays as it is."
@@ -67,6 +64,9 @@ EVENTS = {
     "model_unload_delayed": LogEvent("warning", "An unloaded version still handles requests."),
     "model_unloaded": LogEvent("info", "A version is unloaded and its memory is free."),
     "models_loading": LogEvent("info", "The load of the versions in the repository started."),
+    "output_outside_certified_range": LogEvent(
+        "error", "Rows in the certified box have outputs outside of the certified range, which is a bug."
+    ),
     "python_warning": LogEvent("warning", "Python issued a warning."),
     "reload_requested": LogEvent("info", "SIGHUP requested a reload of the settings and the repository."),
     "repository_readable": LogEvent("info", "The server can read the repository again."),
@@ -108,7 +108,7 @@ EVENTS = {
     "stream_request_failed": LogEvent("error", "A request of a stream failed with an internal error."),
     "tls_certificate_loaded": LogEvent("info", "The server certificate is loaded."),
     "token_file_loaded": LogEvent("info", "The token file is loaded."),
-    "transport_selected": LogEvent("warning", "The server falls back to grpcio because asgi is not available."),
+    "transport_fallback": LogEvent("warning", "The server falls back to grpcio because asgi is not available."),
     "unhandled_exception": LogEvent("error", "An exception was not handled."),
     "version_edited": LogEvent("info", "An edited version was written to the repository."),
     "worker_exited": LogEvent("error", "A worker process exited; the parent process starts another one."),

@@ -144,7 +144,9 @@ def _restore() -> None:
 
 def release() -> None:
     """Write all lines, and restore direct writes to stderr, for the end of a command."""
-    release_stdlib()
+    if _kept:  # so that the last message of a command reaches its user
+        sys.stderr.flush()
+        sys.stderr = _kept.pop()
     _restore()
     drain()
 
@@ -375,13 +377,6 @@ def adopt(
     if sys.stderr is not None and not _kept and not terminal:
         _kept.append(sys.stderr)
         sys.stderr = Lines(logger, sys.stderr.fileno())
-
-
-def release_stdlib() -> None:
-    """Restore stderr, so that the last message of a command reaches its user."""
-    if _kept:
-        sys.stderr.flush()
-        sys.stderr = _kept.pop()
 
 
 class Lines(io.TextIOBase):

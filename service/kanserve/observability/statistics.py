@@ -28,11 +28,6 @@ class Duration:
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int) -> None:
-        """Count one occurrence."""
-        self.count += 1
-        self.ns += ns
-
 
 class Timing(NamedTuple):
     """Duration of one execution in nanoseconds, by phase."""
@@ -44,80 +39,65 @@ class Timing(NamedTuple):
 
 
 @dataclass(slots=True)
-class BatchStatistics:
-    """Durations of the executions with one batch size."""
+class Computation:
+    """Durations of executions by phase."""
 
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
 
+    def add(self, times: int, timing: Timing) -> None:
+        """Count an execution some times."""
+        _, inputs, infer, output = timing
+        self.compute_input.count += times
+        self.compute_input.ns += inputs * times
+        self.compute_infer.count += times
+        self.compute_infer.ns += infer * times
+        self.compute_output.count += times
+        self.compute_output.ns += output * times
+
 
 @dataclass(slots=True)
-class Statistics:
+class Statistics(Computation):
     """Counters of one version since its load. They only grow, except `pending`."""
 
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
     failures: dict[FailureReason, int] = field(default_factory=lambda: dict.fromkeys(FailureReason, 0))
     queue: Duration = field(default_factory=Duration)
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
     inference_count: int = 0
     execution_count: int = 0
     last_inference: int = 0  # milliseconds since the epoch
     pending: int = 0
     load_seconds: float = 0.0
-    batches: dict[int, BatchStatistics] = field(default_factory=dict)
+    batches: dict[int, Computation] = field(default_factory=dict)
 
     def executed(self, rows: int, timing: Timing) -> None:
         """Count one execution over `rows` rows, of one or several requests."""
         self.execution_count += 1
         batch = self.batches.get(rows)
         if batch is None:
-            batch = self.batches[rows] = BatchStatistics()
-        batch.compute_input.add(timing.compute_input)
-        batch.compute_infer.add(timing.compute_infer)
-        batch.compute_output.add(timing.compute_output)
+            batch = self.batches[rows] = Computation()
+        batch.add(1, timing)
 
-    def computed(self, rows: int, timing: Timing) -> None:
-        """Count one request's part in an execution: as in Triton, with the time of the whole execution."""
+    def computed(self, requests: int, rows: int, timing: Timing) -> None:
+        """Count the part of some requests in one execution: as in Triton, each with the time of the whole execution.
+        `timing.queue` is the sum over the requests."""
         self.inference_count += rows
-        queue, inputs, infer, output = timing
-        self.queue.count += 1
-        self.queue.ns += queue
-        self.compute_input.count += 1
-        self.compute_input.ns += inputs
-        self.compute_infer.count += 1
-        self.compute_infer.ns += infer
-        self.compute_output.count += 1
-        self.compute_output.ns += output
+        self.queue.count += requests
+        self.queue.ns += timing.queue
+        self.add(requests, timing)
 
-    def succeeded(self, ns: int, at_ms: int) -> None:
-        """Count one successful request."""
-        self.success.add(ns)
-        self.last_inference = at_ms
-
-    def answered(self, requests: int, rows: int, timing: Timing, ns: int, at_ms: int) -> None:
-        """Count the successful requests of one execution, like `computed` and `succeeded` for each. `timing.queue` and
-        `ns` are sums over the requests."""
-        self.inference_count += rows
+    def succeeded(self, requests: int, ns: int, at_ms: int) -> None:
+        """Count some successful requests. `ns`: sum of their durations."""
         self.success.count += requests
         self.success.ns += ns
         self.last_inference = at_ms
-        queue, inputs, infer, output = timing
-        self.queue.count += requests
-        self.queue.ns += queue
-        self.compute_input.count += requests
-        self.compute_input.ns += inputs * requests
-        self.compute_infer.count += requests
-        self.compute_infer.ns += infer * requests
-        self.compute_output.count += requests
-        self.compute_output.ns += output * requests
 
     def failed(self, ns: int, reason: FailureReason) -> None:
         """Count one rejected or lost request."""
-        self.fail.add(ns)
+        self.fail.count += 1
+        self.fail.ns += ns
         self.failures[reason] += 1
 
 

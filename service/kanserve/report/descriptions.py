@@ -26,6 +26,11 @@ CLASSES = "class A: an edge depends only on its source; B: on all sources of its
 NOTHING = "-"
 
 
+def identity(described: Description, version: str = "") -> dict[str, str]:
+    """First fields of each JSON document about a model. `version`: the one of the response, if it names one."""
+    return {"model": described.name, "version": version or described.version, "digest": described.digest}
+
+
 def layers_document(layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
     """The layers for JSON, with all facts."""
     return [
@@ -34,21 +39,13 @@ def layers_document(layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
     ]
 
 
-def show_names(names: Names) -> None:
-    """Print the model's description and the names of its features and classes. Print nothing if the export has none."""
-    if names.description:
-        say(names.description)
+def name_lines(names: Names) -> list[tuple[str, str]]:
+    """A title and one line of text for the names of the features and of the classes."""
     units = itertools.chain(names.units, itertools.repeat(""))
     features = [f"{name} [{unit}]" if unit else name for name, unit in zip(names.features, units, strict=False)]
-    for what, named in (("features", features), ("classes", list(names.classes))):
-        if named:
-            say(f"{what}: {_listed(named)}")
-
-
-def show_scalers(scalers: Scalers, names: Names) -> None:
-    """Print the scalers that the graph applies. Print nothing if the export has none."""
-    for what, text in scaler_lines(scalers, names):
-        say(f"{what}: {text}")
+    return [
+        (what, _listed(named)) for what, named in (("features", features), ("classes", list(names.classes))) if named
+    ]
 
 
 def scaler_lines(scalers: Scalers, names: Names) -> list[tuple[str, str]]:
@@ -67,12 +64,6 @@ def edit_lines(edit: Edit) -> list[tuple[str, str]]:
         within = f", within {edge.error:.2g}" if edge.form == FITTED_FORM else ""
         lines.append(("edited", f"{edge.text}: {edge.form}{within}"))
     return lines + [("compared", edit.difference)] * bool(edit.difference)
-
-
-def show_edit(edit: Edit) -> None:
-    """Print how the version was made from another one. Print nothing if it was not."""
-    for what, text in edit_lines(edit):
-        say(f"{what}: {text}")
 
 
 def scaled_edges(described: Description, layers: Collection[int]) -> list[str]:
@@ -196,9 +187,7 @@ OVER = {
 def scores_document(described: Description, scores: Scores, show: int) -> dict[str, Any]:
     """Scores for JSON: every input, and the most important edges."""
     return {
-        "model": described.name,
-        "version": scores.version,
-        "digest": described.digest,
+        **identity(described, scores.version),
         "source": scores.source,
         "rows": scores.row_count,
         "notes": list(scores.notes),

@@ -21,20 +21,13 @@ FIRST, LONGEST = 1.0, 300.0  # seconds until a rejected version is loaded again;
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """State of a version.
+    """State of a version."""
 
-    tried    fingerprint of the files that were read last
-    serves   True if the version serves
-    missing  True if it serves and its files are missing
-    refused  number of rejections of the current files in a row
-    again    time of the next attempt, on the monotonic clock
-    """
-
-    tried: Fingerprint | None = None
-    serves: bool = False
-    missing: bool = False
-    refused: int = 0
-    again: float = math.inf
+    tried: Fingerprint | None = None  # fingerprint of the files that were read last
+    serves: bool = False  # True if the version serves
+    missing: bool = False  # True if it serves and its files are missing
+    refused: int = 0  # number of rejections of the current files in a row
+    again: float = math.inf  # time of the next attempt, on the monotonic clock
 
     def accepted(self, tried: Fingerprint) -> Known:
         """State after a successful load."""

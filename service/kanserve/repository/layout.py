@@ -30,6 +30,7 @@ EDIT = re.compile(rb'"edit"\s*:')  # the key in a manifest
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 SHARED_HINT = "copy the file, or set allow_hard_links if the file system shares equal files"
 EXPORT_AGAIN = "export the model again"
+RAISE_LIMIT = "raise the setting max_file_bytes"
 COPY_AGAIN = "copy the version into the repository again, or export it again"
 DEFAULT_FILE, DEFAULT_LIMIT = "default", 64  # name in the folder of a model; bytes
 PROMOTE_AGAIN = "write the file with `kanserve promote NAME VERSION --repository FOLDER`, or remove it"
@@ -38,41 +39,28 @@ MOUNTED = "..data"  # the link through which Kubernetes mounts a ConfigMap, a Se
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Version directory in a repository.
+    """Version directory in a repository."""
 
-    name        name under which the server serves it
-    steps       path components from the repository root
-    hard_links  True if its files may have other names as well
-    stored      name in its files, if that is not `name`; otherwise empty
-    """
-
-    name: str
+    name: str  # name under which the server serves it
     version: int
     root: Path
-    steps: tuple[str, ...]
-    hard_links: bool = False
-    stored: str = ""
+    steps: tuple[str, ...]  # path components from the repository root
+    hard_links: bool = False  # True if its files may have other names as well
+    stored: str = ""  # name in its files, if that is not `name`; otherwise empty
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Bytes of one version, each file checked against the manifest.
-
-    manifest  None for a plain ONNX file
-    digest    sha256 of the graph
-    config    contents of the operator's config.pbtxt, which no manifest lists
-    content   hash of the manifest and the config
-    ignored   names of other files in the folder, which the server does not read
-    """
+    """Bytes of one version, each file checked against the manifest."""
 
     name: str
     version: int
-    manifest: Manifest | None
+    manifest: Manifest | None  # None for a plain ONNX file
     files: Mapping[str, bytes]
-    digest: str
-    config: OperatorConfig = SILENT
-    content: str = ""
-    ignored: tuple[str, ...] = ()
+    digest: str  # sha256 of the graph
+    config: OperatorConfig = SILENT  # contents of the operator's config.pbtxt, which no manifest lists
+    content: str = ""  # hash of the manifest and the config
+    ignored: tuple[str, ...] = ()  # names of other files in the folder, which the server does not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +168,7 @@ def load(candidate: Candidate, max_file_bytes: int, known: Texts | None = None) 
         options = _labelled(candidate, known.get(pbtxt.FILE_NAME))
         with _opened(candidate.root, candidate.steps) as directory:
             if manifests.FILE_NAME not in known:
-                data = _read(candidate, directory, manifests.MODEL_FILE, max_file_bytes)
+                data = _read(candidate, directory, manifests.MODEL_FILE, max_file_bytes, too_large=RAISE_LIMIT)
                 digest = hashlib.sha256(data).hexdigest()
                 files = {manifests.MODEL_FILE: data}
                 bundle = Bundle(candidate.name, candidate.version, None, files, digest, options)
@@ -446,7 +434,7 @@ def _files(candidate: Candidate, directory: int, known: Texts, manifest: Manifes
         if entry.path == manifests.NUMBERS_FILE and entry.path in known:
             data = known[entry.path]
         else:
-            data = _read(candidate, directory, entry.path, most, expected=entry.size)
+            data = _read(candidate, directory, entry.path, most, expected=entry.size, too_large=RAISE_LIMIT)
         digest = hashlib.sha256(data).hexdigest()
         if digest != entry.sha256:
             raise LoadError(
@@ -459,12 +447,15 @@ def _files(candidate: Candidate, directory: int, known: Texts, manifest: Manifes
     return files
 
 
-def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:
-    """Read a file of the directory once. Raises LoadError."""
+def _read(
+    candidate: Candidate, directory: int, name: str, limit: int, *, expected: int | None = None, too_large: str = ""
+) -> bytes:
+    """Read a file of the directory once. `too_large`: hint for a file beyond the limit. Raises LoadError."""
     try:
         return safe_files.read(name, limit, within=directory, hard_links=candidate.hard_links, expected=expected)
     except safe_files.UnsafeFile as error:
-        hint = SHARED_HINT if error.names else error.hint or COPY_AGAIN
+        hint = too_large if error.code == "file-too-large" else error.hint or COPY_AGAIN
+        hint = SHARED_HINT if error.names else hint
         raise LoadError(LoadReason.INTEGRITY, f"{name} {error.reason}", code=error.code, hint=hint) from error
     except FileNotFoundError as error:
         raise _missing(name) from error

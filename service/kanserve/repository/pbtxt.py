@@ -20,22 +20,19 @@ from kanexport.shared import triton
 from kanexport.shared.triton import THREADS
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import model_config_pb2 as pb
-from kanserve.scheduling.queue import PriorityLevel
+from kanserve.scheduling.queue import Policy, PriorityLevel
 from kanserve.types import TensorInfo
 
 
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
-    """Version policy: the `latest` number of versions (0: not this), the `specific` ones, or all.
-
-    edits    versions that do not count for `latest`, because no server serves them by default: edits without a release
-    default  version that the file `default` of the model names, which is served in addition; 0: none
-    """
+    """Version policy: the `latest` number of versions (0: not this), the `specific` ones, or all."""
 
     latest: int = 0
     specific: tuple[int, ...] | None = None
+    # Versions that do not count for `latest`, because no server serves them by default: edits without a release.
     edits: frozenset[int] = frozenset()
-    default: int = 0
+    default: int = 0  # version that the file `default` of the model names, which is served in addition; 0: none
 
     def __str__(self) -> str:
         if self.latest:
@@ -83,17 +80,6 @@ KNOWN = {
 
 
 @dataclass(frozen=True, slots=True)
-class Batching:
-    """Contents of `dynamic_batching`, as in `scheduling.queue.Policy`."""
-
-    delay: float = 0.0
-    preferred: tuple[int, ...] = ()
-    levels: tuple[PriorityLevel, ...] = (PriorityLevel(),)
-    usual: int = 0
-    ordered: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Labels:
     """Class labels of an output, in their order: the `lines` of a file next to config.pbtxt."""
 
@@ -104,27 +90,19 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class OperatorConfig:
-    """Contents of a `config.pbtxt`. Unset fields are 0, None or empty.
-
-    device   cpu or cuda
-    threads  number of threads of one run
-    inputs   input tensors, without the batch dimension
-    outputs  output tensors, without the batch dimension
-    labels   label files; `layout` reads their lines
-    unused   names of unsupported fields
-    """
+    """Contents of a `config.pbtxt`. Unset fields are 0, None or empty."""
 
     name: str = ""
     max_batch_size: int = 0
-    batching: Batching | None = None
+    batching: Policy | None = None  # contents of `dynamic_batching`, with 0 for `max_rows`
     instances: int = 0
-    device: str = ""
-    threads: int = 0
+    device: str = ""  # cpu or cuda
+    threads: int = 0  # number of threads of one run
     versions: VersionPolicy = ALL
-    inputs: tuple[TensorInfo, ...] = ()
-    outputs: tuple[TensorInfo, ...] = ()
-    labels: tuple[Labels, ...] = ()
-    unused: tuple[str, ...] = ()
+    inputs: tuple[TensorInfo, ...] = ()  # input tensors, without the batch dimension
+    outputs: tuple[TensorInfo, ...] = ()  # output tensors, without the batch dimension
+    labels: tuple[Labels, ...] = ()  # label files; `layout` reads their lines
+    unused: tuple[str, ...] = ()  # names of unsupported fields
 
 
 SILENT = OperatorConfig()
@@ -213,7 +191,7 @@ def _rejected(fault: str, *, code: str, hint: str) -> LoadError:
     return LoadError(LoadReason.CONFIG, f"{FILE_NAME} {fault}", code=code, hint=hint)
 
 
-def _batching(message: Any) -> Batching:
+def _batching(message: Any) -> Policy:
     batching = message.dynamic_batching
     levels = _levels(batching)
     if batching.preserve_ordering and (len(levels) > 1 or any(level.delays for level in levels)):
@@ -236,7 +214,8 @@ def _batching(message: Any) -> Batching:
             code="config-value-invalid",
             hint="set default_priority_level to one of the priority_levels",
         )
-    return Batching(
+    return Policy(
+        0,
         batching.max_queue_delay_microseconds / 1e6,
         sizes,
         levels,

@@ -32,33 +32,24 @@ BREATH, EVERY = 0.0005, 64  # seconds of a pause per so many versions, so that r
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Fingerprint of a version's files and of those next to its versions.
+    """Fingerprint of a version's files and of those next to its versions."""
 
-    facts    hash of the file facts
-    size     bytes of the version's files
-    fresh    True if a file was written so recently that the next write may not show
-    growing  True if there is no manifest and a file was written recently, so that the version may be incomplete
-    """
-
-    facts: bytes
-    size: int = 0
-    fresh: bool = False
+    facts: bytes  # hash of the file facts
+    size: int = 0  # bytes of the version's files
+    fresh: bool = False  # True if a file was written so recently that the next write may not show
+    # True if there is no manifest and a file was written recently, so that the version may be incomplete.
     growing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Contents of a repository at one time.
-
-    policies      by model, the policy of its config.pbtxt, or the server's
-    synchronized  Unix time at which the file SYNCHRONIZED was written; 0 without it
-    defaults      by model, its file `default`, or the error of an invalid one
-    """
+    """Contents of a repository at one time."""
 
     candidates: Mapping[Key, Candidate]
     prints: Mapping[Key, Fingerprint]
-    policies: Mapping[str, VersionPolicy]
-    synchronized: float = 0.0
+    policies: Mapping[str, VersionPolicy]  # by model, the policy of its config.pbtxt, or the server's
+    synchronized: float = 0.0  # Unix time at which the file SYNCHRONIZED was written; 0 without it
+    # By model, its file `default`, or the error of an invalid one.
     defaults: Mapping[str, DefaultFile | LoadError] = field(default_factory=dict)
 
     def only(self, names: Collection[str] | None) -> Snapshot:

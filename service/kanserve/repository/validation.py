@@ -44,10 +44,10 @@ from kanexport.shared.sections import (
     OutputInterval,
 )
 from kanserve.errors import LoadError, LoadReason
+from kanserve.repository.layout import EXPORT_AGAIN
 from kanserve.repository.pbtxt import FILE_NAME, OperatorConfig
 from kanserve.types import DTYPES, TensorInfo
 
-EXPORT_AGAIN = "export the model again"
 Tensor = TensorInfo | TensorSpec
 SERVED_CLASSES = ("A", "B")
 

@@ -30,7 +30,7 @@ from kanserve.rest.exchange import Bounds, Events, Exchange, HttpRequest, HttpRe
 from kanserve.rest.kan import KanPages
 from kanserve.rest.kserve_v1 import KServeV1
 from kanserve.rest.oip import Oip, unsupported
-from kanserve.rest.ui import OPERATIONS, OVERVIEW, StaticPage, Views
+from kanserve.rest.ui import OPERATIONS, OVERVIEW, Views, redirect, static_file
 from kanserve.services.control import Catalogue, Control
 from kanserve.services.explain import Explainer
 from kanserve.services.operations import Operations
@@ -107,10 +107,9 @@ def route_table(
     for path in OF_KAN:
         for name, (verb, handler) in (kan.methods() | views.methods()).items():
             yield verb, f"{path}/{name}".rstrip("/"), handler, False
-    page = StaticPage()
-    yield "GET", "/", page.root, False
-    yield "GET", "/ui", page.file, False
-    yield "GET", "/ui/{rest:path}", page.file, False
+    yield "GET", "/", redirect, False
+    yield "GET", "/ui", static_file, False
+    yield "GET", "/ui/{rest:path}", static_file, False
 
 
 async def _refuse(request: HttpRequest, call: Call) -> HttpResponse:

@@ -22,8 +22,7 @@ from kanserve.errors import BadRequest, LimitReached, RequestBufferLimited
 from kanserve.grpc_api.call_context import ID_HEADER, PUSHBACK, Call, CallFailed, Code, RequestMetadata, error_body
 from kanserve.grpc_api.interceptor import Interceptor
 from kanserve.grpc_api.unfinished_requests import Buffer, IncomingRequest
-from kanserve.observability.metrics import Metrics
-from kanserve.observability.series import Spread
+from kanserve.observability.metrics import Metrics, Spread
 from kanserve.system import compression
 
 T = TypeVar("T")
@@ -37,34 +36,22 @@ NOSNIFF = {"x-content-type-options": "nosniff"}  # in every response: a browser 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits of a request.
+    """Limits of a request."""
 
-    body     bytes of the body, as sent and unpacked
-    arrival  seconds within which the body must arrive
-    typed    bytes of one tensor as numbers in JSON
-    """
-
-    body: int
-    arrival: float
-    typed: int
+    body: int  # bytes of the body, as sent and unpacked
+    arrival: float  # seconds within which the body must arrive
+    typed: int  # bytes of one tensor as numbers in JSON
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """HTTP request that has arrived completely.
+    """HTTP request that has arrived completely."""
 
-    path     parameters of the path
-    headers  headers
-    body     bytes of the body, unpacked
-    broken   error of a request that cannot be read
-    query    parameters of the query, only for some routes
-    """
-
-    path: Mapping[str, str]
+    path: Mapping[str, str]  # parameters of the path
     headers: Headers
-    body: bytes = b""
-    broken: Refused | None = None
-    query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""  # bytes of the body, unpacked
+    broken: Refused | None = None  # error of a request that cannot be read
+    query: Mapping[str, str] = field(default_factory=dict)  # parameters of the query, only for some routes
 
     def __len__(self) -> int:
         return len(self.body)
@@ -72,20 +59,13 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """HTTP response of a method.
-
-    body     bytes
-    kind     content type
-    status   status code
-    headers  further headers
-    packs    whether the response is compressed if the client accepts that
-    """
+    """HTTP response of a method."""
 
     body: bytes = b""
-    kind: str = JSON
+    kind: str = JSON  # content type
     status: int = HTTPStatus.OK
-    headers: Mapping[str, str] = field(default_factory=dict)
-    packs: bool = True
+    headers: Mapping[str, str] = field(default_factory=dict)  # further headers
+    packs: bool = True  # whether the response is compressed if the client accepts that
 
     def __len__(self) -> int:
         return len(self.body)

@@ -17,6 +17,7 @@ import orjson
 
 from kanserve.errors import BadRequest, ResourceExhausted
 from kanserve.grpc_api.call_context import Call
+from kanserve.grpc_api.infer_codec import at_most
 from kanserve.rest import json_document
 from kanserve.rest.exchange import JSON, HttpRequest, HttpResponse
 from kanserve.rest.json_document import word
@@ -101,10 +102,8 @@ async def request(http_request: HttpRequest, call: Call, typed: int) -> tuple[In
         inputs=tuple(draft.inputs),
         outputs=tuple(name for name, _ in draft.outputs),
         classes=tuple(classes),
-        queue_timeout=options.queue_timeout,
         deadline=call.deadline,
-        priority=options.priority,
-        insight=options.insight,
+        **options._asdict(),
     )
     return checked, draft.binary
 
@@ -266,7 +265,7 @@ def _parameter(key: str, value: Any) -> Parameter:
 
 def _parameters(holder: Mapping[str, Any], whose: str) -> dict[str, Any]:
     parameters = dict(_is(holder.get("parameters", {}), dict, f"'parameters' of {whose}"))
-    validation.at_most("parameters", parameters, validation.COUNT_LIMITS["parameters"])
+    at_most("parameters", parameters, validation.COUNT_LIMITS["parameters"])
     return parameters
 
 
@@ -274,7 +273,7 @@ def _list(holder: Mapping[str, Any], key: str, *, required: bool = False) -> lis
     if key not in holder and not required:
         return []
     values = _member(holder, key, list, "the request")
-    validation.at_most(key, values, validation.COUNT_LIMITS.get(key, validation.DIMENSION_LIMIT))
+    at_most(key, values, validation.COUNT_LIMITS.get(key, validation.DIMENSION_LIMIT))
     return values
 
 

@@ -120,20 +120,13 @@ def depth(text: bytes, shape: Shape) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Part of the text.
+    """Part of the text."""
 
-    text    complete JSON
-    base    levels that were open before, which the value of the piece continues
-    start   levels that are open at its start
-    end     levels that are open at its end
-    colons  its number of keys, those of MORE included
-    """
-
-    text: bytes
-    base: int
-    start: int
-    end: int
-    colons: int
+    text: bytes  # complete JSON
+    base: int  # levels that were open before, which the value of the piece continues
+    start: int  # levels that are open at its start
+    end: int  # levels that are open at its end
+    colons: int  # its number of keys, those of MORE included
 
 
 def pieces(text: bytes, shape: Shape) -> Iterator[Piece]:

@@ -30,11 +30,9 @@ from kanserve.rest import json_document
 from kanserve.rest.exchange import HttpRequest, HttpResponse, Method, json_response, single
 from kanserve.rest.infer_json import HEADER_LENGTH
 from kanserve.services.control import Catalogue
-from kanserve.services.validation import at_most
 from kanserve.types import ModelInfo, TensorInfo
 
 ROWS = {"rows": ("rows", "row_count"), "reference_rows": ("reference_rows", "reference_count")}
-RESET = "statistics/reset"  # as the last part of a path
 OF_PATH = frozenset({"model_name", "model_version"})
 HELD = frozenset({"inputs", "reference_count"})  # fields that follow from lists of rows
 
@@ -52,40 +50,30 @@ class KanPages:
     def methods(self) -> dict[str, tuple[str, Method]]:
         """Last part of the path -> verb and handler."""
         service = self._service
-        table: dict[str, tuple[type[Message], type[Message], Callable[[bytes, Call], Awaitable[bytes]]]] = {
-            "edges": (kan_pb2.QueryEdgesRequest, kan_pb2.QueryEdgesResponse, service.query_edges),
-            "explain": (kan_pb2.ExplainRequest, kan_pb2.ExplainResponse, service.explain),
-            "scores": (kan_pb2.EdgeScoresRequest, kan_pb2.EdgeScoresResponse, service.edge_scores),
-            "statistics": (kan_pb2.GetStatisticsRequest, kan_pb2.GetStatisticsResponse, service.get_statistics),
-            "edits": (kan_pb2.EditEdgesRequest, kan_pb2.EditEdgesResponse, service.edit_edges),
-            RESET: (kan_pb2.ResetStatisticsRequest, kan_pb2.ResetStatisticsResponse, service.reset_statistics),
-        }
         return {
-            "": ("GET", self.describe),
-            "certificates": ("GET", self.certificates),
+            "": ("GET", self._method("DescribeModel", service.describe_model, bounded=False)),
+            "certificates": ("GET", self._method("GetCertificates", service.get_certificates)),
             "curves": ("POST", self.curves),
-            **{name: ("POST", self._method(*what)) for name, what in table.items()},
+            "edges": ("POST", self._method("QueryEdges", service.query_edges)),
+            "explain": ("POST", self._method("Explain", service.explain)),
+            "scores": ("POST", self._method("EdgeScores", service.edge_scores)),
+            "statistics": ("POST", self._method("GetStatistics", service.get_statistics)),
+            "edits": ("POST", self._method("EditEdges", service.edit_edges)),
+            "statistics/reset": ("POST", self._method("ResetStatistics", service.reset_statistics)),
         }
 
-    async def describe(self, request: HttpRequest, call: Call) -> HttpResponse:
-        """DescribeModel."""
-        message = kan_pb2.DescribeModelRequest(**_model(request))
-        data = await self._service.describe_model(message.SerializeToString(), call)
-        return await self._encoded(request, kan_pb2.DescribeModelResponse, data, bounded=False)
+    def _method(self, name: str, method: Callable[[bytes, Call], Awaitable[bytes]], *, bounded: bool = True) -> Method:
+        """The handler of the RPC with this name. `bounded`: whether its responses have a limit."""
+        request_kind, response_kind = (getattr(kan_pb2, f"{name}{end}") for end in ("Request", "Response"))
 
-    async def certificates(self, request: HttpRequest, call: Call) -> HttpResponse:
-        """GetCertificates."""
-        message = kan_pb2.GetCertificatesRequest(**_model(request))
-        data = await self._service.get_certificates(message.SerializeToString(), call)
-        return await self._encoded(request, kan_pb2.GetCertificatesResponse, data)
+        async def respond(request: HttpRequest, call: Call) -> HttpResponse:
+            message, form = await self.message(request, request_kind), ResponseForm(request)
+            data = await method(message.SerializeToString(), call)
+            if bounded:
+                self.within(len(data), packed=form.packed)
+            return await json_document.reading(len(data), lambda: form.response(form.encode(response_kind, data)))
 
-    async def _encoded(
-        self, request: HttpRequest, kind: type[Message], data: bytes, *, bounded: bool = True
-    ) -> HttpResponse:
-        form = ResponseForm(request)
-        if bounded:
-            self.within(len(data), packed=form.packed)
-        return await json_document.reading(len(data), lambda: form.response(form.encode(kind, data)))
+        return respond
 
     async def curves(self, request: HttpRequest, call: Call) -> HttpResponse:
         """GetCurves, its blocks in a list."""
@@ -126,15 +114,6 @@ class KanPages:
         async for data in self._service.watch_statistics(single(message.SerializeToString()), call):
             yield await json_document.reading(len(data), functools.partial(encode, data))
 
-    def _method(
-        self, kind: type[Message], response_kind: type[Message], method: Callable[[bytes, Call], Awaitable[bytes]]
-    ) -> Method:
-        async def respond(request: HttpRequest, call: Call) -> HttpResponse:
-            message = await self.message(request, kind)
-            return await self._encoded(request, response_kind, await method(message.SerializeToString(), call))
-
-        return respond
-
     def within(self, size: int, *, packed: bool = False) -> int:
         """The bytes of a response. Raises ResourceExhausted if they exceed a limit."""
         if not packed and size > self._typed:
@@ -173,7 +152,7 @@ class KanPages:
                 self.add_rows(message, info, body.pop(key), field, count)
         lists = {key: value for key, value in body.items() if isinstance(value, list)}
         for key, value in lists.items():
-            at_most(key, value, infer_codec.INDEX_LIMIT)
+            infer_codec.at_most(key, value, infer_codec.INDEX_LIMIT)
         if (values := sum(map(len, lists.values()))) > infer_codec.INDEX_LIMIT:
             raise BadRequest(
                 f"{', '.join(sorted(lists))} have {values} entries together, expected at most "

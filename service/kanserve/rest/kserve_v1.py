@@ -21,7 +21,7 @@ from kanserve.pb import kan_pb2
 from kanserve.rest import json_document
 from kanserve.rest.exchange import HttpRequest, HttpResponse, json_response
 from kanserve.rest.infer_json import DIGITS_PER_BYTE
-from kanserve.rest.kan import KanPages
+from kanserve.rest.kan import KanPages, plain
 from kanserve.services.control import Catalogue
 from kanserve.types import NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ModelInfo, TensorInfo
 
@@ -171,22 +171,17 @@ def _row(array: np.ndarray[Any, Any], at: int) -> orjson.Fragment:
 
 def _explanations(data: bytes) -> HttpResponse:
     """One object for each row, and the facts that all rows share."""
-    message = kan_pb2.ExplainResponse.FromString(data)
-    outputs = len(message.outputs)
-    shapes: dict[str, tuple[int, ...]] = {"contributions": (-1, message.nodes, outputs)}
-    shapes |= dict.fromkeys(("predictions", "completeness_error"), (-1, outputs))
-    arrays = {name: np.frombuffer(getattr(message, name), "<f8").reshape(shape) for name, shape in shapes.items()}
-    base = orjson.Fragment(json_document.written(np.frombuffer(message.base, "<f8")))
+    fields = plain(kan_pb2.ExplainResponse.FromString(data), lambda array: array)
+    base = orjson.Fragment(json_document.written(fields["base"]))
     explanations = [
         {
             "base": base,
-            "prediction": _row(arrays["predictions"], at),
-            "contributions": _row(arrays["contributions"], at),
-            "completeness_error": _row(arrays["completeness_error"], at),
-            **({"out_of_range": bool(message.out_of_range[at])} if message.out_of_range else {}),
+            "prediction": _row(fields["predictions"], at),
+            "contributions": _row(fields["contributions"], at),
+            "completeness_error": _row(fields["completeness_error"], at),
+            **({"out_of_range": bool(fields["out_of_range"][at])} if "out_of_range" in fields else {}),
         }
-        for at in range(len(arrays["predictions"]))
+        for at in range(len(fields["predictions"]))
     ]
-    shared = {name: getattr(message, name) for name in ("model_name", "model_version", "method", "reference")}
-    shared |= {"outputs": list(message.outputs), "notes": list(message.notes)}
-    return json_response({"explanations": explanations, **shared})
+    shared = ("model_name", "model_version", "method", "reference", "outputs", "notes")
+    return json_response({"explanations": explanations, **{name: fields[name] for name in shared}})

@@ -55,7 +55,7 @@ class Oip:
 
     async def config(self, request: HttpRequest, call: Call) -> HttpResponse:
         """The configuration of a version in Triton's format."""
-        model = self._catalogue.model(*_model(request))
+        model = self._catalogue.registry.resolve(*_model(request))
         return await asyncio.to_thread(lambda: json_response(plain(model_codec.config(model.info, model.serving))))
 
     async def statistics(self, request: HttpRequest, call: Call) -> HttpResponse:
@@ -72,7 +72,7 @@ class Oip:
                 code="json-value-wrong",
                 hint='send {"ready": true}, or no body',
             )
-        statuses = self._catalogue.index(only_ready=ready)
+        statuses = self._catalogue.registry.index(only_ready=ready)
         return json_response(
             [
                 {"name": status.name, "version": str(status.version), "state": status.state}

@@ -81,29 +81,27 @@ class _File:
     tag: str
 
 
-class StaticPage:
-    """Routes of the files of the web UI."""
+async def redirect(requested: HttpRequest, call: Call) -> HttpResponse:
+    """Redirect to the web UI, by a relative address."""
+    return HttpResponse(
+        status=HTTPStatus.TEMPORARY_REDIRECT, headers={"location": "ui/", "referrer-policy": "no-referrer"}
+    )
 
-    async def root(self, requested: HttpRequest, call: Call) -> HttpResponse:
-        """Redirect to the web UI, by a relative address."""
-        return HttpResponse(
-            status=HTTPStatus.TEMPORARY_REDIRECT, headers={"location": "ui/", "referrer-policy": "no-referrer"}
+
+async def static_file(requested: HttpRequest, call: Call) -> HttpResponse:
+    """A file, or index.html for other paths. Raises `Refused`."""
+    path = requested.path.get("rest", "")
+    name = path.removeprefix(FOLDER)
+    if name != path and (result := _files().get(name)):
+        return _response(result, requested)
+    if name != path and NAMES_A_FILE.fullmatch(name.rpartition("/")[2]):
+        raise Refused(
+            HTTPStatus.NOT_FOUND,
+            f"Not Found: the web UI has no file {name[:80]!r}",
+            code="ui-file-not-found",
+            hint="reload the page",
         )
-
-    async def file(self, requested: HttpRequest, call: Call) -> HttpResponse:
-        """A file, or index.html for other paths. Raises `Refused`."""
-        path = requested.path.get("rest", "")
-        name = path.removeprefix(FOLDER)
-        if name != path and (result := _files().get(name)):
-            return _response(result, requested)
-        if name != path and NAMES_A_FILE.fullmatch(name.rpartition("/")[2]):
-            raise Refused(
-                HTTPStatus.NOT_FOUND,
-                f"Not Found: the web UI has no file {name[:80]!r}",
-                code="ui-file-not-found",
-                hint="reload the page",
-            )
-        return _response(_index(path.count("/") if "rest" in requested.path else -1), requested)
+    return _response(_index(path.count("/") if "rest" in requested.path else -1), requested)
 
 
 def _response(file: _File, requested: HttpRequest) -> HttpResponse:
@@ -149,7 +147,7 @@ class Views:
     """Routes of the views. `pages` reads rows in JSON."""
 
     def __init__(self, explainer: Explainer, pages: KanPages, operations: Operations) -> None:
-        self._reports = Once(Bound())  # a report takes a hundred milliseconds or more of a thread
+        self._reports = Once()  # a report takes a hundred milliseconds or more of a thread
         self._kan, self._explainer, self._pages, self._operations = explainer.kan, explainer, pages, operations
 
     def methods(self) -> dict[str, tuple[str, Method]]:
@@ -280,22 +278,6 @@ def _written(plan: Plan, curves: Curves, gone: threading.Event, *, html: bool) -
     return HttpResponse(page.html(document).encode(), HTML, headers=headers)
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """Limits of the work for responses.
-
-    seconds   time limit of one response
-    together  number of responses that are made at the same time
-    waiting   number of responses that are made or wait for their turn
-    kept      bytes of cached responses
-    """
-
-    seconds: float = 60.0
-    together: int = 2
-    waiting: int = 16
-    kept: int = 16 * 2**20
-
-
 class Abandoned(Exception):
     """Raised in a thread by work that no caller waits for any more."""
 
@@ -330,11 +312,17 @@ class _Work:
         return self.gone.is_set() and not self.task.done()
 
 
+@dataclass(eq=False, repr=False)
 class Once:
     """Cache of responses that makes each response once, for use from one event loop."""
 
-    def __init__(self, bound: Bound) -> None:
-        self._bound, self._turn = bound, asyncio.Semaphore(bound.together)
+    seconds: float = 60.0  # time limit of one response
+    together: int = 2  # number of responses that are made at the same time
+    waiting: int = 16  # number of responses that are made or wait for their turn
+    kept: int = 16 * 2**20  # bytes of cached responses
+
+    def __post_init__(self) -> None:
+        self._turn = asyncio.Semaphore(self.together)
         self._making: dict[Hashable, _Work] = {}
         self._kept: OrderedDict[Hashable, tuple[weakref.ref[object], HttpResponse]] = OrderedDict()
         self._size = 0
@@ -348,7 +336,7 @@ class Once:
             return kept[1]
         work = self._making.get(key)
         if work is None or work.left or work.of() is not of:
-            if len(self._making) >= self._bound.waiting:
+            if len(self._making) >= self.waiting:
                 raise QueueFull
             work = self._making[key] = _Work(of)
             work.task = asyncio.ensure_future(self._make(make, work.gone))
@@ -364,16 +352,16 @@ class Once:
         before, response = self._kept.pop(key, None), task.result()
         self._size += len(response) - (0 if before is None else len(before[1]))
         self._kept[key] = weakref.ref(of), response
-        while self._size > self._bound.kept:
+        while self._size > self.kept:
             _, (_, dropped) = self._kept.popitem(last=False)
             self._size -= len(dropped)
 
     async def _make(self, make: Make, gone: threading.Event) -> HttpResponse:
         async with self._turn:
             try:
-                async with asyncio.timeout(self._bound.seconds):
+                async with asyncio.timeout(self.seconds):
                     return await make(gone)
             except TimeoutError:
-                raise ServerDeadlineExceeded(self._bound.seconds) from None
+                raise ServerDeadlineExceeded(self.seconds) from None
             finally:
                 gone.set()

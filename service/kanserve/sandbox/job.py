@@ -13,7 +13,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kanexport.shared import manifest as manifests
 from kanexport.shared.manifest import Manifest
 from kanserve.runtime.base import SessionOptions
 
@@ -25,29 +24,19 @@ OWN_OPERATORS, OF_A_THREAD = 2**28, 2**24  # bytes of the interpreter and its li
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Load check of one version.
+    """Load check of one version."""
 
-    files    sizes of the files, by name
-    rows     check a batch of rows
-    seconds  time limit
-    memory   limit of memory in bytes, in addition to the files
-    strict   the setting `graph_allowlist`
-    options  options of the sessions; the library is only for the graph that needs it, "" if it is not loaded
-    texts    the files are those of `layout.Texts`, and the process only parses them
-    parsed   the process has parsed the manifest in an earlier part of the same check
-    size     bytes of all files of the version, if later parts have more of them than this one
-    """
-
+    # Options of the sessions; the library is only for the graph that needs it, "" if it is not loaded.
     options: SessionOptions
-    strict: bool
-    rows: int
-    seconds: float
-    memory: int
-    files: Mapping[str, int]
+    strict: bool  # the setting `graph_allowlist`
+    rows: int  # check a batch of rows
+    seconds: float  # time limit
+    memory: int  # limit of memory in bytes, in addition to the files
+    files: Mapping[str, int]  # sizes of the files, by name
     manifest: str | None
-    texts: bool = False
-    parsed: bool = False
-    size: int = 0
+    texts: bool = False  # the files are those of `layout.Texts`, and the process only parses them
+    parsed: bool = False  # the process has parsed the manifest in an earlier part of the same check
+    size: int = 0  # bytes of all files of the version, if later parts have more of them than this one
 
     @property
     def most(self) -> int:
@@ -63,11 +52,6 @@ def stripped(manifest: Manifest) -> Manifest:
         for layer in manifest.layers
     )
     return dataclasses.replace(manifest, layers=layers, notes=())
-
-
-def strip_for_sandbox(manifest: Manifest) -> str:
-    """The text of a stripped manifest."""
-    return manifests.dumps(stripped(manifest)).decode()
 
 
 def put(job: Job, files: Mapping[str, bytes]) -> int:

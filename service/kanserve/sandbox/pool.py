@@ -14,6 +14,7 @@ import sys
 import weakref
 from collections.abc import AsyncIterator, Mapping
 
+from kanserve.config.settings import ENV_PREFIX
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.sandbox import job as jobs
 from kanserve.sandbox.job import Job
@@ -24,8 +25,6 @@ STARTING, GRACE = 60.0, 30.0  # seconds to import everything; in addition to the
 WORDS = 2**16  # bytes of a reply
 SMALL = 2**16  # bytes of files that are written on the event loop, in less time than a thread needs to start
 WITHOUT = "free memory and processes, or set load_check = false (unsafe for untrusted models)"
-OWN = "KANSERVE_"  # variables that the load check does not get
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process with threads cannot fork safely
 
 
 class ProcessLost(Exception):
@@ -200,14 +199,20 @@ class VersionCheck:
             raise _late(job) from error
 
 
+def environment() -> dict[str, str]:
+    """The environment of a process without settings of the server, and with one thread for arrays: a process with
+    threads cannot fork safely."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
 def _started(end: int) -> subprocess.Popen[bytes]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "kanserve.sandbox.process"],
         stdin=end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=kept | ONE_THREAD,
+        env=environment(),
         start_new_session=True,
     )
 

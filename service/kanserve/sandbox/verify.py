@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from kanexport.shared import custom_ops
 from kanexport.shared.manifest import LayerInfo, Manifest, TensorSpec
 from kanserve.errors import KanserveError, LoadError, LoadReason, ResourceExhausted
+from kanserve.repository.layout import EXPORT_AGAIN
 from kanserve.runtime.base import Session
 from kanserve.types import DTYPES, Array, TensorInfo
 
 ROUNDING = 2.0  # units in the last place that a restored output may be off by
 FLOATS = ("FP32", "FP64")  # datatypes of node vectors
-EXPORT_AGAIN = "export the model again"
 
 
 def tensors(specs: tuple[TensorSpec, ...]) -> tuple[TensorInfo, ...]:
@@ -198,15 +198,29 @@ def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None
     named = {layer.edges_tensor} | {basis.edges_tensor for basis in layer.bases if basis.edges_tensor}
     if missing := named - {tensor.name for tensor in session.outputs}:
         raise _differs(f"layer {at}: {layer.edges_file} has no output '{min(missing)}'")
+    feeds = {tensor.name: np.zeros((1, nodes), DTYPES[tensor.datatype])}
+    _edges(
+        f"layer {at}: {layer.edges_file}", layer, session, feeds, (1, layer.sources, layer.destinations), "one vector"
+    )
+
+
+def _edges(
+    what: str,
+    layer: LayerInfo,
+    session: Session,
+    feeds: Mapping[str, Array],
+    shape: tuple[int, ...],
+    vectors: str = "",
+) -> Array:
+    """The edge values that an edge graph of a layer computes. Raises LoadError, which names `what`, if it cannot
+    compute them, or gives another shape or type."""
     try:
-        (edges,) = session.run([layer.edges_tensor], {tensor.name: np.zeros((1, nodes), DTYPES[tensor.datatype])})
+        (edges,) = session.run([layer.edges_tensor], feeds)
     except KanserveError as error:
-        raise _differs(f"layer {at}: {layer.edges_file} cannot compute one vector") from error
-    expected = (1, layer.sources, layer.destinations)
-    if edges.shape != expected or edges.dtype.kind != "f":
-        raise _differs(
-            f"layer {at}: {layer.edges_file} gives {edges.dtype} {list(edges.shape)}, expected {list(expected)}"
-        )
+        raise _differs(f"{what} cannot compute {vectors or f'{shape[0]} vectors'}") from error
+    if edges.shape != shape or edges.dtype.kind != "f":
+        raise _differs(f"{what} gives {edges.dtype} {list(edges.shape)}, expected {list(shape)}")
+    return edges
 
 
 STRONGEST_CHECKED = 10  # edges of a vector whose selection is compared with a sort of all edges
@@ -217,15 +231,9 @@ def operator_edges(at: int, layer: LayerInfo, session: Session, nodes: Array, k:
     """The edge values [N, S * D] of the edge graph of a layer by the custom operator, or its k strongest edges
     [N, 3 k]. Raises LoadError if it does not take the node vectors [N, n], or gives another shape."""
     what = f"layer {at}: {custom_ops.edges_file(layer.edges_file)}"
-    count = np.full((1, 1), k, np.float32)
-    try:
-        (edges,) = session.run([layer.edges_tensor], {layer.node_tensor: nodes, custom_ops.STRONGEST: count})
-    except KanserveError as error:
-        raise _differs(f"{what} cannot compute {len(nodes)} vectors") from error
-    expected = (len(nodes), 3 * k or layer.sources * layer.destinations)
-    if edges.shape != expected or edges.dtype.kind != "f":
-        raise _differs(f"{what} gives {edges.dtype} {list(edges.shape)}, expected {list(expected)}")
-    return edges.astype(np.float64)
+    feeds = {layer.node_tensor: nodes, custom_ops.STRONGEST: np.full((1, 1), k, np.float32)}
+    shape = (len(nodes), 3 * k or layer.sources * layer.destinations)
+    return _edges(what, layer, session, feeds, shape).astype(np.float64)
 
 
 def check_operator_edges(manifest: Manifest, at: int, by_operator: Session, portable: Session) -> None:
@@ -238,12 +246,8 @@ def check_operator_edges(manifest: Manifest, at: int, by_operator: Session, port
     parts = [np.stack([0 * ramp, ramp, -2 * ramp]), *([rows] if rows.shape[1:] == ramp.shape else [])]
     nodes = np.concatenate(parts).astype(np.float32)
     edges = operator_edges(at, layer, by_operator, nodes)
-    try:
-        (values,) = portable.run([layer.edges_tensor], {layer.node_tensor: nodes})
-    except KanserveError as error:
-        raise _differs(f"layer {at}: {layer.edges_file} cannot compute {len(nodes)} vectors") from error
-    if values.size != edges.size:
-        raise _differs(f"layer {at}: {layer.edges_file} gives {list(values.shape)} for {len(nodes)} vectors")
+    shape = (len(nodes), layer.sources, layer.destinations)
+    values = _edges(f"layer {at}: {layer.edges_file}", layer, portable, {layer.node_tensor: nodes}, shape)
     difference = float(np.abs(edges - values.astype(np.float64).reshape(edges.shape)).max(initial=0.0))
     largest = float(np.abs(values).max(initial=0.0))
     # Written so that NaN fails.

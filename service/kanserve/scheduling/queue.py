@@ -68,20 +68,11 @@ class Policy:
         return not self.delay and not self.preferred
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Decision on the next batch.
-
-    count  number of waiting requests, from the first, that run now as one batch
-    wake   if `count` is 0, time of the next decision, on the clock of `now`
-    """
-
-    count: int
-    wake: float | None = None
-
-
-def choose(policy: Policy, rows: Sequence[int], oldest: float, now: float, most: int | None = None) -> Choice:
-    """Decision for waiting requests of `rows` rows each, in their order, that may run together. A request that is
+def choose(
+    policy: Policy, rows: Sequence[int], oldest: float, now: float, most: int | None = None
+) -> tuple[int, float | None]:
+    """Decision for waiting requests of `rows` rows each, in their order, that may run together. Returns how many, from
+    the first, run now as one batch; if 0, also the time of the next decision, on the clock of `now`. A request that is
     larger than the limit runs by itself.
 
     oldest  arrival of the first request
@@ -92,7 +83,7 @@ def choose(policy: Policy, rows: Sequence[int], oldest: float, now: float, most:
     preferred size that the next request would exceed. After the delay, all requests that fit run, with any size.
     """
     if not rows:
-        return Choice(0)
+        return 0, None
     most = policy.max_rows if most is None else min(most, policy.max_rows)
     # The rows of the first request, of the first two, and so on, as far as they fit; at least one number.
     sums = list(itertools.accumulate(rows))
@@ -100,12 +91,12 @@ def choose(policy: Policy, rows: Sequence[int], oldest: float, now: float, most:
     due = oldest + policy.delay
     best = _preferred(policy.preferred, sums)
     if best and not (policy.delay and now >= due):
-        return Choice(best)
+        return best, None
     enough = min(most, policy.preferred[-1]) if policy.preferred else most
     full = len(sums) < len(rows) or sums[-1] >= enough
     if full or now >= due:
-        return Choice(len(sums))
-    return Choice(0, due)
+        return len(sums), None
+    return 0, due
 
 
 def _preferred(sizes: Sequence[int], sums: Sequence[int]) -> int:
@@ -246,8 +237,7 @@ class Queue(Generic[T]):
         first = next(line)
         together = [first, *itertools.takewhile(lambda request: request.key == first.key, line)]
         oldest = min(request.arrived for request in together) if self._policy.delay else first.arrived
-        choice = choose(self._policy, [request.rows for request in together], oldest, now, most)
-        count, wake = choice.count, choice.wake
+        count, wake = choose(self._policy, [request.rows for request in together], oldest, now, most)
         if not count and len(together) < self.count:  # others are behind them: nothing can join this batch any more
             count, wake = len(together), None
         return self._first(count), wake

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,18 +41,6 @@ class Scored:
     outside: NDArray[np.bool_]
 
 
-class Extra(Protocol):
-    """Further columns of a result. Several threads may call it at once.
-
-    fields  pyarrow fields of its columns
-    """
-
-    fields: list[Any]
-
-    def arrays(self, scored: Scored) -> list[Any]:
-        """A pyarrow array for each field. Raises FailedPrecondition."""
-
-
 class Contributions:
     """For each row, the inputs with the largest contributions to the output, or to the largest of several outputs. The
     contributions are those of `kanserve explain`."""
@@ -70,7 +58,7 @@ class Contributions:
             self.fields += [pa.field(f"top{at}_input", pa.string()), pa.field(f"top{at}_contribution", pa.float32())]
 
     def arrays(self, scored: Scored) -> list[Any]:
-        """See `Extra.arrays`."""
+        """A pyarrow array for each field. Raises FailedPrecondition."""
         pa, names = arrow(), self._names
         outputs = scored.outputs[0]
         largest = np.argmax(outputs, axis=1)
@@ -109,7 +97,7 @@ class InputCoverage:
         ]
 
     def arrays(self, scored: Scored) -> list[Any]:
-        """See `Extra.arrays`."""
+        """See `Contributions.arrays`."""
         pa = arrow()
         first = self._version.coverage(scored.feeds)[0]
         zones = first.zones.reshape(len(first.zones), -1)
@@ -165,7 +153,7 @@ class PredictionIntervals:
         self.fields.append(pa.field("interval_out_of_range", pa.bool_()))
 
     def arrays(self, scored: Scored) -> list[Any]:
-        """See `Extra.arrays`."""
+        """See `Contributions.arrays`."""
         pa = arrow()
         if self._drift is not None:
             self._drift.add(scored.feeds)
@@ -210,7 +198,7 @@ class ErrorBarColumns:
         self.fields = [arrow().field(f"{name}_error_bar", arrow().float32()) for name in names]
 
     def arrays(self, scored: Scored) -> list[Any]:
-        """See `Extra.arrays`."""
+        """See `Contributions.arrays`."""
         values = self._bars.of(scored.feeds[self._input])
         return [arrow().array(column) for column in np.ascontiguousarray(values.T)]
 
@@ -222,5 +210,9 @@ class Flag:
         self.fields = [arrow().field("out_of_range", arrow().bool_())]
 
     def arrays(self, scored: Scored) -> list[Any]:
-        """See `Extra.arrays`."""
+        """See `Contributions.arrays`."""
         return [arrow().array(scored.outside)]
+
+
+# Further columns of a result: their pyarrow `fields`, and their `arrays`. Several threads may call it at once.
+Extra = Contributions | InputCoverage | PredictionIntervals | ErrorBarColumns | Flag

@@ -23,7 +23,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from kanexport.shared import atomic, safe_files
@@ -56,30 +56,6 @@ class Input:
     size: int
     tag: str
     opened: Callable[[], BinaryIO]
-
-
-class Output(Protocol):
-    """Folder of results."""
-
-    place: str
-
-    def names(self) -> list[str]:
-        """Names of the files in the folder."""
-
-    def clean(self) -> None:
-        """Remove unfinished files of runs that were killed. Raises OSError."""
-
-    def size(self, name: str) -> int | None:
-        """The size of a file in bytes; None if it does not exist. Raises OSError."""
-
-    def read(self, name: str) -> bytes | None:
-        """The content of a small file; None if it does not exist. Raises OSError."""
-
-    def opened(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """A file that replaces `name` if the block ends without an error. Raises OSError."""
-
-    def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Context in which no other run on this machine writes to the folder. Raises BadRequest."""
 
 
 def inputs(patterns: Sequence[str], suffixes: Sequence[str], output: str = "") -> list[Input]:
@@ -277,33 +253,28 @@ class _Upload(io.RawIOBase):
         return len(data)
 
 
-def output(place: str) -> Output:
-    """The folder of results; a local one is created. Raises OSError, BadRequest and ConfigError."""
-    return _RemoteFolder(place.rstrip("/")) if URL.match(place) else _LocalFolder(Path(place))
-
-
 class _LocalFolder:
-    """Folder on this machine."""
+    """Folder of results on this machine."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self.place, self._path = str(path), path
 
     def names(self) -> list[str]:
-        """See `Output.names`."""
+        """Names of the files in the folder."""
         paths = (path for path in self._path.rglob("*") if path.is_symlink() or not path.is_dir())
         names = (str(path.relative_to(self._path)) for path in paths)
         return sorted(name for name in names if not UNFINISHED.fullmatch(name))
 
     def clean(self) -> None:
-        """See `Output.clean`."""
+        """Remove unfinished files of runs that were killed. Raises OSError."""
         with contextlib.suppress(FileNotFoundError), self._within(RECORDS) as folder:
             for name in os.listdir(folder):
                 if UNFINISHED.fullmatch(f"{RECORDS}/{name}"):
                     os.unlink(name, dir_fd=folder)
 
     def size(self, name: str) -> int | None:
-        """See `Output.size`. A link has no size."""
+        """The size of a file in bytes; None if it does not exist, or is a link. Raises OSError."""
         parent, _, last = name.rpartition("/")
         with contextlib.suppress(FileNotFoundError), self._within(parent) as folder:
             about = os.stat(last, dir_fd=folder, follow_symlinks=False)
@@ -311,7 +282,7 @@ class _LocalFolder:
         return None
 
     def read(self, name: str) -> bytes | None:
-        """See `Output.read`."""
+        """The content of a small file; None if it does not exist. Raises OSError."""
         parent, _, last = name.rpartition("/")
         with contextlib.suppress(FileNotFoundError), self._within(parent) as folder:
             return safe_files.read(last, RECORD_BYTES, within=folder, called=self._path / name)
@@ -332,7 +303,7 @@ class _LocalFolder:
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
-        """See `Output.opened`. It replaces only a regular file."""
+        """A file that replaces `name`, a regular file, if the block ends without an error. Raises OSError."""
         parent, _, last = name.rpartition("/")
         with self._within(RECORDS, make=True) as records, self._within(parent, make=True) as folder:
             with contextlib.suppress(FileNotFoundError):
@@ -352,7 +323,8 @@ class _LocalFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """See `Output.locked`. The lock is on the folder itself, and ends with the process."""
+        """Context in which no other run on this machine writes to the folder, by a lock on the folder. Raises
+        BadRequest."""
         with safe_files.directory(self._path, links=True) as descriptor:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -368,34 +340,34 @@ class _LocalFolder:
 
 
 class _RemoteFolder:
-    """Prefix in an object store. It has no lock."""
+    """Folder of results in an object store, with the methods of `_LocalFolder`. It has no lock."""
 
     def __init__(self, url: str) -> None:
         self.place, self._store = url, _store(url)
 
     def names(self) -> list[str]:
-        """See `Output.names`."""
+        """See `_LocalFolder.names`."""
         with _readable_errors(self.place):
             return sorted(item["path"] for batch in _obstore().list(self._store) for item in batch)
 
     def clean(self) -> None:
-        """See `Output.clean`. A store has no unfinished files."""
+        """See `_LocalFolder.clean`. A store has no unfinished files."""
 
     def size(self, name: str) -> int | None:
-        """See `Output.size`."""
+        """See `_LocalFolder.size`."""
         with _readable_errors(f"{self.place}/{name}"), contextlib.suppress(FileNotFoundError):
             return int(_obstore().head(self._store, name)["size"])
         return None
 
     def read(self, name: str) -> bytes | None:
-        """See `Output.read`."""
+        """See `_LocalFolder.read`."""
         with _readable_errors(f"{self.place}/{name}"), contextlib.suppress(FileNotFoundError):
             return bytes(_obstore().get(self._store, name).bytes())
         return None
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
-        """See `Output.opened`. The store shows an object only after the whole upload."""
+        """See `_LocalFolder.opened`. The store shows an object only after the whole upload."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(_readable_errors(f"{self.place}/{name}"))
             upload = stack.enter_context(_obstore().open_writer(self._store, name))
@@ -403,8 +375,16 @@ class _RemoteFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """See `Output.locked`."""
+        """See `_LocalFolder.locked`."""
         yield
+
+
+Output = _LocalFolder | _RemoteFolder
+
+
+def output(place: str) -> Output:
+    """The folder of results; a local one is created. Raises OSError, BadRequest and ConfigError."""
+    return _RemoteFolder(place.rstrip("/")) if URL.match(place) else _LocalFolder(Path(place))
 
 
 def _obstore() -> Any:

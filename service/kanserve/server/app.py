@@ -3,7 +3,7 @@
 At the start, the server first opens its ports, so that probes get "not ready", then loads the models, and then becomes
 ready.
 
-At the end, it reports "not ready" and keeps answering until the load balancers have noticed. It closes the open
+At the end, it reports "not ready" and keeps responding until the load balancers have noticed. It closes the open
 connections, so that their clients connect to other servers, and rejects new requests for a moment. Then it announces
 the end to every connection while it holds all responses. The reason is that a server that stops under load cancels
 calls that arrive meanwhile (grpc/grpc#41785). Then the in-flight requests end. The metrics port closes last.
@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kanexport.shared.manifest import ManifestError
 from kanserve import version
@@ -28,10 +28,9 @@ from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError
 from kanserve.execution.config import batch_size
 from kanserve.grpc_api import services
-from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.hot_path.method import native_calls
 from kanserve.grpc_api.inference import InferenceService
-from kanserve.grpc_api.interceptor import Interceptor, outcome
+from kanserve.grpc_api.interceptor import AccessLog, Interceptor, outcome
 from kanserve.grpc_api.kan import KanService
 from kanserve.grpc_api.services import Health, Reflection
 from kanserve.insight.store import StatisticsStore
@@ -45,8 +44,7 @@ from kanserve.repository import layout
 from kanserve.server import watchdog
 from kanserve.server.credentials import Renewal
 from kanserve.server.watchdog import Patience, Watchdog
-from kanserve.services import control
-from kanserve.services.control import Catalogue, WorkerBus
+from kanserve.services.control import Catalogue, Control, Shadows, WorkerBus
 from kanserve.services.edits import Editor
 from kanserve.services.explain import Explainer
 from kanserve.services.inference import Inference
@@ -58,10 +56,6 @@ from kanserve.transport import endpoints, factory
 from kanserve.transport.factory import Build
 from kanserve.transport.metrics_server import MetricsServer
 from kanserve.types import NUMPY_DTYPES, TensorInfo
-
-if TYPE_CHECKING:
-    pass
-
 
 WAITING = 4  # threads in addition to compute threads, for work that waits for a disk
 EXIT_TERMINATED = 143  # after a second signal, as a shell reports SIGTERM
@@ -152,7 +146,8 @@ class App:
             largest=settings.max_request_bytes,
             max_seconds=settings.max_deadline_seconds,
         )
-        self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
+        relay = place.relay if place else WorkerBus()
+        self._control = Control(self._reconciler, self.registry, Shadows(self.registry, self.metrics), relay)
         native = native_calls() if settings.kernel else None
         service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes)
         views = KanService(kan, self._control, self.metrics, self._watches, Editor(settings, self.registry))
@@ -182,8 +177,7 @@ class App:
             self._metrics_server.close()
             raise
         self._beside = [asyncio.create_task(work) for work in (self._renewal.run(), resources.give_back())]
-        port_numbers = {"grpc": ports.grpc, "http": ports.http}
-        addresses = {name: f"{settings.host}:{port}" for name, port in port_numbers.items() if port is not None}
+        addresses = {name: f"{settings.host}:{port}" for name, port in ports.items()}
         self._addresses = addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
         self._announce()
         return self._addresses

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from kanserve.auth import authenticator
 from kanserve.auth.authenticator import Authenticator
@@ -65,12 +65,14 @@ class Renewal:
         self._settings, self._transports, self._metrics = settings, transports, metrics
         self._every = settings.credential_poll_seconds
         self._wake = asyncio.Event()
-        self._certificates = self._tokens = None
+        self._sources: list[Source[Any]] = []
+        self._tokens: Source[Credentials] | None = None
         if transports.tls is not None:
             self._expires(transports.tls)
-            self._certificates = Source(CERTIFICATES, lambda: endpoints.read(settings), self._show, transports.tls)
+            self._sources.append(Source(CERTIFICATES, lambda: endpoints.read(settings), self._show, transports.tls))
         if gate is not None:
             self._tokens = Source(TOKENS, lambda: authenticator.read(settings), self._admit, gate.credentials)
+            self._sources.append(self._tokens)
         self._gate = gate
         self._file = settings.tokens
         self._seen = self._facts()
@@ -89,18 +91,15 @@ class Renewal:
             with contextlib.suppress(TimeoutError):
                 often = self._every if self._tokens is None else max(self._every / GLANCES, SHORTEST)
                 await asyncio.wait_for(self._wake.wait(), min(self._every, often))
-            if not (self._wake.is_set() or time.monotonic() >= looked + self._every):
-                if self._tokens is not None:
-                    before, self._seen = self._seen, await asyncio.to_thread(self._facts)
-                    if self._seen != before:
-                        await self._reload(self._tokens)
-                continue
-            self._wake.clear()
-            looked = time.monotonic()
-            if self._certificates is not None:
-                await self._reload(self._certificates)
-            if self._tokens is not None:
-                await self._reload(self._tokens)
+            if self._wake.is_set() or time.monotonic() >= looked + self._every:
+                self._wake.clear()
+                looked = time.monotonic()
+                for source in self._sources:
+                    await self._reload(source)
+            elif self._tokens is not None:
+                before, self._seen = self._seen, await asyncio.to_thread(self._facts)
+                if self._seen != before:
+                    await self._reload(self._tokens)
 
     def _facts(self) -> tuple[float, ...]:
         """Facts of the token file, which differ if it was replaced or written, or has another size."""
@@ -139,7 +138,7 @@ class Renewal:
             authenticator.log_loaded(credentials, self._settings)
 
     def _expires(self, tls: Tls) -> None:
-        self._metrics.number("kanserve_certificate_expiration_timestamp_seconds").labels().set(tls.expires)
+        self._metrics.number("kanserve_tls_certificate_expiration_timestamp_seconds").labels().set(tls.expires)
 
     def _refused(self, what: str, reason: str) -> None:
         self._metrics.number("kanserve_credential_reload_failed").labels(what).set(bool(reason))

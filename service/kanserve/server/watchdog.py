@@ -58,7 +58,7 @@ class Watchdog:
     ) -> None:
         self._loop, self._patience, self._stuck = loop, patience, stuck
         self._silence = metrics.number("kanserve_event_loop_lag_seconds").labels()
-        self._longest = metrics.number("kanserve_longest_run_seconds").labels()
+        self._longest = metrics.number("kanserve_oldest_execution_age_seconds").labels()
         self._main = threading.get_ident()
         self._heard, self._ended = threading.Event(), threading.Event()
         self._heard.set()

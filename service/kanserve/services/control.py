@@ -15,7 +15,7 @@ from kanserve.models.shadow import Shadow
 from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
 from kanserve.system.lifecycle import Lifecycle
-from kanserve.types import ModelInfo, VersionStatus
+from kanserve.types import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,6 @@ class Catalogue:
         model = self.registry.resolve(name, version)
         return model.info, self.registry.ready_versions(name)
 
-    def model(self, name: str, version: str) -> Model:
-        """A ready version. Raises the errors of `Registry.resolve`."""
-        return self.registry.resolve(name, version)
-
     def statistics(self, name: str, version: str) -> list[Model]:
         """The models of a statistics request: one version, one name, or all.
 
@@ -78,24 +74,11 @@ class Catalogue:
             )
         return [entry.model]
 
-    def index(self, *, only_ready: bool) -> list[VersionStatus]:
-        """Every version in the repository, with its state and the reason if it is not ready."""
-        return self.registry.index(only_ready=only_ready)
-
 
 NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"  # Triton's text
 Order = dict[str, Any]  # as sent to other processes: the action, the model, and the details
 
 log = logs.get_logger("models")
-
-
-@dataclass(frozen=True, slots=True)
-class VersionChoice:
-    """Default version of a model, and the previous default version."""
-
-    model: str
-    version: int
-    previous_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +121,7 @@ class Control:
         await self.reconciler.unload_by_hand(name)
         self._pass_on({"do": "unload", "model": name})
 
-    def promote(self, name: str, version: str) -> VersionChoice:
+    def promote(self, name: str, version: str) -> Choice:
         """Set the default version of a model; "": the highest ready one that is not an edit. The same choice again does
         not change the target of a rollback. Raises NotFound, FailedPrecondition, BadRequest."""
         choice = self.registry.choice(name)
@@ -148,7 +131,7 @@ class Control:
             before = choice.previous_version
         return self._choose(name, Choice(chosen, before), "promote")
 
-    def rollback(self, name: str) -> VersionChoice:
+    def rollback(self, name: str) -> Choice:
         """Restore the default version before the last choice. If there was no choice, the next lower ready version that
         is not an edit.
         Raises NotFound, FailedPrecondition."""
@@ -208,10 +191,10 @@ class Control:
             except KanserveError as error:
                 log.warning("worker_sync_failed", order=order, reason=str(error), **log_facts(error))
 
-    def _choose(self, name: str, choice: Choice, how: str) -> VersionChoice:
+    def _choose(self, name: str, choice: Choice, how: str) -> Choice:
         self._take(name, choice, how)
         self._pass_on({"do": "choose", "model": name, "how": how, **asdict(choice)})
-        return VersionChoice(name, self._default(name), choice.previous_version)
+        return Choice(self._default(name), choice.previous_version)
 
     def _take(self, name: str, choice: Choice, how: str) -> None:
         self.registry.choose(name, choice if choice.version else None)
@@ -249,11 +232,6 @@ class Control:
                 code="parameter-unknown",
                 hint="send the request without parameters",
             )
-
-
-def build(reconciler: Reconciler, registry: Registry, metrics: Metrics, relay: WorkerBus | None = None) -> Control:
-    """The use cases of one server. `relay` is the channel to other workers, if there are any."""
-    return Control(reconciler, registry, Shadows(registry, metrics), relay or WorkerBus())
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,12 @@ from kanexport.shared import manifest as manifests
 from kanexport.shared import safe_files, serialization
 from kanexport.shared.manifest import Manifest
 from kanexport.shared.sections import EDIT_BYTES, Edit
-from kanserve.auth.roles import Principal, Role
+from kanserve.auth.permissions import Principal, Role
 from kanserve.config.settings import Settings
 from kanserve.errors import BadRequest, FailedPrecondition, Unavailable
 from kanserve.models.registry import Registry
 from kanserve.observability import logs
+from kanserve.sandbox import pool
 from kanserve.types import ModelInfo
 
 SECONDS = 120.0  # of one process, at most
@@ -200,14 +201,12 @@ class Editor:
             safe_files.create(file, [written], mode=safe_files.OWN_FILE)
             arguments = ["edit", str(folder), "--file", str(file), f"--author={request.author[:100]}", "--json"]
             arguments += ["--dry-run"] if request.preview else []
-            # Without settings of the server, and with one thread for arrays.
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("KANSERVE_")}
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "kanserve", *arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
-                env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env=pool.environment(),
                 limit=DOCUMENT,
             )
             limit_memory(process.pid, folder)

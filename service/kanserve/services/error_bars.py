@@ -24,18 +24,13 @@ LARGE = 2**16  # numbers; more are computed off the event loop
 
 @dataclass(frozen=True, slots=True)
 class RowErrorBars:
-    """Error bars of B explained rows.
+    """Error bars of B explained rows."""
 
-    values        float32 [B, O] for the explained outputs; infinite for a row outside of the certified box
-    assumption    under which no error exceeds its bar, in one sentence
-    contradicted  whether the calibration rows contradict it
-    note          how they do; empty if they do not
-    """
-
+    # float32 [B, O] for the explained outputs; infinite for a row outside of the certified box.
     values: NDArray[np.float32]
-    assumption: str
-    contradicted: bool
-    note: str
+    assumption: str  # under which no error exceeds its bar, in one sentence
+    contradicted: bool  # whether the calibration rows contradict it
+    note: str  # how they do; empty if they do not
 
 
 def requested(model: Model, request: InferRequest) -> bool:

@@ -16,6 +16,7 @@ from kanexport.shared.cli.suggest import advice
 from kanexport.shared.manifest import Manifest
 from kanserve.analysis import curves, query_plan
 from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
+from kanserve.insight import coverage, explain
 from kanserve.insight.coverage import LayerCoverage
 from kanserve.insight.explain import GRADIENT, METHODS, RESCALE
 from kanserve.models.model import Model
@@ -51,51 +52,32 @@ Annotations = tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """Explanation of a request.
-
-    info       model
-    id         id of the request
-    method     method of attribution
-    reference  name of the reference
-    outputs    explained outputs, by index
-    what       contributions
-    notes      remarks for the reader
-    intervals  prediction intervals of the rows; None if the model has none
-    error_bars  error bars of the rows; None if the model has none
-    outside    whether each row is out of range [B]; None if no range is known
-    """
+    """Explanation of a request."""
 
     info: ModelInfo
     id: str
-    method: str
-    reference: str
-    outputs: tuple[int, ...]
-    what: Explanation
-    notes: tuple[str, ...]
-    intervals: RowIntervals | None = None
-    error_bars: RowErrorBars | None = None
-    outside: NDArray[np.bool_] | None = None
+    method: str  # method of attribution
+    reference: str  # name of the reference
+    outputs: tuple[int, ...]  # explained outputs, by index
+    what: Explanation  # contributions
+    notes: tuple[str, ...]  # remarks for the reader
+    intervals: RowIntervals | None = None  # prediction intervals of the rows; None if the model has none
+    error_bars: RowErrorBars | None = None  # error bars of the rows; None if the model has none
+    outside: NDArray[np.bool_] | None = None  # whether each row is out of range [B]; None if no range is known
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Explanation that passed the checks and is not computed yet.
-
-    rows       rows [B, ...], by input
-    method     one of `insight/explain.METHODS`
-    name       name of the reference
-    reference  rows of the reference [R, ...], by input
-    outputs    outputs to explain, by index
-    """
+    """Explanation that passed the checks and is not computed yet."""
 
     model: Model
     manifest: Manifest
     request: ExplainRequest
-    rows: dict[str, Array]
-    method: str
-    name: str
-    reference: dict[str, Array]
-    outputs: tuple[int, ...]
+    rows: dict[str, Array]  # rows [B, ...], by input
+    method: str  # one of `insight/explain.METHODS`
+    name: str  # name of the reference
+    reference: dict[str, Array]  # rows of the reference [R, ...], by input
+    outputs: tuple[int, ...]  # outputs to explain, by index
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +89,7 @@ class Explainer:
 
     async def explain(self, request: ExplainRequest) -> Explained:
         """The explanation of a request. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the errors of
-        `Model.edges`."""
+        `Model.results`."""
         work = self.work(*self.kan.describe(request.model, request.version), request)
         explained = await self.done(work)
         rows, outside = (work.model, work.rows, work.outputs), await intervals.out_of_range(work.model, work.rows)
@@ -165,19 +147,20 @@ class Explainer:
         return Work(model, manifest, request, rows, method, name, reference, outputs)
 
     async def done(self, work: Work) -> Explained:
-        """Compute the explanation. Raises FailedPrecondition, and the errors of `Model.edges`."""
+        """Compute the explanation. Raises FailedPrecondition, and the errors of `Model.results`."""
         request, known = work.request, work.name if work.name != ROWS else ""
-        pieces = work.model.explain(
+        steps = explain.compute(
+            work.model.session,
+            work.model.edge_graphs,
             work.manifest,
+            work.model.prepared,
             work.rows,
             (known, work.reference),
-            work.outputs,
             method=work.method,
+            outputs=work.outputs,
             path=request.path_top_k,
-            deadline=request.deadline,
-            caller=request.caller,
         )
-        async with contextlib.aclosing(pieces):
+        async with contextlib.aclosing(work.model.results(steps, request)) as pieces:
             parts = [piece async for piece in pieces]
         names = ("sources", "destinations", "values", "residual")
         what = dataclasses.replace(
@@ -232,24 +215,25 @@ class Explainer:
 
     async def covered(self, request: EdgeRequest) -> tuple[ModelInfo, tuple[LayerCoverage, ...]]:
         """The coverage of rows, without inference. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the
-        errors of `Model.edges`."""
+        errors of `Model.results`."""
         model, manifest = self.kan.describe(request.model, request.version)
         _check_rows(request.row_count)
         _check_layers(model.info, manifest)
         self._bound_coverage(manifest, request.row_count)
         rows = self.kan.rows(model.info, request.rows, request.row_count)
-        layers = await model.coverage(manifest, rows, deadline=request.deadline, caller=request.caller)
-        return model.info, layers
+        steps = coverage.compute(model.session, manifest, model.bounds, rows, step=model.step_rows)
+        return model.info, await model.result(steps, request)
 
     async def annotate(
         self, model: Model, request: InferRequest, insight: Insight, work: Work | None, feeds: Mapping[str, Array]
     ) -> Annotations:
-        """The coverage of the rows in `feeds` and their explanation `work`. Raises the errors of `Model.edges`."""
+        """The coverage of the rows in `feeds` and their explanation `work`. Raises the errors of `Model.results`."""
         outputs: list[OutputTensor] = []
         words: list[tuple[str, ParameterValue]] = []
         if insight.coverage:
             manifest = self.kan.manifest(model)
-            layers = await model.coverage(manifest, feeds, deadline=request.deadline, caller=request.caller)
+            steps = coverage.compute(model.session, manifest, model.bounds, feeds, step=model.step_rows)
+            layers = await model.result(steps, request)
             for what, datatype in (("counts", "INT32"), ("worst", "INT32"), ("cells", "FP64")):
                 values = np.stack([getattr(layer, what) for layer in layers], axis=1)
                 outputs.append(_tensor(f"{COVERAGE}.{what}", datatype, values))

@@ -49,26 +49,17 @@ REJECTED = (QueueFull, QueueTimeout, DeadlineExceeded)
 
 @dataclass(frozen=True, slots=True)
 class ValidatedRequest:
-    """Request that passed the checks.
+    """Request that passed the checks."""
 
-    model          version that runs
-    outputs        requested outputs, in their order
-    names          names of the outputs that run: these, and the first output if its intervals or bars are requested
-    rows           number of rows
-    interval       whether the intervals of the first output are requested
-    error_bar      whether its error bars are requested
-    queue_timeout  seconds
-    priority       as in the request
-    """
-
-    model: Model
-    outputs: tuple[TensorInfo, ...]
+    model: Model  # version that runs
+    outputs: tuple[TensorInfo, ...]  # requested outputs, in their order
+    # Names of the outputs that run: these, and the first output if its intervals or bars are requested.
     names: tuple[str, ...]
-    rows: int
-    queue_timeout: float | None
-    priority: int
-    interval: bool = False
-    error_bar: bool = False
+    rows: int  # number of rows
+    queue_timeout: float | None  # seconds
+    priority: int  # as in the request
+    interval: bool = False  # whether the intervals of the first output are requested
+    error_bar: bool = False  # whether its error bars are requested
 
     @property
     def fixed(self) -> bool:
@@ -252,7 +243,7 @@ async def _execute(
 ) -> list[Array]:
     input_ns = time.perf_counter_ns() - started
     limits = Limits(ready.queue_timeout, deadline, ready.priority)
-    run = await ready.model.run(ready.names, feeds, rows=ready.rows, limits=limits)
+    run = await ready.model.executor.run(ready.names, feeds, ready.rows, limits)
     timing = Timing(run.queue_ns, input_ns, run.infer_ns, run.output_ns)
     ready.model.metrics.computed(ready.rows, timing)
     if ready.model.observed:
@@ -263,33 +254,25 @@ async def _execute(
 
 class Execution(NamedTuple):
     """Requests of the same form that ran together, outside of the executor's queue. Times are nanoseconds of
-    perf_counter.
+    perf_counter."""
 
-    arrived  arrival of each request
-    feeds    inputs of all requests by name
-    outputs  outputs of all requests
-    begun    begin of the batch
-    joined   time at which the inputs were joined
-    ended    end of the execution
-    """
-
-    arrived: Sequence[int]
-    feeds: Mapping[str, Array]
-    outputs: Sequence[Array]
-    begun: int
-    joined: int
-    ended: int
+    arrived: Sequence[int]  # arrival of each request
+    feeds: Mapping[str, Array]  # inputs of all requests by name
+    outputs: Sequence[Array]  # outputs of all requests
+    begun: int  # begin of the batch
+    joined: int  # time at which the inputs were joined
+    ended: int  # end of the execution
 
 
-def record_batch(ready: ValidatedRequest, batch: Execution, answered: int) -> list[float]:
+def record_batch(ready: ValidatedRequest, batch: Execution, responded: int) -> list[float]:
     """Count the requests of a batch, which all have the form of `ready`, and offer them to the observers of the model.
-    `answered`: time at which all responses were encoded. Returns the seconds that each request took."""
+    `responded`: time at which all responses were encoded. Returns the seconds that each request took."""
     arrived, model = batch.arrived, ready.model
     waited = [(batch.begun - at) / 1e9 for at in arrived]
-    took = [(answered - at) / 1e9 for at in arrived]
+    took = [(responded - at) / 1e9 for at in arrived]
     queue = batch.begun * len(arrived) - sum(arrived)
-    timing = Timing(queue, batch.joined - batch.begun, batch.ended - batch.joined, answered - batch.ended)
-    model.metrics.answered(ready.rows * len(arrived), timing, waited, took)
+    timing = Timing(queue, batch.joined - batch.begun, batch.ended - batch.joined, responded - batch.ended)
+    model.metrics.completed(ready.rows * len(arrived), timing, waited, took)
     if model.observed:
         rows, feeds, outputs = ready.rows, batch.feeds, batch.outputs
         size = sum(array.nbytes for array in (*feeds.values(), *outputs)) // len(arrived)

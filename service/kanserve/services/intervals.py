@@ -33,30 +33,22 @@ BEYOND = (
 
 @dataclass(frozen=True, slots=True)
 class RowIntervals:
-    """Intervals of B explained rows.
+    """Intervals of B explained rows."""
 
-    method, coverage  as in the manifest
-    values            float64 [B, O, 2] for the explained outputs; with LAC uint8 [B, C]
-    state             whether they are reliable
-    """
-
-    method: str
-    coverage: float
-    values: Array
-    state: Reliability
+    method: str  # as in the manifest
+    coverage: float  # as in the manifest
+    values: Array  # float64 [B, O, 2] for the explained outputs; with LAC uint8 [B, C]
+    state: Reliability  # whether they are reliable
 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Whether intervals are reliable.
+    """Whether intervals are reliable."""
 
-    reliable  False if a row is out of range, or if the latest traffic drifted from the baseline; None if no row is out
-              of range and the server does not measure drift
-    note      reason, if they are unreliable or if it is unknown
-    """
-
+    # False if a row is out of range, or if the latest traffic drifted from the baseline; None if no row is out of
+    # range and the server does not measure drift.
     reliable: bool | None
-    note: str = ""
+    note: str = ""  # reason, if they are unreliable or if it is unknown
 
     def of_rows(self, outside: NDArray[np.bool_] | None) -> Reliability:
         """The reliability for rows with these marks [B]; None: their range is unknown."""
@@ -166,7 +158,7 @@ async def of_rows(
 def _traced(model: Model, names: Sequence[str], rows: Mapping[str, Array]) -> list[Array]:
     """Tensors [B, ...] of the served graph, in batches that the model accepts."""
     count, step = max(1, len(next(iter(rows.values())))), max(1, model.info.max_batch_size)
-    parts = [model.trace(names, batching.select_rows(rows, at, at + step)) for at in range(0, count, step)]
+    parts = [model.session.run(names, batching.select_rows(rows, at, at + step)) for at in range(0, count, step)]
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 

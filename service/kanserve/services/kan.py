@@ -12,10 +12,10 @@ import numpy as np
 from kanexport.shared.cli.suggest import advice
 from kanexport.shared.manifest import HYBRID, LayerInfo, Manifest
 from kanserve.analysis import curves, query_plan, reduce
-from kanserve.analysis.query_plan import LayerPlan, LayerShape
+from kanserve.analysis.query_plan import LayerPlan
 from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
-from kanserve.insight import edge_scores
-from kanserve.insight.edge_queries import missing
+from kanserve.insight import curves as insight_curves
+from kanserve.insight import edge_queries, edge_scores
 from kanserve.models.model import Model
 from kanserve.models.registry import Registry
 from kanserve.types import (
@@ -28,8 +28,8 @@ from kanserve.types import (
     EdgeRequest,
     EdgeResponse,
     Estimate,
-    LayerScores,
     ModelInfo,
+    Scores,
 )
 
 FARTHEST = 1e30  # from one end of a curve to the other; float32 ends at 3e38
@@ -39,18 +39,12 @@ FEWER_LAYERS = "request fewer layers, or raise max_edge_query_evaluations on the
 
 @dataclass(frozen=True, slots=True)
 class Kan:
-    """Use cases of KAN models; one object per server.
+    """Use cases of KAN models; one object per server."""
 
-    registry                    loaded models
-    max_edge_query_rows         rows of one query
-    max_edge_query_evaluations  edge evaluations of one query
-    max_response_bytes          bytes of one response
-    """
-
-    registry: Registry
-    max_edge_query_rows: int
-    max_edge_query_evaluations: int
-    max_response_bytes: int
+    registry: Registry  # loaded models
+    max_edge_query_rows: int  # rows of one query
+    max_edge_query_evaluations: int  # edge evaluations of one query
+    max_response_bytes: int  # bytes of one response
 
     def describe(self, name: str, version: str) -> tuple[Model, Manifest]:
         """A version and its manifest. Raises FailedPrecondition without one."""
@@ -60,12 +54,12 @@ class Kan:
     def manifest(self, model: Model) -> Manifest:
         """The manifest of a model. Raises FailedPrecondition for a model without one."""
         if model.info.manifest is None:
-            raise missing(model.info.name)
+            raise edge_queries.missing(model.info.name)
         return model.info.manifest
 
     async def edges(self, request: EdgeRequest) -> EdgeResponse:
         """Edge values for rows. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the errors of
-        `Model.edges`."""
+        `Model.results`."""
         model, manifest = self.describe(request.model, request.version)
         info = model.info
         rows = self.rows(info, request.rows, request.row_count)
@@ -86,13 +80,9 @@ class Kan:
                 hint="request fewer layers, sources or destinations, other reductions, or send fewer rows",
             )
         self.bound_work([manifest.layers[plan.layer] for plan in plans], request.row_count)
-        layers = await model.edges(
-            plans,
-            rows,
-            deadline=request.deadline,
-            caller=request.caller,
-            most_bytes=self.max_response_bytes,
-        )
+        pieces, graphs = model.serving.plan.piece_rows, model.edge_graphs
+        steps = edge_queries.compute(model.session, graphs, plans, rows, piece_rows=pieces, most_bytes=most)
+        layers = await model.result(steps, request)
         model.metrics.edge_values.inc(sum(layer.nbytes // query_plan.VALUE_BYTES for layer in layers))
         return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
 
@@ -108,18 +98,11 @@ class Kan:
 
     def curves(self, request: CurveRequest) -> tuple[ModelInfo, AsyncGenerator[CurveBlock]]:
         """The model, and curves of its edges, one block at a time. Raises BadRequest, ResourceExhausted,
-        FailedPrecondition; the curves raise the errors of `Model.edges`."""
+        FailedPrecondition; the curves raise the errors of `Model.results`."""
         model, manifest = self.describe(request.model, request.version)
         request = _in_reason(request)
-        plans = tuple(
-            dataclasses.replace(plan, positions=())
-            for plan in query_plan.plan(
-                shapes(model.info, manifest),
-                layers=request.layers,
-                sources=request.sources,
-                destinations=request.destinations,
-            )
-        )
+        selected = query_plan.plan(manifest.layers, _widths(model.info, manifest), request)
+        plans = tuple(dataclasses.replace(plan, positions=()) for plan in selected)
         for plan in plans:
             alone(manifest, plan.layer)
         numbers = request.points * (1 + request.derivative + 3 * request.parts) + 6 * request.extrema
@@ -138,11 +121,12 @@ class Kan:
             request.points * (3 if request.derivative else 1) + 2 * curves.ROUNDS * curves.ZOOM * wide,
             "points",
         )
-        return model.info, model.curves(manifest, plans, request)
+        steps = insight_curves.compute(model.session, model.edge_graphs, manifest, plans, request)
+        return model.info, model.results(steps, request)
 
-    async def scores(self, request: EdgeRequest) -> tuple[ModelInfo, str, int, tuple[LayerScores, ...]]:
-        """The model, the source of the rows, their number, and the scores over them. Raises BadRequest,
-        ResourceExhausted, FailedPrecondition, and the errors of `Model.edges`."""
+    async def scores(self, request: EdgeRequest) -> tuple[ModelInfo, Scores]:
+        """The model, and the scores over the rows of a request, or over the reference rows of the export. Raises
+        BadRequest, ResourceExhausted, FailedPrecondition, and the errors of `Model.results`."""
         model, manifest = self.scored(request)
         if request.row_count == 1:
             raise BadRequest(
@@ -158,8 +142,9 @@ class Kan:
         )
         count = len(next(iter(rows.values())))
         self.bound_work(manifest.layers, count)
-        layers = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
-        return model.info, over, count, layers
+        pieces, graphs = model.serving.plan.piece_rows, model.edge_graphs
+        steps = edge_scores.edge_scores(model.session, graphs, manifest, rows, piece_rows=pieces)
+        return model.info, Scores(str(model.info.version), over, count, await model.result(steps, request))
 
     def scored(self, request: EdgeRequest) -> tuple[Model, Manifest]:
         """A version that has scores. Raises ResourceExhausted, FailedPrecondition."""
@@ -241,19 +226,10 @@ def evaluations(layers: Sequence[LayerInfo]) -> int:
     return sum(math.prod(layer.positions) * layer.sources * layer.destinations for layer in layers)
 
 
-def shapes(info: ModelInfo, manifest: Manifest) -> list[LayerShape]:
-    """The shapes of all layers."""
-    widths = {tensor.name: tensor.shape[-1] for tensor in (*info.inputs, *info.node_tensors)}
-    return [
-        LayerShape(
-            layer.sources,
-            layer.destinations,
-            layer.positions,
-            layer.name,
-            max(widths.get(layer.node_tensor, 0), layer.sources),
-        )
-        for layer in manifest.layers
-    ]
+def _widths(info: ModelInfo, manifest: Manifest) -> list[int]:
+    """The number of input nodes of each layer."""
+    known = {tensor.name: tensor.shape[-1] for tensor in (*info.inputs, *info.node_tensors)}
+    return [max(known.get(layer.node_tensor, 0), layer.sources) for layer in manifest.layers]
 
 
 def _in_reason(request: CurveRequest) -> CurveRequest:
@@ -291,14 +267,8 @@ def alone(manifest: Manifest, at: int) -> None:
 
 def _plans(info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[LayerPlan, ...]:
     """The plans of the requested layers. Raises BadRequest, FailedPrecondition."""
-    options = _edges_in_reason(request.options)
-    plans = query_plan.plan(
-        shapes(info, manifest),
-        layers=request.layers,
-        sources=request.sources,
-        destinations=request.destinations,
-        wanted=options,
-    )
+    layers, widths = manifest.layers, _widths(info, manifest)
+    plans = query_plan.plan(layers, widths, request, _edges_in_reason(request.options))
     if request.path is None:
         return plans
     if request.sources or request.destinations:
@@ -307,14 +277,12 @@ def _plans(info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[L
             code="query-options-conflict",
             hint="send a path with layers only, or send no path",
         )
-    layers = manifest.layers
     if manifest.source.family == HYBRID or any(layer.positions for layer in layers):
         raise FailedPrecondition(
             f"model '{manifest.name}' is a PyTorch module export, which has no paths between its KAN layers",
             code="path-of-module-export",
             hint="send layers, sources and destinations instead of a path",
         )
-    widths = [shape.nodes for shape in shapes(info, manifest)]
     ends = widths[0], query_plan.results(layers[-1]).shape[1]
     for what, at, count in zip(("input", "output"), request.path, ends, strict=True):
         if not 0 <= at < count:

@@ -48,20 +48,9 @@ class Operations:
             own = now.numbers.get((shadow.model, str(shadow.version)), {})
             facts = asdict(shadow)
             del facts["requests"]  # a count of this worker alone
-            classes = None if shadow.rows_with_other_class is None else own.get("shadow_classes", 0)
-            shadows.append(
-                {
-                    **facts,
-                    "version": str(shadow.version),
-                    "baseline_version": str(shadow.baseline_version),
-                    "rows": own.get("shadow_rows", 0),
-                    "rows_out_of_tolerance": own.get("shadow_beyond", 0),
-                    "requests_dropped": own.get("shadow_dropped", 0),
-                    "requests_failed": own.get("shadow_failed", 0),
-                    "largest_difference": own.get("shadow_largest", 0),
-                    "rows_with_other_class": classes,
-                }
-            )
+            facts |= {name: str(facts[name]) for name in ("version", "baseline_version")}
+            facts |= {name: own.get(f"shadow_{name}", 0) for name in COUNTS_OF_SHADOW if facts[name] is not None}
+            shadows.append(facts)
         calls = []
         for (method, code), count in sorted(now.calls.items()):
             old = None if before is None else count - before.calls.get((method, code), 0.0)
@@ -71,7 +60,9 @@ class Operations:
             "time": now.at,
             "recent_seconds": 0.0 if before is None else now.at - before.at,
             "server": {**now.build, **now.server, "ready": self._catalogue.ready(), "live": self._catalogue.live()},
-            "versions": [self._version(status, now, before) for status in self._catalogue.index(only_ready=False)],
+            "versions": [
+                self._version(status, now, before) for status in self._catalogue.registry.index(only_ready=False)
+            ],
             "calls": calls,
             "shadows": shadows,
             "history": [
@@ -88,7 +79,7 @@ class Operations:
         await self._refresh()
         now, before = self._ledger.last, self._ledger.since(RECENT)
         versions = []
-        for status in self._catalogue.index(only_ready=False):
+        for status in self._catalogue.registry.index(only_ready=False):
             key = (status.name, str(status.version))
             model = self._catalogue.registry.model(status.name, status.version)
             total, recent = (history_span(key, now, since) for since in (None, before))
@@ -145,10 +136,7 @@ class Operations:
             "chosen": registry.choice(status.name) is not None,
             "digest": "" if model is None else model.info.digest,
             "has_card": manifest is not None,
-            "loads": own.get("loads", 0),
-            "load_seconds": own.get("load_seconds", 0),
-            "pending": own.get("pending", 0),
-            "out_of_range_rows": own.get("out_of_range_rows", 0),
+            **{name: own.get(name, 0) for name in ("loads", "load_seconds", "pending", "out_of_range_rows")},
             "total": _span(history_span(key, now, None)),
             "recent": None if before is None else _span(history_span(key, now, before)),
         }
@@ -217,12 +205,14 @@ NUMBERS = {
     "kanserve_model_load_duration_seconds": "load_seconds",
     "kanserve_out_of_range_rows_total": "out_of_range_rows",
     "kanserve_shadow_rows_total": "shadow_rows",
-    "kanserve_shadow_mismatched_rows_total": "shadow_beyond",
-    "kanserve_shadow_other_class_rows_total": "shadow_classes",
-    "kanserve_shadow_dropped_requests_total": "shadow_dropped",
-    "kanserve_shadow_failed_requests_total": "shadow_failed",
-    "kanserve_shadow_max_difference_ratio": "shadow_largest",
+    "kanserve_shadow_mismatched_rows_total": "shadow_rows_out_of_tolerance",
+    "kanserve_shadow_other_class_rows_total": "shadow_rows_with_other_class",
+    "kanserve_shadow_dropped_requests_total": "shadow_requests_dropped",
+    "kanserve_shadow_failed_requests_total": "shadow_requests_failed",
+    "kanserve_shadow_max_difference_ratio": "shadow_largest_difference",
 }
+# Fields of a shadow report.
+COUNTS_OF_SHADOW = [name.removeprefix("shadow_") for name in NUMBERS.values() if name.startswith("shadow_")]
 SERVER = {
     "kanserve_inflight_requests": "inflight",
     "kanserve_workers": "workers",
@@ -240,48 +230,29 @@ LEVELS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Metrics page, parsed.
+    """Metrics page, parsed."""
 
-    at        time of the reading, in seconds since the epoch
-    numbers   values of a version, by name
-    spreads   histograms of a version, by name
-    failures  failed requests of a version, by reason
-    calls     calls by method and code
-    server    values of the server, by name
-    build     labels of the build
-    """
-
-    at: float
-    numbers: Mapping[Key, Mapping[str, float]]
-    spreads: dict[Key, Mapping[str, Buckets]]
-    failures: Mapping[Key, Mapping[str, float]]
-    calls: dict[tuple[str, str], float]
-    server: dict[str, float]
-    build: dict[str, str]
+    at: float  # time of the reading, in seconds since the epoch
+    numbers: Mapping[Key, Mapping[str, float]]  # values of a version, by name
+    spreads: dict[Key, Mapping[str, Buckets]]  # histograms of a version, by name
+    failures: Mapping[Key, Mapping[str, float]]  # failed requests of a version, by reason
+    calls: dict[tuple[str, str], float]  # calls by method and code
+    server: dict[str, float]  # values of the server, by name
+    build: dict[str, str]  # labels of the build
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Activity of a version between two readings.
+    """Activity of a version between two readings."""
 
-    seconds     length of the interval; 0 since the counts began
-    requests    answered requests
-    rows        their rows
-    executions  executions of the graph
-    failures    failed requests, by reason
-    quantiles   quantiles of the request time in seconds, by name; None without requests
-    phases      mean seconds per request, by phase
-    batches     executions by batch size, per bucket
-    """
-
-    seconds: float
-    requests: float
-    rows: float
-    executions: float
-    failures: Mapping[str, float]
-    quantiles: Mapping[str, float | None]
-    phases: Mapping[str, float]
-    batches: Buckets
+    seconds: float  # length of the interval; 0 since the counts began
+    requests: float  # requests with a response
+    rows: float  # their rows
+    executions: float  # executions of the graph
+    failures: Mapping[str, float]  # failed requests, by reason
+    quantiles: Mapping[str, float | None]  # quantiles of the request time in seconds, by name; None without requests
+    phases: Mapping[str, float]  # mean seconds per request, by phase
+    batches: Buckets  # executions by batch size, per bucket
 
 
 KNOWN = frozenset({*NUMBERS, *SPREADS, *SERVER, DRIFT, FAILURES, BUILD, GRPC, HTTP})

@@ -13,7 +13,7 @@ from kanserve.report import selection
 from kanserve.report.selection import Curves, Plan
 from kanserve.services import statistics
 from kanserve.services.kan import Kan
-from kanserve.types import CurveRequest, Description, EdgeRequest, LayerCurves, ModelInfo, Scores
+from kanserve.types import CurveRequest, Description, EdgeRequest, LayerCurves, ModelInfo
 
 
 def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
@@ -53,17 +53,12 @@ def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
 
 async def gather(kan: Kan, info: ModelInfo, manifest: Manifest, caller: str) -> tuple[Plan, Curves]:
     """The plan of a report, and the responses to its requests. `caller`: as in EdgeRequest. Raises the errors of
-    `Model.edges`, except FailedPrecondition and ResourceExhausted: the report then has no scores, or no curves."""
+    `Model.results`, except FailedPrecondition and ResourceExhausted: the report then has no scores, or no curves."""
     described, scores = description(kan, info, manifest), None
     request = EdgeRequest(described.name, described.version, id="", rows=(), row_count=0, caller=caller)
     # Over the baseline of the export, or over its reference rows. The model may have none, or too many.
     with contextlib.suppress(FailedPrecondition, ResourceExhausted):
-        if source := statistics.best(kan, request):
-            counted = await statistics.counted_scores(kan, request, source)
-            scores = Scores(described.version, counted.source, counted.rows, counted.layers, counted.notes)
-        else:
-            _, source, row_count, layers = await kan.scores(request)
-            scores = Scores(described.version, source, row_count, layers)
+        _, scores = await statistics.scores(kan, request, statistics.BEST)
     plan = await asyncio.to_thread(selection.plan, described, scores)
     responses: dict[CurveRequest, tuple[LayerCurves, ...]] = {}
     for curve_request in plan.requests:

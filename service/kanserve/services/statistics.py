@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from kanexport.shared.manifest import Manifest
-from kanserve.analysis.histogram import Counts
 from kanserve.errors import BadRequest, FailedPrecondition, NotFound, ResourceExhausted, Unavailable, WatchesLimited
 from kanserve.insight import edge_scores
-from kanserve.insight.statistics import NodeCounts, NodeStatistics
-from kanserve.insight.traffic_sampler import KeptRow, PastDrift, TrafficSampler, TrafficStatistics
+from kanserve.insight import statistics as node_statistics
+from kanserve.insight.statistics import NodeCounts, RowStatistics
+from kanserve.insight.traffic_sampler import KeptRow, PastDrift, TrafficSampler
 from kanserve.models.model import Model
 from kanserve.services.kan import Kan, alone
-from kanserve.types import EdgeRequest, LayerScores, ModelInfo
+from kanserve.types import EdgeRequest, ModelInfo, Scores
 
 ROWS, LIVE, TOTAL, BASELINE, BEST = "rows", "live", "total", "baseline", "best"
 NOTES: dict[str, tuple[str, ...]] = {
@@ -34,39 +34,22 @@ SHUTTING_DOWN = "the version is being unloaded"
 
 @dataclass(frozen=True, slots=True)
 class StatisticsResult:
-    """Statistics over some rows.
-
-    info       model
-    id         id of the request
-    rows       number of rows
-    nodes      statistics of each layer and output
-    classes    how often each class was the largest output [C]
-    source     ROWS: the client's rows; LIVE: the latest traffic; TOTAL: all traffic since the counts began
-    rows_seen  rows of all requests in that time; 0 for ROWS, as the other fields
-    seconds    duration of the counts
-    since      begin of the counts, in seconds since the epoch
-    processes  number of workers that counted
-    """
+    """Statistics for a request with this `id`. `source`: the client's rows (ROWS), the latest traffic (LIVE), or all
+    traffic since the counts began (TOTAL)."""
 
     info: ModelInfo
     id: str
-    rows: int
-    nodes: Sequence[NodeStatistics]
-    classes: Counts
-    source: str = ROWS
-    rows_seen: int = 0
-    seconds: float = 0.0
-    since: float = 0.0
-    processes: int = 0
+    source: str
+    over: RowStatistics
 
 
 async def statistics(kan: Kan, request: EdgeRequest, source: str = "") -> StatisticsResult:
     """Statistics over the client's rows, or without rows over the model's traffic. Raises BadRequest,
-    ResourceExhausted, FailedPrecondition, and the errors of `Model.edges`."""
+    ResourceExhausted, FailedPrecondition, and the errors of `Model.results`."""
     if not request.row_count:
         model = described(kan, request.model, request.version)
         counted = await traffic_statistics(live_statistics(model), source)
-        return statistics_result(model.info, request.id, source, counted)
+        return StatisticsResult(model.info, request.id, source or LIVE, counted)
     model, manifest = kan.describe(request.model, request.version)
     if source not in ("", ROWS):
         raise _rows_with_source(source)
@@ -77,8 +60,8 @@ async def statistics(kan: Kan, request: EdgeRequest, source: str = "") -> Statis
             hint="export the model with --baseline FILE",
         )
     rows = kan.rows(model.info, request.rows, request.row_count)
-    nodes, classes = await model.statistics(manifest, rows, deadline=request.deadline, caller=request.caller)
-    return StatisticsResult(model.info, request.id, request.row_count, nodes, classes)
+    steps = node_statistics.compute(model.session, manifest, rows, step=model.step_rows)
+    return StatisticsResult(model.info, request.id, ROWS, await model.result(steps, request))
 
 
 def _rows_with_source(source: str) -> BadRequest:
@@ -118,20 +101,13 @@ def live_statistics(model: Model) -> TrafficSampler:
 
 @dataclass(frozen=True, slots=True)
 class RecentRows:
-    """Latest rows of a version's traffic.
-
-    info     model
-    most     number of rows that the server keeps
-    rows     kept rows, the newest first
-    counted  whether the version has statistics
-    note     reason if there are no rows
-    """
+    """Latest rows of a version's traffic."""
 
     info: ModelInfo
-    most: int
-    rows: Sequence[KeptRow]
-    counted: bool
-    note: str
+    most: int  # number of rows that the server keeps
+    rows: Sequence[KeptRow]  # kept rows, the newest first
+    counted: bool  # whether the version has statistics
+    note: str  # reason if there are no rows
 
 
 def recent_rows(kan: Kan, name: str, version: str) -> RecentRows:
@@ -151,7 +127,7 @@ def drift_history(kan: Kan, name: str, version: str) -> tuple[ModelInfo, Sequenc
     return model.info, live_statistics(model).drift_history()
 
 
-async def traffic_statistics(sampler: TrafficSampler, source: str) -> TrafficStatistics:
+async def traffic_statistics(sampler: TrafficSampler, source: str) -> RowStatistics:
     """The statistics of a version's traffic. Raises BadRequest for an unknown source."""
     if source not in ("", LIVE, TOTAL):
         raise BadRequest(
@@ -162,48 +138,25 @@ async def traffic_statistics(sampler: TrafficSampler, source: str) -> TrafficSta
     return await asyncio.to_thread(sampler.counted, lately=source != TOTAL)
 
 
-def statistics_result(info: ModelInfo, id: str, source: str, what: TrafficStatistics) -> StatisticsResult:
-    """The statistics of the traffic, as a result."""
-    return StatisticsResult(
-        info,
-        id,
-        what.rows,
-        what.nodes,
-        what.classes,
-        source or LIVE,
-        what.seen,
-        what.seconds,
-        what.since,
-        what.processes,
-    )
+async def scores(kan: Kan, request: EdgeRequest, source: str) -> tuple[ModelInfo, Scores]:
+    """The importance of each edge. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the errors of
+    `Model.results`.
 
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Scores over counted rows: `source` names the counts, with the number of rows and notes for the reader."""
-
-    info: ModelInfo
-    source: str
-    rows: int
-    layers: tuple[LayerScores, ...]
-    notes: tuple[str, ...]
-
-
-def best(kan: Kan, request: EdgeRequest) -> str:
-    """The rows that give a model the most useful scores: BASELINE if its export has one and its edges are curves.
-    Otherwise "", which means the reference rows. Raises the errors of `Kan.describe`."""
-    _, manifest = kan.describe(request.model, request.version)
-    try:
-        _counted_of(kan, manifest, edge_scores.baseline_counts(manifest))
-    except (FailedPrecondition, ResourceExhausted):
-        return ""
-    return BASELINE
-
-
-async def counted_scores(kan: Kan, request: EdgeRequest, source: str) -> Scored:
-    """The importance of each edge over counted rows. LIVE: the traffic of a version since its counts began. BASELINE:
-    the baseline rows of its export. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the errors of
-    `Model.edges`."""
+    source  "": the rows of the request, or without rows the reference rows of the export
+            LIVE: the counted traffic of the version since its counts began
+            BASELINE: the counted baseline rows of its export
+            BEST: without rows in the request BASELINE if that has scores, otherwise the reference rows
+    """
+    if source == BEST and not request.row_count:
+        _, manifest = kan.describe(request.model, request.version)
+        try:
+            _counted_of(kan, manifest, edge_scores.baseline_counts(manifest))
+        except (FailedPrecondition, ResourceExhausted):
+            source = ""
+        else:
+            source = BASELINE
+    if not source:
+        return await kan.scores(request)
     if source not in (LIVE, BASELINE):
         raise BadRequest(
             f"unknown source '{source[:32]}', expected '{LIVE}', '{BASELINE}' or '{BEST}'",
@@ -220,8 +173,8 @@ async def counted_scores(kan: Kan, request: EdgeRequest, source: str) -> Scored:
         else edge_scores.baseline_counts(manifest)
     )
     _counted_of(kan, manifest, tally)
-    result = await model.live_scores(manifest, tally, deadline=request.deadline, caller=request.caller)
-    return Scored(model.info, source, tally.rows, result.layers, (*NOTES[source], *result.notes))
+    layers, notes = await model.result(edge_scores.traffic_scores(model.edge_graphs, manifest, tally), request)
+    return model.info, Scores(str(model.info.version), source, tally.rows, layers, (*NOTES[source], *notes))
 
 
 def _counted_of(kan: Kan, manifest: Manifest, tally: NodeCounts) -> None:
@@ -253,21 +206,14 @@ SHARE = 4  # one caller may have this part of all watches
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
-    """Request for a stream of statistics.
-
-    model     name of the model
-    version   version; "" for the default version
-    source    as of `statistics`
-    interval  seconds between two updates; 0: the default
-    updates   number of updates; 0: no limit
-    """
+    """Request for a stream of statistics."""
 
     model: str
-    version: str
+    version: str  # version; "" for the default version
     id: str = ""
-    source: str = ""
-    interval: float = 0.0
-    updates: int = 0
+    source: str = ""  # as of `statistics`
+    interval: float = 0.0  # seconds between two updates; 0: the default
+    updates: int = 0  # number of updates; 0: no limit
     caller: str = ""
 
 
@@ -276,10 +222,10 @@ class _Counted:
     """Last counts for `users` watches of the same statistics, and the time of the counts."""
 
     users: int = 0
-    task: asyncio.Task[TrafficStatistics] | None = None
+    task: asyncio.Task[RowStatistics] | None = None
     at: float = 0.0
 
-    async def latest(self, live: TrafficSampler, source: str) -> TrafficStatistics:
+    async def latest(self, live: TrafficSampler, source: str) -> RowStatistics:
         """The latest counts. All watches share one count within FRESH seconds. Raises BadRequest."""
         now = time.monotonic()
         if self.task is None or (self.task.done() and now - self.at > FRESH):
@@ -336,7 +282,7 @@ class Watches:
                 ended = self._ended(info, live, request.version)
                 if not ended and sent == most:
                     ended = f"the watch has sent {most} updates"
-                yield statistics_result(info, request.id, request.source, counted), ended
+                yield StatisticsResult(info, request.id, request.source or LIVE, counted), ended
                 if ended:
                     return
                 end = time.monotonic() + interval
@@ -375,7 +321,7 @@ class Watches:
         return "" if version or default == info.version else now
 
 
-def _seen(task: asyncio.Task[TrafficStatistics]) -> None:
+def _seen(task: asyncio.Task[RowStatistics]) -> None:
     """Read the error of a task that no watch waits for any more, because asyncio would log an unread error."""
     if not task.cancelled():
         task.exception()

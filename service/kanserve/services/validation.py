@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,25 +47,11 @@ class Parameter(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Checked parameters of a request.
+    """Checked parameters of a request."""
 
-    queue_timeout  seconds
-    priority       1 is the highest, 0 the default
-    """
-
-    queue_timeout: float | None = None
-    priority: int = 0
+    queue_timeout: float | None = None  # seconds
+    priority: int = 0  # 1 is the highest, 0 the default
     insight: Insight | None = None
-
-
-def at_most(name: str, values: Sized, limit: int) -> None:
-    """Raises BadRequest for a longer list."""
-    if len(values) > limit:
-        raise BadRequest(
-            f"{name} has {len(values)} entries, expected at most {limit}",
-            code="too-many-entries",
-            hint="send fewer entries in one request",
-        )
 
 
 def options(parameters: Mapping[str, Parameter]) -> Options:

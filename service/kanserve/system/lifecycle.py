@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from kanserve.errors import Draining
 
 # The ways in which calls end while the server is draining; `cancelled` are calls that their client cancelled.
-ENDS = ("answered", "refused", "cut_off", "cancelled")
+ENDS = ("completed", "rejected", "aborted", "cancelled")
 
 
 @dataclass(slots=True)
@@ -44,11 +44,11 @@ class Lifecycle:
 
     def ended(self, error: BaseException | None) -> None:
         """Count a call that ends while the server is draining, by the error that its method raised."""
-        end = "answered"
+        end = "completed"
         if isinstance(error, Draining):
-            end = "refused"
+            end = "rejected"
         elif error is not None and not isinstance(error, Exception):
-            end = "cut_off" if self.cutting else "cancelled"
+            end = "aborted" if self.cutting else "cancelled"
         self.ends[end] += 1
 
     @property

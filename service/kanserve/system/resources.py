@@ -1,4 +1,4 @@
-"""CPU and memory of the process: usable threads, thread priorities, garbage collection pauses, returned memory.
+"""CPU and memory of the process: usable threads, their priorities and time slices, garbage collection, returned memory.
 
 `os.cpu_count()` returns the CPUs of the machine, not of the container. A runtime with 64 threads and a quota of 2 is
 throttled.
@@ -15,7 +15,9 @@ import gc
 import itertools
 import math
 import os
+import platform
 import resource
+import struct
 import sys
 import threading
 import time
@@ -25,14 +27,13 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from kanserve.errors import LoadError, LoadReason
-from kanserve.system import time_slices
 
 PAUSE, LATEST = 1.0, 32.0  # seconds between two checks, and at most between two returns of pages
 GROWN = 2**23  # growth in bytes after which pages are returned immediately
 PAGE = os.sysconf("SC_PAGE_SIZE")
-TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl does not have it
-SET = getattr(ctypes.CDLL(None), "mallopt", None)  # musl does not have it
-NAME_THREAD = getattr(ctypes.CDLL(None), "prctl", None)  # only Linux has it
+LIBRARY = ctypes.CDLL(None)  # of C
+TRIM, SET = (getattr(LIBRARY, name, None) for name in ("malloc_trim", "mallopt"))  # musl does not have them
+NAME_THREAD = getattr(LIBRARY, "prctl", None)  # only Linux has it
 PR_SET_NAME = 15  # of prctl(2): name of the current thread
 ARENAS, MOST_ARENAS = -8, 2  # glibc's M_ARENA_MAX: by default eight for each core
 YOUNG = 5000  # new objects until a collection of the youngest
@@ -180,6 +181,40 @@ def quick_switches() -> Iterator[None]:
             sys.setswitchinterval(USUAL_SWITCH)
 
 
+# Time slices: threads that handle requests respond quickly while other threads compute. Linux 6.12 and later lets a
+# waking thread with a short slice interrupt a running one with a longer slice. All threads still get the same share of
+# CPU time, in contrast to a niceness: compute threads do not fall behind other programs. A thread inherits the slice of
+# the thread that starts it. Earlier kernels and other systems ignore the request. The layout is `struct sched_attr` of
+# sched_setattr(2). For a thread with the policy SCHED_OTHER, its field sched_runtime is the slice in nanoseconds,
+# 0.1 ms to 100 ms.
+SHORT = 100e-6  # seconds; the smallest slice. The kernel's default is 0.7 to 2.8 ms
+SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # of the system call sched_setattr
+SLICE_ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, niceness, priority, runtime, deadline, period
+
+
+def short_slice() -> bool:
+    """Request a short slice for the current thread. Returns whether the system accepts the request; a kernel without
+    slices accepts it too."""
+    return _request_slice(SHORT)
+
+
+def usual_slice() -> bool:
+    """Request the default slice for the current thread. Returns whether the system accepts the request."""
+    return _request_slice(0.0)
+
+
+def _request_slice(seconds: float) -> bool:
+    """Set the slice of the current thread; 0: the default. The niceness stays, because the system call sets both. A
+    thread with another policy keeps it and gets no slice: an operator has chosen it."""
+    number = SCHED_SETATTR.get(platform.machine())
+    if number is None or not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return False
+    niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    values = (SLICE_ATTRIBUTES.size, os.SCHED_OTHER, 0, niceness, 0, round(seconds * 1e9), 0, 0)
+    attributes = SLICE_ATTRIBUTES.pack(*values)
+    return bool(LIBRARY.syscall(number, 0, attributes, 0) == 0)
+
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -192,7 +227,7 @@ def running() -> dict[int, str]:
     return dict(_running)
 
 
-_ALONE = ThreadPoolExecutor(1, "alone", initializer=time_slices.usual)
+_ALONE = ThreadPoolExecutor(1, "alone", initializer=usual_slice)
 
 
 async def alone(work: Callable[[], T]) -> T:
@@ -237,7 +272,7 @@ def single_thread(name: str) -> ThreadPoolExecutor:
     programs would run instead of it, and the loop would wait for them too (priority inversion)."""
 
     def share_priority() -> None:
-        time_slices.short()
+        short_slice()
         if NAME_THREAD is not None:
             NAME_THREAD(PR_SET_NAME, name.encode(), 0, 0, 0)
 
@@ -254,12 +289,12 @@ def separate(loop: asyncio.AbstractEventLoop, most: int, nice: int) -> None:
     """Prefer the current thread, which runs the event loop, and threads that it starts directly, such as those of a
     transport: they get a short time slice. The default executor of the loop gets compute threads. So rejections and
     small requests stay fast when the compute threads use all cores."""
-    time_slices.short()
+    short_slice()
     loop.set_default_executor(pool(most, "work", nice))
 
 
 def _stand_back(nice: int) -> None:
-    time_slices.usual()
+    usual_slice()
     if nice:  # Linux counts it per thread
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + nice)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import functools
 import io
 import itertools
 import json
 import shutil
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from kanexport.shared.cli.console import Exit, emit, json_text, jsonable, note, 
 from kanserve.tables.errors import CommandError, InputError
 
 if TYPE_CHECKING:
-    from kanserve.client.results import Answer
+    from kanserve.client.results import InferenceResult
 
 Columns = Mapping[str, Sequence[str]]  # the names of the numbers of each output
 OUTPUT_SUFFIXES = (".npz", ".npy", ".csv", ".json")
@@ -137,148 +137,103 @@ def csv_text(arrays: Mapping[str, Any], columns: Columns, *, header: bool = True
 
 
 Write = Callable[[dict[str, Any], Columns], object]
+Add = Callable[["InferenceResult"], object]  # takes the outputs of the next rows
 SUFFIXES = (*OUTPUT_SUFFIXES, ".jsonl")
 
 
-class Sink(ABC):
-    """Consumer of the outputs of consecutive rows."""
+class Sink:
+    """Consumer of the outputs of consecutive rows. It records the shape of each output."""
 
-    @abstractmethod
-    def add(self, part: Answer) -> None:
-        """Take the outputs of the next rows."""
-
-    def end(self) -> None:  # noqa: B027 - most sinks have nothing to finish
-        """Finish: no more rows follow."""
-
-
-class Shapes(Sink):
-    """Sink that records the shape of each output."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink, self.shapes = sink, dict[str, list[int]]()
+    def __init__(self, add: Add) -> None:
+        self._add, self.shapes = add, dict[str, list[int]]()
 
     @property
     def rows(self) -> int:
         """Number of rows."""
         return max((shape[0] for shape in self.shapes.values() if shape), default=0)
 
-    def add(self, part: Answer) -> None:
+    def add(self, part: InferenceResult) -> None:
         """Add the outputs of the next rows."""
-        self._sink.add(part)
+        self._add(part)
         for name, array in part.outputs.items():
             shape = self.shapes.setdefault(name, [0, *array.shape[1:]])
             shape[0] += len(array)
 
-    def end(self) -> None:
-        """Finish the output."""
-        self._sink.end()
+
+@contextlib.contextmanager
+def _buffered(write: Write) -> Iterator[Add]:
+    """Keep all outputs in memory. At the end, pass them to `write` with the column names of each output."""
+    parts: list[InferenceResult] = []
+    yield parts.append
+    names, columns = (parts[0].outputs, parts[0].columns()) if parts else ({}, {})
+    write({name: np.concatenate([part.outputs[name] for part in parts]) for name in names}, columns)
 
 
-class Buffered(Sink):
-    """Sink that keeps all outputs in memory. At the end it passes them to `write` with the column names of each
-    output."""
-
-    def __init__(self, write: Write) -> None:
-        self._write, self._parts = write, list[dict[str, Any]]()
-        self._columns: Columns = {}
-
-    def add(self, part: Answer) -> None:
-        """Add the outputs of the next rows."""
-        self._parts.append(part.outputs)
-        self._columns = self._columns or part.columns()
-
-    def end(self) -> None:
-        """Finish the output."""
-        names = self._parts[0] if self._parts else {}
-        self._write({name: np.concatenate([outputs[name] for outputs in self._parts]) for name in names}, self._columns)
+def _csv(write: Callable[[str], object]) -> Add:
+    """Pass CSV text to `write`, the outputs side by side, with a header above the first rows."""
+    headers = itertools.chain([True], itertools.repeat(False))
+    return lambda part: write(csv_text(part.outputs, part.columns(), header=next(headers)))
 
 
-class Csv(Sink):
-    """Sink that passes CSV text to `write`, with a header above the first rows."""
-
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self._write, self._header = write, True
-
-    def add(self, part: Answer) -> None:
-        """Add rows, with the outputs side by side."""
-        self._write(csv_text(part.outputs, part.columns(), header=self._header))
-        self._header = False
-
-
-class Lines(Sink):
-    """Sink that writes one JSON object per row, with each output by its name."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def add(self, part: Answer) -> None:
-        """Add the outputs of the next rows."""
-        outputs = part.outputs
-        rows = zip(*(array.tolist() for array in outputs.values()), strict=True)
-        finite = all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in outputs.values())
-        documents = (dict(zip(outputs, row, strict=True)) for row in rows)
-        lines = (
-            json.dumps(document if finite else jsonable(document), allow_nan=False) + "\n" for document in documents
-        )
-        self._file.write("".join(lines).encode())
-
-
-class Npy(Sink):
-    """Sink for one array. It rewrites the header at the end, when the number of rows is known."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._target = file
-        self._file: Any = file if file.seekable() else tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
-        self._rows, self._row = 0, np.zeros(0, np.float32)
-        self._begin = self._file.tell()
-
-    def add(self, part: Answer) -> None:
-        """Add the rows of the only output."""
-        (values,) = part.outputs.values()
-        if not self._rows:
-            self._row = values[:0]
-            self._head()
-        self._rows += len(values)
-        self._file.write(np.ascontiguousarray(values).data)
-
-    def end(self) -> None:
-        """Finish the output."""
-        self._head()
-        if self._file is not self._target:
-            with self._file:
-                self._file.seek(0)
-                shutil.copyfileobj(self._file, self._target)
-
-    def _head(self) -> None:
-        """Write the header. numpy leaves room in it for more rows, so the header keeps its length."""
-        self._file.seek(self._begin)
-        described = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(self._row))
-        np.lib.format.write_array_header_1_0(self._file, described | {"shape": (self._rows, *self._row.shape[1:])})
+def _write_lines(file: BinaryIO, part: InferenceResult) -> None:
+    """Write one JSON object per row, with each output by its name."""
+    outputs = part.outputs
+    rows = zip(*(array.tolist() for array in outputs.values()), strict=True)
+    finite = all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in outputs.values())
+    documents = (dict(zip(outputs, row, strict=True)) for row in rows)
+    lines = (json.dumps(document if finite else jsonable(document), allow_nan=False) + "\n" for document in documents)
+    file.write("".join(lines).encode())
 
 
 @contextlib.contextmanager
-def opened(target: str | None, names: Sequence[str], *, keep: Write | None = None) -> Iterator[Shapes]:
+def _npy(target: BinaryIO) -> Iterator[Add]:
+    """Write one array. The end rewrites the header, when the number of rows is known."""
+    file: Any = target if target.seekable() else tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+    begin, rows, row = file.tell(), 0, np.zeros(0, np.float32)
+
+    def write_header() -> None:
+        """numpy leaves room in it for more rows, so the header keeps its length."""
+        file.seek(begin)
+        described = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(row))
+        np.lib.format.write_array_header_1_0(file, described | {"shape": (rows, *row.shape[1:])})
+
+    def add(part: InferenceResult) -> None:
+        nonlocal rows, row
+        (values,) = part.outputs.values()
+        if not rows:
+            row = values[:0]
+            write_header()
+        rows += len(values)
+        file.write(np.ascontiguousarray(values).data)
+
+    yield add
+    write_header()
+    if file is not target:
+        with file:
+            file.seek(0)
+            shutil.copyfileobj(file, target)
+
+
+@contextlib.contextmanager
+def opened(target: str | None, names: Sequence[str], *, keep: Write | None = None) -> Iterator[Sink]:
     """A sink for the outputs called `names`. It writes to the file `target`, or CSV to stdout. Without a target, it
     passes all outputs to `keep`, if given. Raises CommandError."""
     form = Path(target).suffix.lower() if target else ""
     with contextlib.ExitStack() as stack:
-        sink: Sink
         if target and form in (".csv", ".npy", ".jsonl"):
             stack.enter_context(writing(target))
             file = stack.enter_context(atomic.opened(Path(target)))
             if form == ".csv":
-                sink = Csv(lambda text: file.write(text.encode()))
+                add = _csv(lambda text: file.write(text.encode()))
             else:
-                sink = Npy(file) if form == ".npy" else Lines(file)
+                add = stack.enter_context(_npy(file)) if form == ".npy" else functools.partial(_write_lines, file)
         elif target:
-            sink = Buffered(lambda outputs, columns: write(target, outputs, columns))
-        elif keep is not None:
-            sink = Buffered(keep)
+            add = stack.enter_context(_buffered(functools.partial(write, target)))
+        elif keep is None and len(own_outputs(names)) == 1:
+            add = _csv(emit)
         else:
-            sink = Csv(emit) if len(own_outputs(names)) == 1 else Buffered(_emit_each)
-        shapes = Shapes(sink)
-        yield shapes
-        shapes.end()
+            add = stack.enter_context(_buffered(keep or _emit_each))
+        yield Sink(add)
 
 
 def _emit_each(outputs: dict[str, Any], columns: Columns) -> None:

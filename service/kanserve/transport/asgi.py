@@ -4,7 +4,7 @@ GrpcApp(services, limits, pages) is the application: `await app(scope, receive, 
 
 It serves requests with gRPC's content types, and passes all others to `pages`, an HTTP application.
 
-One call is one HTTP request. `framing` turns its body into messages, the guarded method returns bytes, and the
+One call is one HTTP request. `call_io` turns its body into messages, the guarded method returns bytes, and the
 transport sends them as a body and trailers. A client that disconnects cancels its call: some servers cancel the
 application's task. For other servers (`watch`) the transport waits for the next event while the method runs.
 """
@@ -32,7 +32,6 @@ from kanserve.grpc_api.call_context import (
 from kanserve.grpc_api.interceptor import ClientDisconnected, Guarded, Kind, Stream, Unary, alone
 from kanserve.grpc_api.services import HOT, Services
 from kanserve.observability import logs
-from kanserve.transport import framing
 from kanserve.transport.call_io import (
     BODY,
     CREDENTIAL_HEADER,
@@ -41,21 +40,23 @@ from kanserve.transport.call_io import (
     METADATA_HEADERS,
     NO_METADATA,
     OK,
+    PREFIX,
     SMALL,
     START,
     TIMEOUT,
     Application,
     Calls,
     Event,
+    Headers,
     Receive,
     Request,
     Response,
     Resumed,
     Send,
+    decoded_metadata,
     replay,
     unless_disconnected,
 )
-from kanserve.transport.framing import Headers
 
 T = TypeVar("T")
 
@@ -91,10 +92,18 @@ class GrpcApp:
     """ASGI application of the guarded methods, for gRPC's content types."""
 
     def __init__(
-        self, services: Services, limits: Limits, pages: Application, *, watch: bool = True, certified: bool = False
+        self,
+        services: Services,
+        limits: Limits,
+        pages: Application,
+        *,
+        watch: bool = True,
+        one_head: bool = False,
+        certified: bool = False,
     ) -> None:
-        """`certified`: the certificate of a connection identifies the caller."""
+        """`one_head`: see Response. `certified`: the certificate of a connection identifies the caller."""
         self._services, self._limits, self._watch, self._certified = services, limits, watch, certified
+        self._one_head = one_head
         self._pages = pages
         self._calls = Calls(limits.arrival, limits.coming)
         self._grace: float | None = None
@@ -145,7 +154,7 @@ class GrpcApp:
         self._calls.whole(task)
         try:
             if stage == "large":
-                await Response(send, self._services.guard.hold).only(last[framing.PREFIX.size :])
+                await Response(send, self._services.guard.hold).only(last[PREFIX.size :])
                 return
             await waiting
             for event in {"started": (last, OK), "sent": (OK,)}.get(stage, ()):
@@ -197,7 +206,7 @@ class GrpcApp:
                     task,
                     Request(scope, receive, self._services.guard.open_request, began),
                     headers,
-                    Response(send, self._services.guard.hold),
+                    Response(send, self._services.guard.hold, one_head=self._one_head),
                 )
         except (ClientDisconnected, OSError):  # OSError: in ASGI, a `send` to a client that has disconnected
             # A server that cancels the task does so now. It would log a call that returns before that as a failure.
@@ -306,7 +315,7 @@ class GrpcApp:
 
 def _named(headers: dict[bytes, bytes]) -> RequestMetadata:
     """The metadata of a call that ends here: its id only."""
-    return RequestMetadata(tuple(framing.metadata([(ID, headers[ID])])) if ID in headers else (), None)
+    return RequestMetadata(tuple(decoded_metadata([(ID, headers[ID])])) if ID in headers else (), None)
 
 
 def _late(method: Guarded, call: Request) -> CallFailed:

@@ -90,15 +90,10 @@ def server_ports(settings: Settings) -> tuple[Port, ...]:
 
 def bind_error(port: Port) -> ConfigError | None:
     """The error of a port, if it has one. The function binds the port for a moment and accepts no connection."""
-    bare = port.host.strip("[]")
-    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
     try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: the port was just closed
-            probe.bind((bare, port.port))
-            probe.listen(1)
-    except OSError as error:
-        return port.refused(error)
+        _bound(port, listens=True).close()
+    except ConfigError as error:
+        return error
     return None
 
 

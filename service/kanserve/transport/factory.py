@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from kanexport.shared.cli.suggest import how_to_install
@@ -44,19 +43,11 @@ class Transport(Protocol):
 H2CORN = "h2corn"
 NEEDED = (H2CORN, "starlette", "orjson")  # packages that HTTP needs
 LOST = "HTTP on the gRPC port, half of the request rate under load, tight bounds of stream resets and of memory"
-LIMITS = "docs/guides/serve/configure.md#limits-of-grpcio"
+LIMITS = "docs/reference/limits-of-grpcio.md"
 
 log = logs.get_logger("transport")
 
 Pages = Callable[[], Application]
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Port numbers that a server listens on. `http` is None without HTTP."""
-
-    grpc: int
-    http: int | None
 
 
 class Transports:
@@ -73,13 +64,14 @@ class Transports:
         self._all = (first,) if second is None else (first, second)
         self.tls = tls
 
-    async def start(self) -> Ports:
-        """Bind the ports and serve. Raises ConfigError if an address is taken or wrong."""
+    async def start(self) -> dict[str, int]:
+        """Bind the ports and serve. Returns their numbers by "grpc", and "http" if the server speaks it. Raises
+        ConfigError if an address is taken or wrong."""
         port = await self._first.start()
         if self._second is None:
-            return Ports(port, port if self._both else None)
+            return {"grpc": port, "http": port} if self._both else {"grpc": port}
         try:
-            return Ports(port, await self._second.start())
+            return {"grpc": port, "http": await self._second.start()}
         except ConfigError:
             await self._first.stop(None)
             raise
@@ -130,20 +122,15 @@ def build(settings: Settings, services: Services, pages: Pages) -> Transports:
 
 
 def with_transport(settings: Settings) -> Settings:
-    """The settings with `auto` replaced by the chosen transport."""
-    return settings.model_copy(update={"transport": resolve_transport(settings.transport)})
-
-
-def resolve_transport(transport: str) -> str:
-    """The name of a transport. For `auto`, it is asgi if the packages that it needs are installed. Otherwise it is
+    """The settings with a transport in place of `auto`: asgi if the packages that it needs are installed, otherwise
     grpcio, with a warning about what the server lacks."""
-    if transport != "auto":
-        return transport
+    if settings.transport != "auto":
+        return settings
     lacking = missing()
     if lacking:
         advice = f"for asgi, {how_to_install('serve')}; to accept grpcio, set transport to grpcio ({LIMITS})"
-        log.warning("transport_selected", taken="grpcio", missing=lacking, lost=LOST, help=advice)
-    return "grpcio" if lacking else "asgi"
+        log.warning("transport_fallback", taken="grpcio", missing=lacking, lost=LOST, help=advice)
+    return settings.model_copy(update={"transport": "grpcio" if lacking else "asgi"})
 
 
 def missing() -> list[str]:

@@ -19,7 +19,8 @@ from kanserve.grpc_api.call_context import PUSHBACK, CallFailed, Code, RequestMe
 from kanserve.grpc_api.interceptor import Guarded, Kind, Unary, alone
 from kanserve.grpc_api.services import Services
 from kanserve.grpc_api.unfinished_requests import SHARE
-from kanserve.transport import endpoints, framing
+from kanserve.transport import endpoints
+from kanserve.transport.call_io import no_message
 from kanserve.transport.endpoints import Port, Tls
 
 ENVELOPE_BYTES = 2**20  # of names and ids around a response's tensors, which the handlers bound
@@ -181,7 +182,7 @@ async def _message(method: Guarded, shown: RequestMetadata, context: Context, re
     except CallFailed as failure:
         raise method.refused(failure, shown) from None
     if data is grpc.aio.EOF:
-        raise method.refused(framing.no_message(), shown)
+        raise method.refused(no_message(), shown)
     return cast(bytes, data)
 
 

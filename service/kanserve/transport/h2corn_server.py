@@ -64,9 +64,9 @@ class H2corn:
         tls: Tls | None,
     ) -> None:
         limits = Limits(settings.max_request_bytes, settings.request_read_timeout, settings.max_inflight_requests)
-        # h2corn cancels the task of a call whose client disconnected.
+        # h2corn cancels the task of a call whose client disconnected, and ends a response without a body with its head.
         self._application = functools.partial(
-            GrpcApp, services, limits, pages, watch=False, certified=settings.certified
+            GrpcApp, services, limits, pages, watch=False, one_head=True, certified=settings.certified
         )
         self._settings, self._port, self._connections, self._tls = settings, port, connections, tls
         self._hold_responses = services.guard.lifecycle.hold
@@ -214,7 +214,7 @@ class _Carrier:
                 else:
                     return
                 if loop.time() - last_failure > QUIET and not self.ending:
-                    log.error("connections_lost", reason=reason, help="allow more open files (ulimit -n)")
+                    log.error("connections_not_accepted", reason=reason, help="allow more open files (ulimit -n)")
                 last_failure = loop.time()
                 await asyncio.sleep(0 if self.ending else AGAIN)
 
@@ -233,7 +233,7 @@ class _Carrier:
 
         def cut() -> None:
             if calls := self.application.cut(grace):
-                log.info("calls_cut_off", calls=calls, grace=grace)
+                log.info("calls_aborted", calls=calls, grace=grace)
 
         late = asyncio.get_running_loop().call_later(grace, cut)
         self.serving.add_done_callback(lambda task: late.cancel())

@@ -75,7 +75,7 @@ class _Server(ThreadingHTTPServer):
         what = (
             "a TLS handshake, but this port uses plain HTTP" if request.startswith(TLS) else "bytes that are not HTTP"
         )
-        log.warning("metrics_requests_rejected", refused=count, found=what)
+        log.warning("metrics_requests_rejected", rejected=count, found=what)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Write no lines for a client that disconnects: a probe of HAProxy does so after the status line."""

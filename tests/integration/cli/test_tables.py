@@ -45,7 +45,13 @@ def test_models(repository: Path, server: Server) -> None:
         printed = narrow("models", *source)
         fits(printed)
         assert entry.pop("out_of_range_policy") == "as-trained"  # `kanserve models NAME` tells it
-        holds(printed, *facts(entry.values()), f"{entry['verified_error']:.1e}", *["3", "→", "4", "→", "2"])
+        assert (
+            entry.pop("verification_basis") == "reading"
+        )  # the key in the manifest; the table has the level for users
+        assert "checkpoint: verified against" in printed
+        holds(
+            printed, "checkpoint", *facts(entry.values()), f"{entry['verified_error']:.1e}", *["3", "→", "4", "→", "2"]
+        )
 
 
 def test_a_reason_that_is_long(repository: Path, tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def test_what_is_not_there_is_said_in_words(page: Any, seen: Seen) -> None:
     page.goto("ui/nothing")
     page.get_by_role("heading", name="Not found").wait_for()
     assert "nothing" in page.get_by_role("alert").inner_text()
-    assert "Hint: send a name that the repository index lists" in page.get_by_role("alert").inner_text()
+    text = page.get_by_role("alert").inner_text()
+    assert "This version may no longer be served. Choose another." in text
+    assert "\nSend a name that the repository index lists" in text
     assert page.get_by_role("button", name="Try again").count() == 1
 
 

@@ -375,7 +375,7 @@ def test_a_card_shows_the_certificate(at: Any, repository: Path) -> None:
 def test_another_version_under_an_open_page_is_told(at: Any, models: Path) -> None:
     page, drift = at("ui/hello/explain#row=0.3,0.1"), at("ui/hello/drift")
     page.locator(".waterfall").wait_for()
-    drift.locator(".verdict").filter(has_not_text="analyses").wait_for()
+    drift.locator(".verdict").filter(has_not_text="Comparing").wait_for()
     document(kanserve("copy", "hello", 1, 2, "--repository", models, "--json"))
     drift.locator("#banner").filter(has_text="the default version is 2").wait_for()
     page.get_by_role("slider", name="length, slider").focus()

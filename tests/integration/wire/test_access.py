@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.call_context import Call, CallFailed, Code, RequestMetadata
-from kanserve.grpc_api.interceptor import Interceptor
+from kanserve.grpc_api.interceptor import AccessLog, Interceptor
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.system.lifecycle import Lifecycle

@@ -259,7 +259,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 
 
 def violations(server: Server, model: str) -> float | None:
-    pattern = rf'kanserve_certificate_violations_total{{model="{model}",version="1"}} (\S+)'
+    pattern = rf'kanserve_certified_range_violations_total{{model="{model}",version="1"}} (\S+)'
     match = re.search(pattern, server.metrics())
     return float(match[1]) if match else None
 
@@ -269,7 +269,7 @@ def test_outputs_that_leave_the_certified_range_are_counted_and_logged(watched: 
     for name in ("false", "true", "none"):
         np.testing.assert_allclose(watched.infer(INSIDE, name), toy_model.outputs(INSIDE), rtol=1e-5)
     until(lambda: violations(watched, "false") == 2)
-    (line,) = watched.logged("certificate_violated")
+    (line,) = watched.logged("output_outside_certified_range")
     assert (line["model"], line["version"], line["rows"], line["checked"]) == ("false", 1, 2, 2)
     assert (line["level"], line["low"], line["high"], line["output"]) == ("error", -0.1, 0.1, 0)
     assert float(line["value"]) == pytest.approx(toy_model.outputs(INSIDE)[0, 0], rel=1e-5)

@@ -166,7 +166,7 @@ def test_a_stream_that_outlives_the_grace_gets_a_status(tmp_path: Path, transpor
         if transport == "asgi":
             assert "did not end within 0.2 s" in error.details()
             assert dict(error.trailing_metadata())["kan-error-code"] == "connection-closed-by-age"
-            assert server.logged("calls_cut_off")
+            assert server.logged("calls_aborted")
 
 
 def test_a_watch_goes_on_with_the_next_connection(tmp_path: Path) -> None:
@@ -187,4 +187,4 @@ def test_a_watch_goes_on_with_the_next_connection(tmp_path: Path) -> None:
             return await asyncio.gather(watch(), asyncio.to_thread(watch_in_thread))
 
         assert asyncio.run(both()) == [3, 3]
-        assert server.logged("calls_cut_off")
+        assert server.logged("calls_aborted")

@@ -19,9 +19,8 @@ from kanserve.auth import authenticator, token_file
 from kanserve.auth.authenticator import Authenticator
 from kanserve.auth.permissions import HEALTH, INFERENCE, KAN, NEEDS, REFLECTION
 from kanserve.config.settings import Settings
-from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.call_context import Call, CallFailed, Code, RequestMetadata
-from kanserve.grpc_api.interceptor import Interceptor, Kind
+from kanserve.grpc_api.interceptor import AccessLog, Interceptor, Kind
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2

@@ -53,7 +53,7 @@ def client(server: Server, files: Path, name: str, **more: str) -> Client:
 
 def test_a_certificate_is_told_by_its_name(mutual: Server, created: dict[str, str], files: Path) -> None:
     with client(mutual, files, "caller") as asking:
-        answer = asking.infer(asking.model("toy").inputs[0], ROWS, model="toy")
+        answer = asking.infer(asking.model("toy").inputs[0], ROWS, name="toy")
         np.testing.assert_allclose(answer.outputs["y"], toy_model.outputs(ROWS), rtol=1e-5)
         with pytest.raises(NotAllowed, match="the role interpret, which caller does not have"):
             asking.describe("toy")
@@ -65,7 +65,7 @@ def test_a_certificate_is_told_by_its_name(mutual: Server, created: dict[str, st
     with client(mutual, files, "caller", token=created["interpret"]) as both:  # a token wins
         assert both.describe("toy").name == "toy"
         with pytest.raises(NotAllowed, match="which interpret does not have"):
-            both.infer(both.model("toy").inputs[0], ROWS, model="toy")
+            both.infer(both.model("toy").inputs[0], ROWS, name="toy")
 
 
 def test_a_stream_and_a_second_call_are_told_too(mutual: Server, files: Path) -> None:

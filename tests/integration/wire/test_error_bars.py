@@ -149,7 +149,7 @@ def test_a_model_without_bars_rejects_the_request(served: Server) -> None:
 def test_the_command_prints_bars_and_their_note(served: Server, models: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", ROWS)
     target = tmp_path / "outputs.npz"
-    words = ("--input", tmp_path / "rows.npy", "--error-bar", "--url", served.address)
+    words = ("--input", tmp_path / "rows.npy", "--error-bars", "--url", served.address)
     done = kanserve("infer", "noisy", *words, "--output", target)
     assert done.returncode == 0, done.stderr
     assert "warning: error bars are unreliable: assumption: the true function" in done.stderr

@@ -56,7 +56,7 @@ def terminate(server: Server) -> None:
 def ends(server: Server) -> tuple[int, ...]:
     """The ends of the calls, as the last log line counts them."""
     (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
-    return tuple(last[name] for name in ("answered", "refused", "cut_off", "cancelled"))
+    return tuple(last[name] for name in ("completed", "rejected", "aborted", "cancelled"))
 
 
 def health(server: Server, name: str) -> int:

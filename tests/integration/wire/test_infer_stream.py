@@ -274,7 +274,7 @@ def test_the_line_of_a_stream_tells_how_many_requests_it_had(own: Server) -> Non
     list(opened(own, sent, metadata=(("x-request-id", "three"),)))
     (line,) = own.logged("request_completed", request_id="three")
     assert line["method"].endswith("ModelStreamInfer")
-    assert (line["code"], line["requests"], line["refused"]) == ("OK", 3, 1)
+    assert (line["code"], line["requests"], line["rejected"]) == ("OK", 3, 1)
 
 
 @pytest.mark.parametrize("transport", SHARED)

@@ -228,7 +228,7 @@ def test_rows_out_of_range_are_marked_in_every_answer(served: Server, tmp_path: 
         assert "OUT OF RANGE" not in kanserve("explain", model, *words, "--row", 0).stdout
         shown = document(kanserve("explain", model, *words, "--json"))
         assert (shown["rows_out_of_range"], shown["out_of_range"]) == (count, [0, count - 1, 1])
-    done = kanserve("infer", "absolute", *words, "--interval")
+    done = kanserve("infer", "absolute", *words, "--intervals")
     assert [line.rsplit(",", 1)[1] for line in done.stdout.splitlines()] == ["out of range", "0", "1", "1"]
     assert "warning: intervals are unreliable: rows are out of range" in done.stderr
 
@@ -247,18 +247,20 @@ def test_the_commands_show_intervals(served: Server, tmp_path: Path) -> None:
     assert "90% prediction set: y" in kanserve("explain", "sets", "--input", wine, *url).stdout
     said = document(kanserve("explain", "sets", "--input", wine, "--json", *url))
     assert said["intervals"]["method"] == "lac"
-    asked = ("infer", "absolute", "--input", rows, "--interval", *url)
+    asked = ("infer", "absolute", "--input", rows, "--intervals", *url)
     lines = kanserve(*asked).stdout.splitlines()
     assert (lines[0], len(lines)) == ("y0,y0 lower,y0 upper,out of range", 6)
     assert [float(text) for text in lines[2].split(",")[1:]] == [low, high, 0]
+    old = kanserve("infer", "absolute", "--input", rows, "--interval", *url)
+    assert (old.stdout.splitlines(), "warning: --interval is now --intervals" in old.stderr) == (lines, True)
     kanserve(*asked, "--output", tmp_path / "o.csv")
     assert (tmp_path / "o.csv").read_text().splitlines() == lines
     assert [low, high] == document(kanserve(*asked, "--json"))["outputs"][intervals.NAME][1][0]
-    kanserve("infer", "sets", "--input", wine, "--interval", "--output", target, *url)
+    kanserve("infer", "sets", "--input", wine, "--intervals", "--output", target, *url)
     with np.load(target) as arrays:
         shapes = {name: array.shape for name, array in arrays.items()}
     assert shapes == {"y": (1, 3), intervals.NAME: (1, 3), intervals.OUT_OF_RANGE: (1,)}
-    done = kanserve("infer", "plain", "--input", rows, "--interval", *url)
+    done = kanserve("infer", "plain", "--input", rows, "--intervals", *url)
     assert done.returncode != 0
     assert "has no prediction intervals" in done.stderr
     shown = document(kanserve("models", "absolute", "--json", *url))

@@ -19,6 +19,7 @@ from kanserve.models import admission
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
+from tests.support import chunked
 from tests.support.command_line import document, kanserve
 from tests.support.http_client import served
 from tests.support.server_process import INFERENCE, KAN, Server
@@ -118,7 +119,7 @@ def test_edges_of_a_model_with_several_inputs(client: Client, server: Server, mo
     (mixed,) = client.edges(client.describe("text"), feeds, layers=["mix"], top_k=2)
     assert mixed.values.shape == (7, 5, 2)
     with pytest.raises(InvalidInput, match="has the inputs tokens, mask, x, but rows of some"):
-        chunking.infer(client, client.model("text"), {"tokens": feeds["tokens"]})
+        chunked.infer(client, client.model("text"), {"tokens": feeds["tokens"]})
     lone = kan_pb2.QueryEdgesRequest(model_name="text", rows=feeds["x"].tobytes(), row_count=7)
     half = kan_pb2.QueryEdgesRequest(model_name="text", row_count=7)
     half.inputs.add(name="x", rows=feeds["x"].tobytes())

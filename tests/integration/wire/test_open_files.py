@@ -72,12 +72,12 @@ def test_files_that_run_out_all_the_same(tmp_path: Path) -> None:
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (40, before[1]))
         for _ in range(2):
             with crowd(server.port):
-                assert server.logged("connections_lost")
+                assert server.logged("connections_not_accepted")
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
         until(lambda: newcomer(server))
         assert server.infer(ROWS).shape == (1, 2)
         errors = [line for line in server.lines() if line["level"] == "error"]
-        assert {line["event"] for line in errors} == {"connections_lost"}
+        assert {line["event"] for line in errors} == {"connections_not_accepted"}
         times = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in errors]
         assert all(later - earlier >= QUIET for earlier, later in itertools.pairwise(times))
         assert server.stop() == 0

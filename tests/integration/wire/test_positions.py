@@ -27,9 +27,9 @@ from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.runtime import ort
 from kanserve.runtime.base import Session, SessionOptions
-from kanserve.types import Array, EdgeOptions
+from kanserve.types import Array, EdgeOptions, EdgeRequest
 from tests.integration.wire.test_edge_queries import values
-from tests.support import toy_grid_model, toy_model
+from tests.support import chunked, toy_grid_model, toy_model
 from tests.support.http_client import served
 from tests.support.reload_tools import shown
 from tests.support.server_process import KAN, Server, serving
@@ -85,7 +85,7 @@ def test_every_edge_at_every_position(grid: Server) -> None:
 def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:
     rows = np.random.default_rng(9).normal(size=(100, 2, 3)).astype(np.float32)
     with Client(grid.address) as client:
-        answer = chunking.infer(client, client.model("grid"), rows)
+        answer = chunked.infer(client, client.model("grid"), rows)
         np.testing.assert_allclose(answer.outputs["y"], toy_grid_model.outputs(rows), **TOLERANCE)
         described = client.describe("grid")
         done: list[tuple[int, int]] = []
@@ -151,8 +151,9 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
     def create(name: str) -> Watched:
         return Watched(ort.create(bundle.files[name], SessionOptions("cpu", 1)))
 
-    shapes = [query_plan.LayerShape(i.sources, i.destinations, i.positions) for i in manifest.layers]
-    plans = query_plan.plan(shapes, layers=[layer], sources=[], destinations=[], wanted=EdgeOptions(top_k=top_k))
+    request = EdgeRequest("toy", "", id="", rows=(), row_count=0, layers=(layer,))
+    widths = [info.sources for info in manifest.layers]
+    plans = query_plan.plan(manifest.layers, widths, request, EdgeOptions(top_k=top_k))
     model = create("model.onnx")
     session = create(f"edges_l{layer}.onnx")
     graphs = tuple(edge_queries.LayerGraph(info, lambda: session) for info in manifest.layers)

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from kanexport.pipeline import Request, export
-from kanexport.quantization.options import QuantizationOptions
+from kanexport.quantization.quantize import QuantizationOptions
 from kanexport.shared import manifest as manifests
 from kanserve.client.sync import Client
 from kanserve.errors import LoadError, LoadReason

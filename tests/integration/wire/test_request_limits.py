@@ -1,6 +1,7 @@
 """Request limits per client over both transports and HTTP: rate, deadline, headers."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,17 @@ def test_both_clients_wait_until_a_rate_lets_them_through(server: Server) -> Non
         expected = client.index()
         assert [client.index() for _ in range(6)] == [expected] * 6
         assert asyncio.run(awaited()) == [expected] * 3
+
+
+def test_a_retry_policy_of_grpc_waits_until_a_rate_lets_it_through(server: Server) -> None:
+    """gRPC's own retries, which clients in other languages have, need the status in the first head of a response."""
+    policy = {"maxAttempts": 5, "initialBackoff": "0.01s", "maxBackoff": "1s", "backoffMultiplier": 2}
+    config = {"name": [{}], "retryPolicy": {**policy, "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}}
+    options = [("grpc.service_config", json.dumps({"methodConfig": [config]}))]
+    with grpc.insecure_channel(server.address, options=options) as channel:
+        call = channel.unary_unary(f"{INFERENCE}ServerMetadata")
+        replies = [call(b"", timeout=60, metadata=credentials.bearer(RATED)) for _ in range(12)]
+    assert set(replies) == {replies[0]}
 
 
 @pytest.mark.parametrize("supplied", [None, 60.0])

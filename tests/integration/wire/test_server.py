@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.system import time_slices
+from kanserve.system import resources
 from tests.support import bad_requests, toy_model
 from tests.support.loop_stalls import time_slice
 from tests.support.server_process import INFERENCE, Server, request, serving
@@ -73,6 +73,6 @@ def test_threads_that_compute_stand_back_and_those_of_requests_have_a_short_time
     assert nice["tokio-rt-worker"] == {0}
     if (usual := time_slice(0)) is None:
         pytest.skip("this kernel has no slices of threads")
-    assert loop == time_slices.SHORT
-    assert sliced["tokio-rt-worker"] == {time_slices.SHORT}
+    assert loop == resources.SHORT
+    assert sliced["tokio-rt-worker"] == {resources.SHORT}
     assert usual in set().union(*sliced.values())  # of threads that compute, whose names differ by version

@@ -8,7 +8,7 @@ import pytest
 
 from kanexport.bundle import calibration
 from kanexport.errors import OptionError
-from kanexport.quantization.options import QuantizationOptions
+from kanexport.quantization.quantize import QuantizationOptions
 from kanexport.shared import conformal, manifest
 from kanexport.shared.manifest import Manifest
 from kanexport.shared.naming import Names

@@ -37,5 +37,5 @@ def _shown_texts(path: Path) -> list[str]:
 @pytest.mark.parametrize(("against", "files"), [("", 0), ("nothing", 0), ("expected-outputs", 0), ("reading", 1)])
 def test_a_claim_says_what_was_done(against: str, files: int) -> None:
     some = manifest.ParityCheck(name="a", sha256="", rows=1, max_abs=0.0, max_rel=0.0, tolerance=0.0)
-    with pytest.raises(OptionError, match="against"):
+    with pytest.raises(OptionError, match="do not fit the verification basis"):
         VerificationBasis(against, (some,) * files)

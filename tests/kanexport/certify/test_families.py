@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from kanexport import bases
 from kanexport.bases import Basis
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform_bspline import UniformSpline
@@ -18,7 +17,7 @@ from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
 from kanexport.lowering import lower
 from kanexport.shared import custom_ops
 from kanexport.verify import float64_reference, graph_runner
-from tests.support import sample_networks
+from tests.support import basis_examples, sample_networks
 from tests.support.conformance import check_each
 from tests.support.tiers import spread
 
@@ -91,9 +90,11 @@ def check_enclosed(basis: Basis) -> None:
 
 
 @spread("part", [0, 2, 4], 1)
-@pytest.mark.parametrize("name", bases.names())
+@pytest.mark.parametrize("name", basis_examples.names())
 def test_every_basis(name: str, part: int) -> None:
-    examples = [basis for basis in bases.examples(name) if basis.sources in (None, SOURCES) and basis.functions <= MOST]
+    examples = [
+        basis for basis in basis_examples.examples(name) if basis.sources in (None, SOURCES) and basis.functions <= MOST
+    ]
     check_each(check_enclosed, examples[part::6])
 
 
@@ -152,9 +153,11 @@ def test_jumps_poles_gaps_and_functions_of_others_are_refused() -> None:
 
 def test_enclosures_of_edges_are_close() -> None:
     rng = np.random.default_rng(5)
-    checked_bases = bases.examples("bspline")[3:45:9]  # of the degrees 1 to 5, on uneven knots
+    checked_bases = basis_examples.examples("bspline")[3:45:9]  # of the degrees 1 to 5, on uneven knots
     for name in ("gaussian", "fourier", "polynomial", "sech2", "sine", "uniform_cubic"):
-        checked_bases.append(next(b for b in bases.examples(name) if b.sources in (None, SOURCES) and b.functions > 1))
+        checked_bases.append(
+            next(b for b in basis_examples.examples(name) if b.sources in (None, SOURCES) and b.functions > 1)
+        )
     for basis in checked_bases:
         checked = layer(BasisTerm(basis, rng.normal(size=(*SHAPE, basis.functions))))
         low, high = basis.support(SOURCES).outer

@@ -12,7 +12,7 @@ from kanexport.bundle import certification
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.errors import CheckpointError, ExportError, OptionError
 from kanexport.pipeline import Request, export
-from kanexport.quantization.options import QuantizationOptions
+from kanexport.quantization.quantize import QuantizationOptions
 from kanexport.shared.manifest import NETWORK_FILE
 from kanexport.shared.naming import Names
 from kanexport.shared.sections import INT8

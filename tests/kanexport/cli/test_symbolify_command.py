@@ -12,7 +12,7 @@ from kanexport.cli import symbolify_command
 from kanexport.edit import symbolify
 from kanexport.errors import OptionError, RepositoryError
 from kanexport.pipeline import Request, export
-from kanexport.quantization.options import FP16_WEIGHTS, QuantizationOptions
+from kanexport.quantization.quantize import FP16_WEIGHTS, QuantizationOptions
 from kanexport.shared import manifest
 from kanexport.verify import float64_reference
 from tests.kanexport.cli.test_arguments import run_command

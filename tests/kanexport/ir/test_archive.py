@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from kanexport import bases
 from kanexport.errors import CheckpointError
 from kanexport.formats import safetensors
 from kanexport.functions.elementwise import Unary
@@ -19,6 +18,7 @@ from kanexport.ir import archive
 from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.ir.steps import Elementwise
 from kanexport.lowering import lower
+from tests.support import basis_examples
 from tests.support.conformance import check_each
 from tests.support.golden_cases import cases, network
 from tests.support.tiers import spread
@@ -63,13 +63,13 @@ def check_same(basis: Any) -> None:
 
 
 def test_every_basis_is_the_same_after_the_archive() -> None:
-    check_each(check_same, [basis for name in bases.names() for basis in bases.examples(name)])
+    check_each(check_same, [basis for name in basis_examples.names() for basis in basis_examples.examples(name)])
 
 
 def test_functions_come_from_their_recipes() -> None:
     functions = [function("mine", "x*sin(x) + 1"), avoiding("log", 7.5)]
     edges = tuple(SymbolicEdge(0, at, made, 1.1, 0.2, -3.0, 0.1, 1.0) for at, made in enumerate(functions))
-    plain = of_basis(bases.examples("bspline")[0]).layers[0]
+    plain = of_basis(basis_examples.examples("bspline")[0]).layers[0]
     kan = Kan(3, (dataclasses.replace(plain, symbolic=edges, name="ü"),), dtype="float64", notes=("a note",))
     again = archive.loads(archive.dumps(kan, {}))[0]
     assert same(again, kan)
@@ -79,7 +79,7 @@ def test_functions_come_from_their_recipes() -> None:
 
 
 def test_a_function_without_a_recipe_cannot_be_archived() -> None:
-    kan = of_basis(bases.examples("bspline")[0])
+    kan = of_basis(basis_examples.examples("bspline")[0])
     step = Elementwise(Unary("own", lambda x: x, lambda g, x: x))
     kan = dataclasses.replace(kan, layers=(dataclasses.replace(kan.layers[0], pre_steps=(step,)),))
     with pytest.raises(archive.NotArchivable, match="own"):
@@ -97,7 +97,7 @@ def test_other_programs_read_the_file() -> None:
 def test_a_large_network_of_equal_values_is_the_same_after_the_archive() -> None:
     side = 800
     layer = Layer(
-        (BasisTerm(bases.examples("activation")[0], np.zeros((side, side, 1))),),
+        (BasisTerm(basis_examples.examples("activation")[0], np.zeros((side, side, 1))),),
         *(np.ones((side, side)), np.zeros(side), np.zeros((side, side), dtype=bool)),
     )
     kan = Kan(side, (layer,))

@@ -8,17 +8,19 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from kanexport import bases
 from kanexport.bases import Basis
 from kanexport.bases.bspline import BSpline
 from kanexport.graph import precision
 from kanexport.graph.builder import Graph
 from kanexport.ir import quantized_basis
 from kanexport.ir.quantized_basis import Stepped, SteppedPieces, stepped
+from tests.support import basis_examples
 from tests.support.conformance import Emitted, check_each
 from tests.support.tiers import spread
 
-STEPPED = [basis for name in bases.names() for basis in bases.examples(name) if stepped(basis, 3, 1 << 20)]
+STEPPED = [
+    basis for name in basis_examples.names() for basis in basis_examples.examples(name) if stepped(basis, 3, 1 << 20)
+]
 COMPACT = [basis for basis in STEPPED if basis.compact]
 ROOMS = [*((basis, 1 << 20) for basis in STEPPED), *((basis, 0) for basis in COMPACT)]
 

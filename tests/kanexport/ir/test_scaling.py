@@ -68,7 +68,7 @@ def test_coarse_columns_are_noted_and_too_coarse_ones_are_errors(kan: Kan) -> No
     assert scaling.scaled(kan, of(100.0), "float32").notes == kan.notes
     (note,) = set(scaling.scaled(kan, of(1e4), "float32").notes) - set(kan.notes)
     assert note.startswith("column 12 of s.json: adjacent float32 values near 10000 differ by 9.8e-04 scales")
-    text = r"--input-scaler: column 12 of .* differ by 0.12 scales, expected at most"
+    text = r"--input-scaler: column 12 of .* is 12% of its scale, expected at most 5%"
     with pytest.raises(OptionError, match=text) as e:
         scaling.scaled(kan, of(2e6), "float32")
     assert (e.value.code, "--dtype float64" in e.value.hint) == ("scaler-too-fine", True)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kanexport import bases
+from kanexport.bases import Basis
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.functions.elementwise import ACTIVATIONS
@@ -16,12 +16,13 @@ from kanexport.ir.steps import Step
 from kanexport.lowering import kernel_forms
 from kanexport.lowering.kernel_forms import Bases, Edges, Splines
 from kanexport.shared import custom_ops
+from tests.support import basis_examples
 
 I, O = 3, 2  # noqa: E741 - as everywhere here: sources, destinations
 KNOTS = np.arange(20.0)[None].repeat(I, axis=0)
 
 
-def term(basis: bases.Basis, pre_steps: tuple[Step, ...] = ()) -> BasisTerm:
+def term(basis: Basis, pre_steps: tuple[Step, ...] = ()) -> BasisTerm:
     return BasisTerm(basis, np.ones((I, O, basis.functions)), pre_steps)
 
 
@@ -35,7 +36,7 @@ def norm(epsilon: float = 1e-5) -> LayerNorm:
 
 SILU, GELU = (term(Activation(ACTIVATIONS[name])) for name in ("silu", "gelu"))
 CUBIC, SEPTIC = (term(BSpline(KNOTS, degree)) for degree in (3, 7))
-GAUSSIAN = term(bases.examples("gaussian")[0])
+GAUSSIAN = term(basis_examples.examples("gaussian")[0])
 WAVELET = EdgeTerm(WAVELETS["morlet"], *np.ones((3, I, O, 1)))
 
 

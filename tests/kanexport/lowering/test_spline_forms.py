@@ -8,7 +8,6 @@ import onnx
 import onnxruntime
 import pytest
 
-from kanexport.bases import bspline
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import OptionError, VerificationFailed
@@ -16,7 +15,7 @@ from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.lowering import lower, spline_forms
 from kanexport.verify import verify
-from tests.support import golden_cases
+from tests.support import basis_examples, golden_cases
 from tests.support.command_line import kanserve
 from tests.support.tiers import spread
 
@@ -59,12 +58,12 @@ def same_bits(kan: Kan, dtype: str, x: np.ndarray) -> bool:
     return all(a.tobytes() == b.tobytes() for a, b in zip(*both, strict=True))
 
 
-KNOTS = [(at, "float32") for at in range(len(bspline.examples()))] + [(0, "float64"), (1, "float64")]
+KNOTS = [(at, "float32") for at in range(len(basis_examples.examples("bspline")))] + [(0, "float64"), (1, "float64")]
 
 
 @spread("at,dtype", KNOTS, 3)
 def test_both_layouts_give_the_same_bits_on_every_kind_of_knots(at: int, dtype: str) -> None:
-    basis = bspline.examples()[at]
+    basis = basis_examples.examples("bspline")[at]
     assert isinstance(basis, BSpline)
     points = np.concatenate([basis.extended.T, np.nextafter(basis.extended.T, np.inf), basis.extended.T + 0.037])
     rows = np.concatenate([points, np.tile(ODD[:, None], 3)])

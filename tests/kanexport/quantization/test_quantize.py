@@ -21,7 +21,7 @@ from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.lowering import lower
 from kanexport.pipeline import Request, export
 from kanexport.quantization import quantize
-from kanexport.quantization.options import MAX_ERROR, QuantizationOptions
+from kanexport.quantization.quantize import MAX_ERROR, QuantizationOptions
 from kanexport.shared import manifest as manifests
 from kanexport.shared.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS
 from kanexport.verify import test_points
@@ -247,3 +247,16 @@ def test_too_large_an_error_and_nothing_to_quantize_are_refused(tmp_path: Path) 
     with pytest.raises(VerificationFailed, match="nothing to quantize"):
         exported("wav-kan-dog-breast-cancer", tmp_path, quantization=QuantizationOptions("int8"))
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    for more, message in (
+        ({"quantization": QuantizationOptions("fp16-weights"), "dtype": "float64"}, "cannot be combined with"),
+        ({"quantization": QuantizationOptions("fp16-weights"), "explain": True}, "cannot be combined with"),
+        ({"quantization": QuantizationOptions("int4")}, "--quantize is 'int4', expected fp16-weights or int8"),
+        ({"quantization": QuantizationOptions(max_error=0.1)}, "--max-error needs --quantize"),
+        ({"quantization": QuantizationOptions("fp16-weights", max_error=float("nan"))}, "--max-error is nan"),
+        ({"quantization": QuantizationOptions("fp16-weights", max_error=0.0)}, "--max-error is 0"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            exported("efficient-kan-wine-update-grid", tmp_path, **more)

@@ -12,8 +12,8 @@ from onnx import helper, numpy_helper
 
 from kanexport.shared import manifest
 from kanexport.torch_export import splice
-from kanserve.client import chunking
 from kanserve.client.sync import Client
+from tests.support import chunked
 from tests.support import torch_modules as modules
 from tests.support.server_process import serving
 from tests.support.tiers import full
@@ -75,5 +75,5 @@ def test_with_a_wrong_optimiser_the_server_loads_with_less(tmp_path: Path, monke
     with torch.no_grad():
         expected = module(torch.from_numpy(X)).numpy()
     with serving(tmp_path) as server, Client(server.address) as client:
-        answer = chunking.infer(client, client.model("m"), X).outputs["y"]
+        answer = chunked.infer(client, client.model("m"), X).outputs["y"]
     np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4)

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from kanexport import bases
 from kanexport.bundle import description
 from kanexport.shared import grids
 from kanexport.verify import test_points
 from kanserve.analysis import coverage
 from kanserve.analysis.coverage import Zone
+from tests.support import basis_examples
 from tests.support.conformance import check_each
 from tests.support.golden_cases import cases, network
 
@@ -39,7 +39,7 @@ def test_what_an_export_proves_as_inside_is_inside_for_the_server() -> None:
 def check_grid(name: str) -> None:
     """Also for new families: the server's grid contains rows of the verification, and equals the zone "inside" except
     for unbounded pieces."""
-    for basis in bases.examples(name):
+    for basis in basis_examples.examples(name):
         support = basis.support(3)
         for source, row in enumerate(basis.knots().tolist()):
             grid = grids.of_knots(basis.kind, basis.functions, row)
@@ -54,4 +54,4 @@ def check_grid(name: str) -> None:
 
 
 def test_the_grid_that_knots_tell_is_one_that_the_proof_has_tried() -> None:
-    check_each(check_grid, bases.names())
+    check_each(check_grid, basis_examples.names())

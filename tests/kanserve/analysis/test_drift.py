@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from kanexport.shared import grids
-from kanexport.shared.manifest import Baseline
-from kanexport.shared.sections import NodeBaseline
+from kanexport.shared.sections import Baseline, NodeBaseline
 from kanserve.analysis import drift
 from kanserve.analysis.histogram import Cells, Window
 from kanserve.client.errors import NotSupported

@@ -1,6 +1,7 @@
 """Edge selection, as properties compared with a plain definition."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,31 +9,48 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from kanexport.shared.manifest import LayerInfo
 from kanserve.analysis import query_plan
+from kanserve.analysis.query_plan import LayerPlan
 from kanserve.errors import BadRequest
 from kanserve.pb import kan_pb2
-from kanserve.types import EdgeOptions
+from kanserve.types import PLAIN, EdgeOptions, EdgeRequest
 
 FEWER = settings(max_examples=settings.default.max_examples // 5)
-SHAPES = [
-    query_plan.LayerShape(3, 4, name="stem"),
-    query_plan.LayerShape(4, 2, (6, 6), "head.layers.0"),
-    query_plan.LayerShape(1, 5, name="stem"),
-]
+
+
+def layer(sources: int, destinations: int, positions: tuple[int, ...] = (), name: str = "") -> LayerInfo:
+    lists: dict[str, Any] = dict.fromkeys(("bases", "pre_steps", "post_steps", "mask", "bias", "symbolic"), ())
+    files = dict.fromkeys(("node_tensor", "edges_file", "edges_tensor"), "")
+    return LayerInfo(
+        sources=sources,
+        destinations=destinations,
+        active_edges=sources * destinations,
+        name=name,
+        positions=positions,
+        **lists,
+        **files,
+    )
+
+
+def planned(model: list[LayerInfo], options: EdgeOptions = PLAIN, **selection: Any) -> tuple[LayerPlan, ...]:
+    request = EdgeRequest("m", "", id="", rows=(), row_count=0, **selection)
+    return query_plan.plan(model, [own.sources for own in model], request, options)
+
+
+LAYERS = [layer(3, 4, name="stem"), layer(4, 2, (6, 6), "head.layers.0"), layer(1, 5, name="stem")]
 floats = st.floats(-1e3, 1e3, width=32) | st.sampled_from([float("nan"), float("inf"), 0.0])
 cubes = hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=floats)
 
 
 @st.composite
-def selections(draw: st.DrawFn) -> tuple[np.ndarray, query_plan.LayerPlan]:
+def selections(draw: st.DrawFn) -> tuple[np.ndarray, LayerPlan]:
     values = draw(cubes)
     sources = draw(st.lists(st.integers(0, values.shape[1] - 1), unique=True))
     destinations = draw(st.lists(st.integers(0, values.shape[2] - 1), unique=True))
     k = draw(st.integers(0, 30))
-    shape = query_plan.LayerShape(*values.shape[1:])
-    (plan,) = query_plan.plan(
-        [shape], layers=[], sources=sources, destinations=destinations, wanted=EdgeOptions(top_k=k)
-    )
+    only = [layer(*values.shape[1:])]
+    (plan,) = planned(only, EdgeOptions(top_k=k), sources=tuple(sources), destinations=tuple(destinations))
     assert plan.sources == tuple(sources or range(values.shape[1]))
     assert plan.destinations == tuple(destinations or range(values.shape[2]))
     return values, plan
@@ -40,7 +58,7 @@ def selections(draw: st.DrawFn) -> tuple[np.ndarray, query_plan.LayerPlan]:
 
 @FEWER
 @given(selections())
-def test_pick_keeps_the_order_asked_for(selection: tuple[np.ndarray, query_plan.LayerPlan]) -> None:
+def test_pick_keeps_the_order_asked_for(selection: tuple[np.ndarray, LayerPlan]) -> None:
     values, plan = selection
     expected = values[:, list(plan.sources)][:, :, list(plan.destinations)]
     np.testing.assert_array_equal(query_plan.pick(values, plan), expected)
@@ -70,8 +88,7 @@ def test_the_strongest_of_many_are_those_of_a_sort(distinct: int, k: int) -> Non
 
 @given(st.integers(0, 300), st.integers(0, 9), st.lists(st.integers(1, 300), max_size=3).map(tuple))
 def test_no_answer_is_larger_than_its_bound(rows: int, k: int, positions: tuple[int, ...]) -> None:
-    shape = query_plan.LayerShape(3, 2, positions)
-    (plan,) = query_plan.plan([shape], layers=[], sources=[], destinations=[], wanted=EdgeOptions(top_k=k))
+    (plan,) = planned([layer(3, 2, positions)], EdgeOptions(top_k=k))
     edges = {"sources": range(k), "destinations": range(k)} if k else {"sources": range(3), "destinations": range(2)}
     message = kan_pb2.LayerEdges(layer=0, shape=plan.shape(rows), **edges)
     assert math.prod(plan.shape(rows)) == rows * math.prod(positions) * (min(k, 6) or 6)
@@ -86,7 +103,7 @@ def test_layers_by_index_and_by_name() -> None:
         (("stem",), (0, 2)),
         (("head.layers.0", "stem"), (1, 0, 2)),
     ):
-        assert query_plan.find([shape.name for shape in SHAPES], wanted) == actual
+        assert query_plan.find([own.name for own in LAYERS], wanted) == actual
 
 
 @pytest.mark.parametrize(
@@ -106,9 +123,8 @@ def test_layers_by_index_and_by_name() -> None:
     ],
 )
 def test_what_does_not_exist_is_named(selection: dict[str, list[int | str]], text: str) -> None:
-    full = {"layers": [], "sources": [], "destinations": [], **selection}
     with pytest.raises(BadRequest, match=text):
-        query_plan.plan(SHAPES, **full)
+        planned(LAYERS, **selection)
 
 
 def test_names_that_are_none_or_many_are_told_in_short() -> None:

@@ -3,8 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from kanserve.auth.permissions import NEEDS
-from kanserve.auth.roles import INCLUDES, Role
+from kanserve.auth.permissions import INCLUDES, NEEDS, Role
 from kanserve.config.settings import Settings
 from kanserve.server.app import App
 from tests.support import credentials, toy_model

@@ -9,7 +9,7 @@ import pytest
 
 from kanserve.auth import token_file
 from kanserve.auth.authenticator import Authenticator
-from kanserve.auth.roles import Role
+from kanserve.auth.permissions import Role
 from kanserve.errors import ConfigError
 from tests.support import credentials
 from tests.support.command_line import document, kanserve
@@ -81,7 +81,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for make, says in (
         (lambda: None, "cannot be read: No such file"),
         (lambda: path.write_bytes(b"\xff"), "is not UTF-8 text"),
-        (lambda: path.write_bytes(b"#" * 2**20 + b"##"), "has 1048578 bytes, more than 1048576"),
+        (lambda: path.write_bytes(b"#" * 2**20 + b"##"), "has 1048578 bytes, expected at most 1048576"),
         (lambda: path.chmod(0o644), "is open to all users of this machine (mode 644)"),
         (lambda: path.chmod(0o602), "is open to all users"),
         (lambda: (path.unlink(), path.mkdir()), "is not a regular file but a directory"),

@@ -96,6 +96,7 @@ FAILURES = {
     "export none.pt": ("CheckpointError", "none.pt does not exist"),
     "completion tcsh": ("UsageError", "choices: bash, zsh, fish"),
     "modles": ("UsageError", "did you mean 'models'?"),
+    "scores digits": ("UsageError", "did you mean 'importance'?"),
     "xyz": ("UsageError", f"commands: {', '.join(main.COMMANDS)}"),
     "infer tiny --inptu rows.npy": ("UsageError", "--inptu: did you mean --input?"),
     "infer tiny --input r.npy --outptu=y.npz": ("UsageError", "--outptu: did you mean --output?"),

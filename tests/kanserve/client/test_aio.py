@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanserve import AsyncClient, Client, DeadlineExceeded, NoAnswer, NotFound, Unreachable
+from kanserve import AsyncClient, Client, DeadlineExceeded, NotFound, TransientError, Unreachable
 from kanserve.client import base
 from tests.support.command_line import Server, serving
 from tests.support.programs import free_port
@@ -108,7 +108,7 @@ def test_nobody_there(retries: int) -> None:
 
 def answer_of(ask: Callable[[], Any]) -> Any:
     """None while no server responds: a client without retries connects again every half second."""
-    with contextlib.suppress(NoAnswer):
+    with contextlib.suppress(TransientError):
         return ask()
 
 
@@ -130,7 +130,7 @@ def test_a_server_that_goes_and_comes_back(repository: Path, tmp_path: Path, mon
             return (await client.infer(model, ROWS)).outputs["y"]
 
     with hasty, patient, ThreadPoolExecutor(2) as pool:
-        with pytest.raises(NoAnswer):
+        with pytest.raises(TransientError):
             hasty.infer(model, ROWS)
         waiting = [pool.submit(lambda: patient.infer(model, ROWS).outputs["y"]), pool.submit(asyncio.run, ask())]
         until(lambda: len(tries) > 5)  # some tries fail before there is anybody

@@ -16,6 +16,7 @@ from kanserve.client.results import ServedModel
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.types import TensorInfo
+from tests.support import chunked
 from tests.support.http_client import answering, refusing
 
 MODEL = ServedModel(
@@ -44,7 +45,7 @@ def test_what_is_too_large_is_halved_until_it_fits(count: int) -> None:
 
     rows = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
     with answering(answer) as url, Client(url) as client:
-        result = chunking.infer(client, MODEL, rows)
+        result = chunked.infer(client, MODEL, rows)
     np.testing.assert_array_equal(result.outputs["y"], rows)
     assert sum(sizes) == count
     assert max(sizes) <= 7
@@ -64,7 +65,7 @@ def test_one_result_is_of_one_version(has: bool) -> None:
     rows = np.arange(90, dtype=np.float32).reshape(30, 3)
     wrong = contextlib.nullcontext() if has else pytest.raises(ServerFailed, match="it is of version '2', expected ver")
     with answering(answer) as url, Client(url) as client, wrong:
-        result = chunking.infer(client, replace(MODEL, max_batch_size=4), rows)
+        result = chunked.infer(client, replace(MODEL, max_batch_size=4), rows)
         assert result.version == "1"
         np.testing.assert_array_equal(result.outputs["y"], rows)
 
@@ -72,7 +73,7 @@ def test_one_result_is_of_one_version(has: bool) -> None:
 def test_a_single_row_that_is_too_large_is_an_error() -> None:
     large = pytest.raises(TooLarge, match="ask for less")
     with refusing(grpc.StatusCode.RESOURCE_EXHAUSTED, "ask for less") as (url, _), Client(url) as client, large:
-        chunking.infer(client, MODEL, np.zeros((4, 3), np.float32))
+        chunked.infer(client, MODEL, np.zeros((4, 3), np.float32))
 
 
 @pytest.mark.parametrize("retries", [0, 3])
@@ -94,7 +95,7 @@ def test_a_rate_limit_is_waited_for_and_halves_nothing(retries: int, monkeypatch
 
     rows = np.arange(90, dtype=np.float32).reshape(30, 3)
     with answering(answer) as url, Client(url, retries=retries, timeout=600) as client:
-        result = chunking.infer(client, replace(MODEL, max_batch_size=4), rows)
+        result = chunked.infer(client, replace(MODEL, max_batch_size=4), rows)
         np.testing.assert_array_equal(result.outputs["y"], rows)
         assert sorted(sizes) == [2, *[4] * 7]
         refused.clear()
@@ -132,6 +133,6 @@ def test_requests_stay_below_the_message_limit() -> None:
 
     rows = np.ones((1_000_000, 3), np.float32)  # 12 MB
     with answering(answer) as url, Client(url) as client:
-        assert len(chunking.infer(client, MODEL, rows).outputs["y"]) == len(rows)
+        assert len(chunked.infer(client, MODEL, rows).outputs["y"]) == len(rows)
     assert max(sizes) < 4 * 2**20  # gRPC's default: the server above would have refused more
     assert len(sizes) == 4

@@ -4,6 +4,7 @@ import re
 import sys
 from decimal import Decimal
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from kanserve.client import calls, chunking
 from kanserve.client.errors import InvalidInput, NotSupported
 from kanserve.client.sync import Client
 from kanserve.types import TensorInfo
-from tests.support import named_models
+from tests.support import chunked, named_models
 from tests.support.command_line import Server
 from tests.support.named_models import CLASSES, NAMES
 
@@ -27,8 +28,8 @@ def test_columns_are_put_in_the_model_s_order(server: Server) -> None:
         model, described = client.model("named"), client.describe("named")
         expected = client.infer(model, ROWS).outputs["y"]
         np.testing.assert_array_equal(client.infer(model, SHUFFLED).outputs["y"], expected)
-        np.testing.assert_array_equal(client.infer(described.input, ROWS, model="named").outputs["y"], expected)
-        np.testing.assert_array_equal(chunking.infer(client, model, SHUFFLED).outputs["y"], expected)
+        np.testing.assert_array_equal(client.infer(described.input, ROWS, name="named").outputs["y"], expected)
+        np.testing.assert_array_equal(chunked.infer(client, model, SHUFFLED).outputs["y"], expected)
         for ask in (client.explain, lambda d, rows: chunking.explain(client, d, rows)):
             np.testing.assert_array_equal(ask(described, SHUFFLED).contributions, ask(described, ROWS).contributions)
         for mine, theirs in zip(client.edges(described, SHUFFLED), client.edges(described, ROWS), strict=True):
@@ -37,6 +38,21 @@ def test_columns_are_put_in_the_model_s_order(server: Server) -> None:
         np.testing.assert_array_equal(*matter)
         (layer, *_) = chunking.edges(client, described, SHUFFLED, layers=[0])
         np.testing.assert_array_equal(layer.values, client.edges(described, ROWS, layers=[0])[0].values)
+
+
+def test_old_keywords_of_infer_work_with_a_warning(server: Server) -> None:
+    with Client(server.url) as client:
+        model = client.model("named")
+        expected = client.infer(model="named", rows=ROWS).outputs["y"]
+        old: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (
+            ((), {"tensors": "named", "rows": ROWS}),
+            ((), {"tensors": model.inputs[0], "rows": ROWS, "model": "named"}),
+            ((model.inputs[0], ROWS), {"model": "named"}),
+        )
+        for arguments, keywords in old:
+            with pytest.warns(DeprecationWarning, match="`tensors` is now `model`") as warned:
+                np.testing.assert_array_equal(client.infer(*arguments, **keywords).outputs["y"], expected)
+            assert warned[0].filename == __file__
 
 
 def test_a_column_that_is_missing_or_none_of_the_model_s_is_named(server: Server) -> None:
@@ -95,15 +111,18 @@ def test_a_version_is_a_number_or_text() -> None:
 def test_without_names_columns_are_as_they_stand(server: Server) -> None:
     frame = pd.DataFrame(ROWS, columns=["a", "b", "c"])
     with Client(server.url) as client:
-        model = client.model("tiny")
+        model, described = client.model("tiny"), client.describe("tiny")
         expected = client.infer(model, ROWS).outputs["y"]
-        for ask in (client.infer, partial(chunking.infer, client)):
+        for ask, by_position in (
+            (lambda: client.infer(model, frame).outputs["y"], expected),
+            (lambda: chunking.coverage(client, described, frame).counts, client.coverage(described, ROWS).counts),
+        ):
             with pytest.warns(
                 UserWarning, match="columns a, b, c, but the model has no feature names: the order"
             ) as reported:
-                result = ask(model, frame)
+                result = ask()
             assert (len(reported), reported[0].filename) == (1, __file__)
-            np.testing.assert_array_equal(result.outputs["y"], expected)
+            np.testing.assert_array_equal(result, by_position)
         numbered = client.infer(model, pd.DataFrame(ROWS))  # without a warning
     np.testing.assert_array_equal(numbered.outputs["y"], expected)
 
@@ -112,8 +131,8 @@ def test_answers_as_frames_have_the_classes_and_the_rows_names(server: Server) -
     with Client(server.url) as client:
         model = client.model("named")
         answer, by_number = client.infer(model, CALLED), client.infer(model, ROWS)
-        bare = client.infer(model.inputs[0], ROWS, model="named")
-        joined = chunking.infer(client, model, CALLED)
+        bare = client.infer(model.inputs[0], ROWS, name="named")
+        joined = chunked.infer(client, model, CALLED)
         covered = client.infer(model, CALLED, parameters={"kan.coverage": True})
     assert len(covered.outputs) > 1  # where the rows are on the grids goes with it
     pd.testing.assert_frame_equal(covered.to_frame(), answer.to_frame())

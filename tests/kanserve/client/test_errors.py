@@ -14,6 +14,7 @@ import pytest
 from kanexport.shared.naming import Names
 from kanserve import AsyncClient, Client, ClientError, DeadlineExceeded, InvalidInput, NotFound, NotSupported, TooLarge
 from kanserve.client import chunking
+from tests.support import chunked
 from tests.support.command_line import Server
 from tests.support.server_process import stopped
 
@@ -74,7 +75,7 @@ def test_errors_of_streams_and_of_many_requests_are_not_chained(server: Server) 
         ends: tuple[Callable[[], Any], ...] = (
             lambda: list(client.watch_statistics("tniy")),
             lambda: list(client.curves("tiny", layers=(9,))),
-            lambda: chunking.infer(client, dataclasses.replace(model, name="tniy"), ROWS),
+            lambda: chunked.infer(client, dataclasses.replace(model, name="tniy"), ROWS),
             lambda: chunking.explain(client, described, ROWS[:, :2]),
             lambda: list(chunking.edges(client, described, ROWS, layers=(9,))),
             lambda: client.explain(named, frame),

@@ -75,7 +75,10 @@ def test_a_server_without_a_reply_makes_the_sum_partial(pair: tuple[Server, Serv
 def test_shadows_of_several_servers_add_up(pair: tuple[Server, Server]) -> None:
     urls = ",".join(server.address for server in pair)
     started = document(kanserve("shadow", "toy", "2", "--json", "--url", urls))
-    assert (started["running"], started["servers"]) == (True, urls.split(","))
+    assert (started["running"], started["share"], started["servers"]) == (True, 1, urls.split(","))
+    old = kanserve("shadow", "toy", "2", "--share", "0", "--json", "--url", urls)
+    assert "warning: --share 0 mirrors all requests" in old.stderr
+    assert document(old)["share"] == 1
     for server, rows in zip(pair, PARTS, strict=True):
         server.infer(rows)
     until(lambda: document(kanserve("shadow", "toy", "--json", "--url", urls))["rows"] == 90)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from kanserve import AsyncClient, Client
-from kanserve.client import chunking
 from kanserve.client.errors import ServerFailed
-from kanserve.client.results import Answer
+from kanserve.client.results import InferenceResult
 from kanserve.pb import grpc_service_pb2 as oip
 from tests.kanserve.client.test_chunking import MODEL, echo
+from tests.support import chunked
 from tests.support.http_client import answering
 
 # Change of a response with a row of three numbers -> the text of the error.
@@ -48,7 +48,7 @@ def test_a_response_that_does_not_fit_the_request_is_an_error(text: str) -> None
     with answering(lie) as url, Client(url) as client:
         for ask in (
             lambda: client.infer(model, row, version="1"),
-            lambda: chunking.infer(client, model, row, version="1"),
+            lambda: chunked.infer(client, model, row, version="1"),
             lambda: asyncio.run(awaited()),
         ):
             with pytest.raises(ServerFailed, match=f"ModelInfer is malformed: .*{re.escape(text)}") as caught:
@@ -57,7 +57,7 @@ def test_a_response_that_does_not_fit_the_request_is_an_error(text: str) -> None
 
 
 def test_an_answer_that_is_no_table_is_no_frame() -> None:
-    answer = Answer("1", {"a": np.zeros((2, 3)), "b": np.zeros((2, 3, 1))})
+    answer = InferenceResult("1", {"a": np.zeros((2, 3)), "b": np.zeros((2, 3, 1))})
     assert list(answer.to_frame("a").columns) == ["a0", "a1", "a2"]
     for output, text in (("b", "b has 3 axes"), ("", "unknown output '', expected one of 'a', 'b'")):
         with pytest.raises(ValueError, match=text):

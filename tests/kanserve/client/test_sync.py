@@ -10,12 +10,13 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.client import chunking, errors
+from kanserve.client import errors
 from kanserve.client.aio import AsyncClient
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.services import validation
 from tests.kanserve.client.test_chunking import MODEL, echo
+from tests.support import chunked
 from tests.support.http_client import answering, refusing
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -155,7 +156,7 @@ def test_an_error_has_the_code_and_the_hint_of_the_server() -> None:
 def test_a_server_that_pushes_back_for_good_or_for_too_long_is_asked_once(wait: str, seconds: float | None) -> None:
     sent = ("grpc-retry-pushback-ms", wait)
     with refusing(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many", sent) as (url, calls), Client(url) as client:
-        for ask in (client.ready, lambda: chunking.infer(client, MODEL, np.zeros((4, 3), np.float32))):
+        for ask in (client.ready, lambda: chunked.infer(client, MODEL, np.zeros((4, 3), np.float32))):
             with pytest.raises(errors.RateLimited, match="too many") as caught:
                 ask()
             assert (caught.value.code, caught.value.retry_after) == ("RESOURCE_EXHAUSTED", seconds)

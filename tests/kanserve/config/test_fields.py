@@ -30,5 +30,5 @@ def test_a_number_may_have_a_known_unit(field: Any, right: dict[Any, float], wro
 
 def test_a_pattern_matches_the_whole_value() -> None:
     """pydantic searches for a pattern anywhere in a value, so `setting` adds both anchors."""
-    field = fields.setting(fields.Group.LOGS, "a", "text", pattern="a|b")
+    field = fields.setting(fields.Group.LOGS, "a", pattern="a|b")
     assert [item.pattern for item in field.metadata if hasattr(item, "pattern")] == ["^(a|b)$"]

@@ -10,7 +10,7 @@ def test_every_setting_has_a_flag() -> None:
     assert {"repository", *settings.flags()} == set(settings.Settings.model_fields)
 
 
-DESCRIPTIONS = {name: str(field.description) for name, field in Settings.model_fields.items()}
+DESCRIPTIONS = {name: str(schema["description"]) for name, schema in reference.properties().items()}
 
 
 def test_descriptions_are_complete() -> None:

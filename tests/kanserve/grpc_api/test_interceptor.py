@@ -16,6 +16,8 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from kanserve.grpc_api.call_context import Code
+from kanserve.grpc_api.interceptor import AccessLog
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.bad_requests import refused
@@ -149,3 +151,24 @@ def test_limits_are_settings_with_an_effect(tmp_path: Path) -> None:
             silent.settimeout(60)
             while silent.recv(4096):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcome", "probe", "lines"),
+    [
+        ("all", Code.OK, False, 10),
+        ("errors", Code.OK, False, 0),
+        ("none", Code.OK, False, 0),
+        ("sampled:5", Code.OK, False, 2),
+        ("sampled:5", Code.NOT_FOUND, False, 10),
+        ("errors", Code.NOT_FOUND, False, 10),
+        ("none", Code.NOT_FOUND, False, 0),
+        ("none", Code.INTERNAL, False, 10),
+        ("all", Code.OK, True, 0),
+        ("all", Code.CANCELLED, True, 0),
+        ("all", Code.NOT_FOUND, True, 10),
+    ],
+)
+def test_who_has_a_line(policy: str, outcome: Code, probe: bool, lines: int) -> None:
+    access = AccessLog(policy)
+    assert sum(access.wants(outcome, probe=probe) for _ in range(10)) == lines

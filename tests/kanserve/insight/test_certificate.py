@@ -13,7 +13,7 @@ from kanexport.shared.manifest import Manifest
 from kanexport.shared.sections import CertificateInfo
 from kanserve.insight import certificate
 from kanserve.insight.certificate import CertificateWatch, CertifiedRange
-from kanserve.observability.series import Number
+from kanserve.observability.metrics import Number
 from kanserve.types import ModelInfo, TensorInfo
 from tests.support import toy_model
 

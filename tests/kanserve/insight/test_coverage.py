@@ -13,8 +13,7 @@ from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
 from kanserve.insight.coverage import InputRangeGuard
 from kanserve.models.loader import Loader
-from kanserve.observability.metrics import Metrics
-from kanserve.observability.series import Number
+from kanserve.observability.metrics import Metrics, Number
 from kanserve.repository import layout
 from tests.support import toy_model
 from tests.support.golden_cases import cases

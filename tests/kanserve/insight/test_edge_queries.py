@@ -13,7 +13,7 @@ from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
-from kanserve.types import EdgeOptions, LayerEdges
+from kanserve.types import EdgeOptions, EdgeRequest, LayerEdges
 from tests.support import toy_model
 from tests.support.server_process import KAN, Server
 
@@ -55,8 +55,8 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     assert bundle.manifest is not None
     session = ort.create(bundle.files["model.onnx"], SessionOptions("cpu", 1))
     graphs = VersionGraphs(bundle, Settings(repository=tmp_path), 1).layers()
-    shapes = [query_plan.LayerShape(3, 4), query_plan.LayerShape(4, 2)]
-    plans = query_plan.plan(shapes, layers=[], sources=[2, 1], destinations=[], wanted=EdgeOptions(top_k=top_k))
+    request = EdgeRequest("toy", "", id="", rows=(), row_count=0, sources=(2, 1))
+    plans = query_plan.plan(bundle.manifest.layers, [3, 4], request, EdgeOptions(top_k=top_k))
     rows = ROWS.astype(np.float32)
 
     def compute(chunk_bytes: int) -> tuple[LayerEdges, ...]:

@@ -110,11 +110,11 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
     rows[:, 0] = rows[:, -1] ** 2  # sources that go together
     feeds = {result.inputs[0].name: rows.astype(np.float32)}
     nodes = Nodes(result, session.run)
-    (live,) = filter(None, edge_scores.traffic_scores(graphs, result, nodes.count(session.run, feeds)))
+    ((live, notes),) = filter(None, edge_scores.traffic_scores(graphs, result, nodes.count(session.run, feeds)))
     (exact,) = filter(None, edge_scores.edge_scores(session, graphs, result, feeds, chunk_bytes=2**25))
-    assert live.notes == ()
+    assert notes == ()
     for what in ("std", "edges", "nodes"):
-        assert apart(live.layers, exact, what) < 0.02, what
+        assert apart(live, exact, what) < 0.02, what
 
 
 @full("combination")

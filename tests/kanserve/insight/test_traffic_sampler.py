@@ -182,7 +182,7 @@ async def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
             assert len(item._waiting) == traffic_sampler.FULL_WAIT
             item._sample()
         held.set()
-        until(lambda: item.counted(lately=False).rows == traffic_sampler.FULL_WAIT)
+        until(lambda: item.counted(lately=False).tally.rows == traffic_sampler.FULL_WAIT)
         assert copies == traffic_sampler.FULL_WAIT
         item.end()
 
@@ -238,12 +238,12 @@ def test_a_clock_that_went_back_does_not_keep_anybody_from_counting_anew(monkeyp
         first = item.anew()
         monkeypatch.setattr(traffic_sampler.time, "time", lambda: first - 3600)
         item._take({"x": draw(5)})
-        assert item.counted(lately=False).rows == 5
+        assert item.counted(lately=False).tally.rows == 5
         assert item.anew() > first
-        assert item.counted(lately=False).rows == 0
+        assert item.counted(lately=False).tally.rows == 0
         item._take({"x": draw(3)})
         item.reset(first)  # an order that comes late
-        assert item.counted(lately=False).rows == 3
+        assert item.counted(lately=False).tally.rows == 3
 
 
 @full("combination")

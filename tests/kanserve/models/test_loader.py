@@ -58,8 +58,8 @@ def test_the_next_version_of_the_same_form_runs_as_the_last_one(
     loader = Loader(settings, 1, Metrics())
     item, two = (layout.load(result, settings.max_file_bytes) for result in layout.scan(tmp_path, plain_onnx=False))
     first = loader.load(item)
-    way = ExecutionPlan(3, 5, 7, 1)
-    before = ServingVersion(first.info, way, item.config)
+    plan = ExecutionPlan(3, 5, 7, 1)
+    before = ServingVersion(first.info, plan, item.config)
     another = dataclasses.replace(first.info, manifest=dataclasses.replace(item.manifest, max_batch_size=1))
     graph = dataclasses.replace(first.info, manifest=None)
     others = dataclasses.replace(before, config=dataclasses.replace(item.config, instances=2))
@@ -68,12 +68,12 @@ def test_the_next_version_of_the_same_form_runs_as_the_last_one(
         *((dataclasses.replace(before, info=info), False) for info in (another, graph)),
     ):
         model = loader.load(two, like)
-        assert (model.serving.way == way) is same
+        assert (model.serving.plan == plan) is same
         model.close()
     first.close()
     monkeypatch.setattr(tuning, "session_on_all_threads", lambda info, session, create, **_: create(4))
     shared = Loader(settings, 4, Metrics()).load(item)
-    assert (shared.serving.way.threads, shared.serving.way.instances) == (4, 4)
+    assert (shared.serving.plan.threads, shared.serving.plan.instances) == (4, 4)
     shared.close()
 
 
@@ -178,7 +178,8 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
         index = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
         states = {(m.name, m.version): (m.state, m.reason) for m in index.models}
         assert states["toy", "1"] == ("READY", "")
-        assert states["large", "1"] == ("UNAVAILABLE", "model.onnx has 9000 bytes, more than 8192; use a smaller file")
+        reason = "model.onnx has 9000 bytes, expected at most 8192; raise the setting max_file_bytes"
+        assert states["large", "1"] == ("UNAVAILABLE", reason)
         assert states["toy", "2"][0] == states["broken", "1"][0] == "UNAVAILABLE"
         assert "edges_l1.onnx has 10 bytes" in states["toy", "2"][1]
         assert "reference outputs differ" in states["broken", "1"][1]
@@ -250,14 +251,14 @@ def test_pieces_are_smaller_where_that_is_faster(tmp_path: Path, monkeypatch: py
         (512, {}, 512),  # not looked at
         (0, {}, 0),
     ):
-        assert tuning.fitting_rows(info, model._session, most) == wanted, (most, costs)
+        assert tuning.fitting_rows(info, model.session, most) == wanted, (most, costs)
 
 
 def test_executions_use_all_threads_only_if_one_chunk_is_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`costs`: microseconds per row, by the rows of a chunk. Both sessions are equally fast."""
     toy_model.write(tmp_path)
     model = load(tmp_path)
-    info, session = dataclasses.replace(model.info, max_batch_size=1024), model._session
+    info, session = dataclasses.replace(model.info, max_batch_size=1024), model.session
     costs: dict[int, float] = {}
     monkeypatch.setattr(
         tuning, "_best_seconds", lambda session, info, feeds: len(feeds["x"]) * costs[len(feeds["x"])] / 1e6

@@ -60,7 +60,7 @@ SAYS: dict[str, tuple[str, bytes, str]] = {
     "lists": (manifests.FILE_NAME, b'{"format": 1, "x": [' + b"[]," * 1_390_000 + b"1]}", "expected at most 100000"),
     "objects": (manifests.FILE_NAME, b'{"format": 1, "x": [' + b'{"a":1},' * 90_000 + b"1]}", "unknown key 'x'"),
     "numbers": (manifests.FILE_NAME, b'{"format": 1, "notes": [' + b"1," * 2_000_000 + b"1]}", "is missing"),
-    "too large": (manifests.FILE_NAME, b'{"format": 1, "x": [' + b"1," * 2_200_000 + b"1]}", "more than 4194304"),
+    "too large": (manifests.FILE_NAME, b'{"format": 1, "x": [' + b"1," * 2_200_000 + b"1]}", "at most 4194304"),
     "config": ("../config.pbtxt", b"input{}" * 18_000, "does not have the input"),
 }
 

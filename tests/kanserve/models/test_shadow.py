@@ -117,9 +117,10 @@ class Slow:
 
     def __init__(self) -> None:
         self.info = types.SimpleNamespace(name="toy", version=1, outputs=[TensorInfo("y", "FP32", (-1, 1))])
-        self.go = threading.Event()
+        self.began, self.go, self.session = threading.Event(), threading.Event(), self
 
-    def trace(self, names: object, feeds: object) -> list[np.ndarray]:
+    def run(self, names: object, feeds: object) -> list[np.ndarray]:
+        self.began.set()
         self.go.wait(600)
         return [np.ones((1, 1))]
 
@@ -137,6 +138,19 @@ def test_what_is_too_much_is_dropped_and_delays_nobody() -> None:
     until(lambda: (shadow.requests, shadow._bytes) == (WAIT + 1, 0))
     assert (shadow.rows_out_of_tolerance, shadow.largest_difference, shadow.requests_dropped) == (WAIT + 1, 1.0, 11)
     shadow.end()
+
+
+def test_a_run_that_ends_after_the_unload_creates_no_series() -> None:
+    slow, metrics = Slow(), Metrics()
+    shadow = Shadow(slow, 2, 1.0, 0.1, metrics)  # type: ignore[arg-type]  # as above
+    assert b'kanserve_shadow_rows_total{model="toy",version="1"} 0' in metrics.text()
+    shadow.offer(["y"], 10, lambda: ({}, [np.zeros((1, 1))]))
+    assert slow.began.wait(60)
+    shadow.end()
+    metrics.forget("toy", "1")
+    slow.go.set()
+    until(lambda: (shadow.rows, shadow._bytes) == (1, 0))
+    assert b'model="toy"' not in metrics.text()
 
 
 def test_what_cannot_be_tried_and_a_share_of_the_requests(two: Path) -> None:

@@ -100,23 +100,23 @@ def test_each_run_takes_the_graph_for_its_rows(wide: Wide, monkeypatch: pytest.M
     bundle = read(wide())
     monkeypatch.setattr(tuning, "many_from", always)
     model = load(bundle)
-    assert isinstance(model._session, BatchSizeDispatch)
-    assert model.serving.way.many_from == 100
+    assert isinstance(model.session, BatchSizeDispatch)
+    assert model.serving.plan.many_from == 100
     assert model_codec.config(model.info, model.serving).parameters["kan.many_rows_from"].string_value == "100"
-    few, many = model._session._few, model._session._many
+    few, many = model.session._few, model.session._many
     x = np.random.default_rng(1).uniform(-2, 2, (256, WIDTHS[0])).astype(np.float32)
     for rows, own in ((1, few), (99, few), (100, many), (256, many)):
         seen: list[object] = []
         monkeypatch.setattr(type(own), "run", counting(type(own).run, seen))
-        (y,) = model._session.run(["y"], {"x": x[:rows]})
+        (y,) = model.session.run(["y"], {"x": x[:rows]})
         monkeypatch.undo()
         monkeypatch.setattr(tuning, "many_from", always)
         assert seen == [own]
         for form in (few, many):
             assert form.run(["y"], {"x": x[:rows]})[0].tobytes() == y.tobytes()
     # Nothing is measured beside live traffic.
-    again = load(bundle, ServingVersion(model.info, model.serving.way, bundle.config))
-    assert isinstance(again._session, BatchSizeDispatch)
+    again = load(bundle, ServingVersion(model.info, model.serving.plan, bundle.config))
+    assert isinstance(again.session, BatchSizeDispatch)
 
 
 def counting(run: Callable[..., Any], seen: list[object]) -> Callable[..., Any]:
@@ -131,7 +131,7 @@ def test_a_graph_that_is_nowhere_faster_is_let_go(wide: Wide, monkeypatch: pytes
     bundle = read(wide())
     monkeypatch.setattr(tuning, "many_from", lambda *_: 0)
     model = load(bundle)
-    assert not isinstance(model._session, BatchSizeDispatch)
+    assert not isinstance(model.session, BatchSizeDispatch)
     assert "kan.many_rows_from" not in model_codec.config(model.info, model.serving).parameters
 
 
@@ -163,10 +163,10 @@ def test_what_is_timed_need_not_answer_rightly(wide: Wide) -> None:
     wrong = dataclasses.replace(wrong, inputs=wrong.inputs[:4])
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, reference=wrong))
     loader = Loader(Settings(repository=Path()), 1, Metrics())
-    info, session, way = loader.unproved(
+    info, session, plan = loader.unproved(
         dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, variants=()))
     )
-    assert (info.name, way.many_from) == ("wide", 0)
+    assert (info.name, plan.many_from) == ("wide", 0)
     assert session.run(["y"], {"x": np.zeros((1, WIDTHS[0]), np.float32)})[0].shape == (1, 3)
     with pytest.raises(LoadError, match="reference outputs differ by"):
         loader.load(bundle)
@@ -209,7 +209,7 @@ def test_a_plan_of_another_model_is_taken_if_it_holds(
     plan = ExecutionPlan(3, inline, 7, 1)
     loader.plans.keep(key, MeasuredPlan(plan, seconds))
     model = loader.load(second)
-    assert (model.serving.way == plan) is taken
+    assert (model.serving.plan == plan) is taken
     model.close()
 
 
@@ -223,7 +223,7 @@ def test_a_measured_plan_is_kept_for_the_next_model(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(tuning, "plan_holds", lambda *_: True)
     monkeypatch.setattr(VersionGraphs, "measured", None)  # nothing is measured
     model = loader.load(second)
-    assert model.serving.way == known.plan
+    assert model.serving.plan == known.plan
     model.close()
 
 

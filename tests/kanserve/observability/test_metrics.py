@@ -1,15 +1,20 @@
-"""The metrics port: every documented name, correct values, and no label that a client can choose."""
+"""Metrics: names and values on the port, labels that no client can choose, and the format of prometheus_client."""
 
 import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kanserve.observability import metrics
-from kanserve.observability.metrics import Machine
+from kanserve.observability.metrics import Definition, Family, Machine, Number, Spread
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.kanserve.transport.test_metrics_server import samples
@@ -122,3 +127,46 @@ def test_the_machine_is_busy_for_the_share_of_time_since_the_last_look(tmp_path:
     assert look(100, 0, 10, 80, 10, 0, 0, 0, 95, 5)["nv_cpu_utilization"] == 0
     (tmp_path / "stat").unlink()
     assert list(machine.lines()) == []
+
+
+LABELS = ("model", "version")
+VALUES = st.tuples(st.text(max_size=4), st.sampled_from(["1", "2"]))
+AMOUNTS = st.floats(0, 1e6)
+BOUNDS = (50e-6, 0.5, 1.0, 1024.0)
+disable_created_metrics()
+
+
+def registry(*collectors: Family[Any]) -> CollectorRegistry:
+    created = CollectorRegistry()
+    for collector in collectors:
+        created.register(collector)
+    return created
+
+
+@settings(max_examples=settings.default.max_examples // 5)
+@given(st.lists(st.tuples(VALUES, AMOUNTS | st.sampled_from(BOUNDS))))
+def test_the_text_is_that_of_the_library(events: list[tuple[tuple[str, str], float]]) -> None:
+    counter = Family(Definition("c_total", "Counts.", LABELS), Number)
+    gauge = Family(Definition("g", "Stands.", LABELS), Number)
+    histogram = Family(Definition("h", "Spreads.", LABELS, BOUNDS), partial(Spread, BOUNDS))
+    theirs = CollectorRegistry()
+    same = (
+        Counter("c_total", "Counts.", LABELS, registry=theirs),
+        Gauge("g", "Stands.", LABELS, registry=theirs),
+        Histogram("h", "Spreads.", LABELS, registry=theirs, buckets=BOUNDS),
+    )
+    for labels, amount in events:
+        for created in (counter, same[0]):
+            created.labels(*labels).inc(amount)
+        for created in (gauge, same[1]):
+            created.labels(*labels).set(amount)
+        for created in (histogram, same[2]):
+            created.labels(*labels).observe(amount)
+    assert generate_latest(registry(counter, gauge, histogram)) == generate_latest(theirs)
+
+
+def test_without_labels_the_series_is_there_from_the_start() -> None:
+    gauge = Family(Definition("g", "Stands."), Number)
+    assert b"\ng 0.0\n" in generate_latest(registry(gauge))
+    gauge.labels().set(2)
+    assert b"\ng 2.0\n" in generate_latest(registry(gauge))

@@ -46,13 +46,13 @@ def test_every_field_that_has_a_meaning_takes_effect_and_is_told(tmp_path: Path)
     assert model.info.max_batch_size == 32
     levels = (PriorityLevel(most=256, override=True), USUAL, USUAL)  # with a bound of its own each
     assert result.policy == Policy(32, 0.0015, (8, 16), levels, 1)
-    assert (result.way.instances, result.way.threads, result.max_pending_requests, result.unused) == (3, 2, 0, ())
+    assert (result.plan.instances, result.plan.threads, result.max_pending_requests, result.unused) == (3, 2, 0, ())
     assert result.versions.served([1, 2, 5]) == {2, 5}
     reported = text_format.MessageToString(model_codec.config(model.info, model.serving))
     (tmp_path / "toy" / pbtxt.FILE_NAME).unlink()
     again = load(tmp_path, reported)
     assert again.serving.policy == model.serving.policy
-    assert (again.serving.way.instances, again.serving.way.threads) == (3, 2)
+    assert (again.serving.plan.instances, again.serving.plan.threads) == (3, 2)
     assert again.serving.versions == model.serving.versions
     assert again.info.max_batch_size == 32
     assert all("kan." in field for field in again.serving.unused if not field.startswith("default_model"))
@@ -63,9 +63,9 @@ def test_what_the_exporter_tells_triton_about_runs_is_no_operators_word(tmp_path
     text = triton_config(manifests.load(tmp_path / "toy" / "1")).decode()
     assert "count: 2" in text
     alone = load(tmp_path, text, budget=1)
-    assert (alone.serving.way.instances, alone.serving.unused) == (1, ())
-    assert load(tmp_path, text.replace("count: 2", "count: 3")).serving.way.instances == 3
-    assert load(tmp_path, text.replace('string_value: "1"', 'string_value: "2"')).serving.way.threads == 2
+    assert (alone.serving.plan.instances, alone.serving.unused) == (1, ())
+    assert load(tmp_path, text.replace("count: 2", "count: 3")).serving.plan.instances == 3
+    assert load(tmp_path, text.replace('string_value: "1"', 'string_value: "2"')).serving.plan.threads == 2
 
 
 def test_fields_without_a_meaning_here_are_named(tmp_path: Path) -> None:

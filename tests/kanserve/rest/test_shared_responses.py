@@ -8,7 +8,7 @@ import pytest
 
 from kanserve.errors import BadRequest, QueueFull, ServerDeadlineExceeded
 from kanserve.rest.exchange import HttpResponse
-from kanserve.rest.ui import Bound, Once
+from kanserve.rest.ui import Once
 from tests.support.wait import turns
 
 
@@ -40,7 +40,7 @@ def asked(once: Once, key: str, of: object, work: Work) -> asyncio.Task[HttpResp
 
 
 async def test_all_who_ask_wait_for_one_and_it_is_kept() -> None:
-    once, work, version = Once(Bound()), Work(), Version()
+    once, work, version = Once(), Work(), Version()
     waiting = [asked(once, "a", version, work) for _ in range(5)]
     await turns()
     waiting[0].cancel()  # the first client may leave
@@ -55,7 +55,7 @@ async def test_all_who_ask_wait_for_one_and_it_is_kept() -> None:
 
 
 async def test_what_everybody_left_ends_and_holds_nobody_up() -> None:
-    once, left, work = Once(Bound(together=1)), Work(), Work()
+    once, left, work = Once(together=1), Work(), Work()
     version, other = Version(), Version()
     gone = [asked(once, "a", version, left) for _ in range(3)]
     behind = asked(once, "b", other, work)
@@ -73,14 +73,14 @@ async def test_what_everybody_left_ends_and_holds_nobody_up() -> None:
 
 
 async def test_what_takes_too_long_or_is_too_much_is_refused() -> None:
-    once, slow, version = Once(Bound(seconds=600.0, together=1, waiting=2)), Work(), Version()
+    once, slow, version = Once(seconds=600.0, together=1, waiting=2), Work(), Version()
     waiting = [asked(once, key, version, slow) for key in "ab"]
     await turns()
     with pytest.raises(QueueFull):
         await once.get("c", version, slow.make)
     for item in waiting:
         item.cancel()
-    once = Once(Bound(seconds=1 / 20, together=1, waiting=2))
+    once = Once(seconds=1 / 20, together=1, waiting=2)
     waiting = [asked(once, key, version, slow) for key in "ab"]
     for item in waiting:
         with pytest.raises(ServerDeadlineExceeded, match=r"longer than 0\.05 s"):
@@ -95,7 +95,7 @@ async def test_an_error_is_for_all_who_wait_and_is_not_kept() -> None:
         await asyncio.sleep(0)
         raise BadRequest("never")
 
-    once, work, version = Once(Bound()), Work(), Version()
+    once, work, version = Once(), Work(), Version()
     result: list[Any] = await asyncio.gather(*(once.get("a", version, fail) for _ in range(3)), return_exceptions=True)
     assert [str(item) for item in result] == ["never"] * 3
     work.go.set()
@@ -103,7 +103,7 @@ async def test_an_error_is_for_all_who_wait_and_is_not_kept() -> None:
 
 
 async def test_what_is_kept_is_bounded_in_bytes() -> None:
-    once, versions = Once(Bound(kept=250)), [Version() for _ in range(4)]
+    once, versions = Once(kept=250), [Version() for _ in range(4)]
     works = [Work(b"x" * 100) for _ in versions]
     for at, (version, work) in enumerate(zip(versions, works, strict=True)):
         work.go.set()

@@ -26,7 +26,11 @@ def tried(files: dict[str, bytes] | None = None, *, plain: bool = False, device:
     """The toy with other files and another manifest. Raises what the load check raises."""
     own = dict(zip(NAMES, (toy_model.graph(), toy_model.edge_graph(0), toy_model.edge_graph(1)), strict=True))
     data = {**own, **(files or {})}
-    manifest = None if plain else job.strip_for_sandbox(dataclasses.replace(toy_model.manifest("toy"), **changes))
+    manifest = (
+        None
+        if plain
+        else manifests.dumps(job.stripped(dataclasses.replace(toy_model.manifest("toy"), **changes))).decode()
+    )
     sizes = {name: len(item) for name, item in data.items()}
     process.try_out(Job(SessionOptions(device, 1), True, 8, 60, 2**30, sizes, manifest), data)
 

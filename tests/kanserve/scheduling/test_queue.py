@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.execution.executor import InOrder, ServiceTimeEstimate
-from kanserve.scheduling.queue import Choice, Expired, Policy, PriorityLevel, Queue, Waiting, choose, share
+from kanserve.scheduling.queue import Expired, Policy, PriorityLevel, Queue, Waiting, choose, share
 
 ROWS = st.lists(st.integers(1, 20), min_size=1, max_size=20)
 
@@ -18,21 +18,21 @@ ROWS = st.lists(st.integers(1, 20), min_size=1, max_size=20)
 @settings(max_examples=settings.default.max_examples // 5)
 @given(ROWS, st.integers(0, 64))
 def test_without_a_delay_whatever_waits_is_one_batch(rows: list[int], most: int) -> None:
-    choice = choose(Policy(most), rows, 0.0, 0.0)
-    assert choice.count >= 1
-    assert choice.count == 1 or sum(rows[: choice.count]) <= most
-    assert choice.count == len(rows) or sum(rows[: choice.count + 1]) > most
+    count, _ = choose(Policy(most), rows, 0.0, 0.0)
+    assert count >= 1
+    assert count == 1 or sum(rows[:count]) <= most
+    assert count == len(rows) or sum(rows[: count + 1]) > most
 
 
 @settings(max_examples=settings.default.max_examples // 5)
 @given(ROWS, st.integers(1, 64), st.sets(st.integers(1, 64), max_size=4), st.floats(0, 2))
 def test_nobody_waits_longer_than_the_delay(rows: list[int], most: int, preferred: set[int], now: float) -> None:
     policy = Policy(most, delay=1.0, preferred=tuple(sorted(preferred)))
-    choice = choose(policy, rows, 0.0, now)
+    count, wake = choice = choose(policy, rows, 0.0, now)
     if now >= 1.0:  # everything that fits, whatever its size
         assert choice == choose(Policy(most), rows, 0.0, 0.0)
-    if not choice.count:
-        assert choice.wake == 1.0
+    if not count:
+        assert wake == 1.0
         assert sum(rows) < most
         assert sum(rows) <= max(preferred, default=most)
         assert not any(sum(rows[:count]) in preferred for count in range(1, len(rows) + 1))
@@ -40,13 +40,13 @@ def test_nobody_waits_longer_than_the_delay(rows: list[int], most: int, preferre
 
 def test_a_preferred_size_is_taken_at_once_and_not_waited_for_where_it_would_be_passed() -> None:
     policy = Policy(64, delay=1.0, preferred=(4, 8))
-    assert choose(policy, [1, 1, 1], 0, 0) == Choice(0, 1.0)
-    assert choose(policy, [1, 1, 2], 0, 0) == Choice(3)
-    assert choose(policy, [2, 2, 4, 1], 0, 0) == Choice(3)
-    assert choose(policy, [2, 3], 0, 1.0) == Choice(2)
-    assert choose(policy, [3, 3, 3], 0, 0) == Choice(2)
-    assert choose(policy, [9, 1], 0, 0) == Choice(1)
-    assert choose(policy, [3, 3, 3], 0, 1.0) == Choice(3)
+    assert choose(policy, [1, 1, 1], 0, 0) == (0, 1.0)
+    assert choose(policy, [1, 1, 2], 0, 0) == (3, None)
+    assert choose(policy, [2, 2, 4, 1], 0, 0) == (3, None)
+    assert choose(policy, [2, 3], 0, 1.0) == (2, None)
+    assert choose(policy, [3, 3, 3], 0, 0) == (2, None)
+    assert choose(policy, [9, 1], 0, 0) == (1, None)
+    assert choose(policy, [3, 3, 3], 0, 1.0) == (3, None)
 
 
 @settings(max_examples=settings.default.max_examples // 5)

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from kanserve.auth import token_file
-from kanserve.auth.roles import Role
+from kanserve.auth.permissions import Role
 from tests.kanserve.config.test_reload import Configured, configured
 from tests.support import credentials, toy_model
 from tests.support.command_line import kanserve

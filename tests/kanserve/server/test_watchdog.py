@@ -38,7 +38,7 @@ def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, tr
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1, **limits) as server:
         assert live(server)
         future = begin(server)
-        until(lambda: "kanserve_longest_run_seconds 0.0" not in server.metrics())
+        until(lambda: "kanserve_oldest_execution_age_seconds 0.0" not in server.metrics())
         until(lambda: not live(server))
         assert server.infer(ROWS).shape == (1, 2)
         assert server.process.wait(60) == EXIT_STUCK

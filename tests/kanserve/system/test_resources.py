@@ -1,9 +1,14 @@
 """Tests of `system/resources.py`."""
 
 import os
+import platform
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -11,6 +16,7 @@ from kanserve.errors import LoadReason
 from kanserve.system import resources
 from kanserve.system.resources import budget
 from tests.support.bad_requests import not_loaded
+from tests.support.loop_stalls import time_slice
 from tests.support.server_process import limited
 
 
@@ -107,3 +113,98 @@ def test_where_nobody_tells_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemAvailable: lots\n")
     (tmp_path / "memory.max").write_text("many\n")
     assert resources.available(tmp_path, tmp_path) is None
+
+
+T = TypeVar("T")
+
+
+def in_thread(work: Callable[[], T]) -> T:
+    """The result of some work on a new thread, whose attributes end with it."""
+    result: list[T] = []
+    thread = threading.Thread(target=lambda: result.append(work()))
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+@pytest.fixture
+def usual() -> float:
+    value = in_thread(lambda: time_slice(0) if resources.usual_slice() else None)
+    if value is None:
+        pytest.skip("this kernel has no slices of threads, which Linux 6.12 has")
+    return value
+
+
+def test_a_thread_gets_a_short_slice_and_the_usual_one_back(usual: float) -> None:
+    def both() -> tuple[float | None, float | None]:
+        resources.short_slice()
+        first = time_slice(0)
+        resources.usual_slice()
+        return first, time_slice(0)
+
+    assert usual > resources.SHORT
+    assert in_thread(both) == (resources.SHORT, usual)
+
+
+def test_threads_inherit_the_slice_but_for_compute_threads(usual: float) -> None:
+    def computed() -> float | None:
+        resources.short_slice()
+        with resources.pool(1, "work", 0) as pool:
+            return pool.submit(time_slice, 0).result()
+
+    assert in_thread(lambda: resources.short_slice() and in_thread(lambda: time_slice(0))) == resources.SHORT
+    assert in_thread(computed) == usual
+
+
+def test_a_peer_of_the_event_loop_has_its_slice_and_its_priority(usual: float) -> None:
+    def own() -> tuple[float | None, int, str]:
+        thread = threading.get_native_id()
+        name = Path(f"/proc/self/task/{thread}/comm").read_text().strip()
+        return time_slice(0), os.getpriority(os.PRIO_PROCESS, thread), name
+
+    with resources.single_thread("counter") as pool:
+        assert pool.submit(own).result() == (resources.SHORT, os.getpriority(os.PRIO_PROCESS, 0), "counter")
+
+
+def test_a_thread_that_yields_passes_the_interpreter_lock() -> None:
+    """Without the yield, a waiting thread gets the lock once per switch interval."""
+    ended, turns = threading.Event(), 0
+
+    def wait_for_the_lock() -> None:
+        nonlocal turns
+        while not ended.is_set():
+            turns += 1
+            time.sleep(0)  # the other thread takes the lock here
+
+    thread = threading.Thread(target=wait_for_the_lock)
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(60.0)
+    thread.start()
+    try:
+        for _ in range(5):
+            before = turns
+            while turns == before:  # more than once only on a busy machine
+                resources.yield_lock()
+    finally:
+        ended.set()
+        sys.setswitchinterval(usual)
+        thread.join()
+
+
+def test_niceness_and_another_policy_stay() -> None:
+    def lower() -> int:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 12)
+        resources.short_slice()
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def batch() -> tuple[bool, int]:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        return resources.short_slice(), os.sched_getscheduler(0)
+
+    assert in_thread(lower) == 12
+    assert in_thread(batch) == (False, os.SCHED_BATCH)
+
+
+def test_an_unknown_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert not resources.short_slice()

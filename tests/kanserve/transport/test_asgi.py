@@ -40,10 +40,19 @@ METHOD = ("unary", "inference.GRPCInferenceService", "ModelInfer")
 class Served:
     """A toy model behind the application, without a port. `arrival`: seconds in which a call must arrive."""
 
-    def __init__(self, application: app.App, services: Services, arrival: float, *, certified: bool = False) -> None:
+    def __init__(
+        self,
+        application: app.App,
+        services: Services,
+        arrival: float,
+        *,
+        certified: bool = False,
+        one_head: bool = False,
+    ) -> None:
         self.app, self.services = application, services
         self.extensions: dict[str, Any] = {}
-        self.asgi = GrpcApp(services, Limits(2**20, arrival, 64), self._page, watch=False, certified=certified)
+        limits, options = Limits(2**20, arrival, 64), {"watch": False, "one_head": one_head, "certified": certified}
+        self.asgi = GrpcApp(services, limits, self._page, **options)
 
     async def _page(self, scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("no page was requested")
@@ -74,8 +83,9 @@ class Served:
         application = self.asgi.application if native else self.asgi
         await asyncio.create_task(application(self.scope(headers), receive, send))
         await asyncio.sleep(0)  # the server counts a call after its response
-        assert [event["type"] for event in sent] == [f"http.response.{part}" for part in ("start", "body", "trailers")]
-        return sent[1]["body"], dict(sent[2]["headers"])
+        ended = () if b"grpc-status" in dict(sent[0]["headers"]) else ("trailers",)
+        assert [event["type"] for event in sent] == [f"http.response.{part}" for part in ("start", "body", *ended)]
+        return sent[1]["body"], dict(sent[-1 if ended else 0]["headers"])
 
     def batches(self) -> Batches:
         """The batches of the only known head."""
@@ -122,8 +132,8 @@ class Broken:
 class NoPort:
     tls = None
 
-    async def start(self) -> factory.Ports:
-        return factory.Ports(0, None)
+    async def start(self) -> dict[str, int]:
+        return {"grpc": 0}
 
     async def part(self, grace: float) -> None:
         """Nothing is connected."""
@@ -253,6 +263,17 @@ async def test_a_call_that_fails_ends_with_its_status(
         assert trailers[b"grpc-status"] == status
         assert created.counts()["in flight"] == 0
         assert created.app.metrics.model("toy", "1").statistics.execution_count == runs
+
+
+async def test_a_call_that_fails_ends_with_its_head_if_the_server_can_do_that(on: Context) -> None:
+    """Clients with a retry policy repeat it then."""
+    async with on as created:
+        served = Served(created.app, created.services, 60, one_head=True)
+        body, head = await served.call(framed(), headers=[*HEADERS, (b"grpc-timeout", b"1n")])
+        assert (body, head[b"content-type"], head[b"grpc-status"]) == (b"", b"application/grpc", b"4")
+        body, trailers = await served.call(framed())
+        assert body
+        assert trailers == {b"grpc-status": b"0"}
 
 
 async def test_a_server_that_stops_ends_direct_calls_with_a_status(on: Context) -> None:

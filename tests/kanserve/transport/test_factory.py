@@ -45,7 +45,7 @@ def test_auto_takes_grpcio_where_a_package_is_missing(tmp_path: Path, names: str
             process.terminate()
         assert process.stderr is not None
         lines = [json.loads(line) for line in process.stderr]
-    (said,) = [line for line in lines if line["event"] == "transport_selected"]
+    (said,) = [line for line in lines if line["event"] == "transport_fallback"]
     assert (said["level"], said["taken"], said["missing"]) == ("warning", "grpcio", names.split(","))
     assert "HTTP on the gRPC port" in said["lost"]
     assert "pip install" in said["help"]
@@ -59,7 +59,5 @@ def test_packages_that_a_setting_needs_are_named(tmp_path: Path, monkeypatch: py
     assert wrong_refusals(cases, tmp_path, "--grpc-port", "0", "--metrics-port", "0") == []
 
 
-def test_the_warning_names_a_section_of_the_documentation() -> None:
-    page, _, anchor = factory.LIMITS.partition("#")
-    headings = [line.removeprefix("## ") for line in Path(page).read_text().splitlines() if line.startswith("## ")]
-    assert anchor in {heading.lower().replace("`", "").replace(" ", "-") for heading in headings}
+def test_the_warning_names_a_page_of_the_documentation() -> None:
+    assert Path(factory.LIMITS).read_text().startswith("# Limits of grpcio\n")

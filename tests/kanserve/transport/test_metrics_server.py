@@ -63,7 +63,7 @@ def test_what_is_not_http_has_one_line(tmp_path: Path) -> None:
                     pass
         assert "kanserve_" in server.metrics()
         lines = [line for line in server.lines() if line["event"] == "metrics_requests_rejected"]
-        assert [(line["refused"], line["found"]) for line in lines] == [
+        assert [(line["rejected"], line["found"]) for line in lines] == [
             (1, "a TLS handshake, but this port uses plain HTTP")
         ]
         assert [line for line in server.lines() if line["event"] == "stderr_output"] == []

@@ -393,9 +393,9 @@ def data() -> list[Panel]:
             help="Sampled rows per second, by predicted class. A class that appears or disappears can mean drift.",
         ),
         panel(
-            "Certificate violations per second",
+            "Certified range violations per second",
             "ops",
-            (f"sum {BY_MODEL} ({rate('kanserve_certificate_violations_total')}) or vector(0)", NAMED),
+            (f"sum {BY_MODEL} ({rate('kanserve_certified_range_violations_total')}) or vector(0)", NAMED),
             help="Checked rows per second in the certified box with an output outside of the certified range. An alert "
             "fires above 0, because this is a bug.",
         ),

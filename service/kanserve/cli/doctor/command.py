@@ -13,7 +13,7 @@ from kanserve.cli.doctor import check_results, machine_checks, server_checks
 from kanserve.cli.doctor.check_results import Finding, ok, problem, well
 from kanserve.cli.doctor.config_checks import ahead
 from kanserve.cli.doctor.server_checks import Source
-from kanserve.cli.options import CommandError, add_client_options, token
+from kanserve.cli.options import CommandError, add_client_options, option, token
 from kanserve.client import base, targets
 from kanserve.client.base import Tls
 from kanserve.config import sources
@@ -36,19 +36,13 @@ PORT = 8002  # default port of metrics
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
     parser.add_argument(
         "repository", nargs="?", metavar="REPOSITORY", help="model repository to check (default: that of the settings)"
     )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE.toml", help="file with settings of a server, TOML (default: none)"
-    )
+    option(parser, "--config", "FILE.toml", "file with settings of a server, TOML", type=Path, shown="none")
     add_client_options(parser, url="")
-    parser.add_argument(
-        "--metrics",
-        metavar="HOST:PORT",
-        help=f"address of the server's metrics (default: the address of --url, then port {PORT} of the same host)",
-    )
+    text = "address of the server's metrics"
+    option(parser, "--metrics", "HOST:PORT", text, shown=f"the address of --url, then port {PORT} of the same host")
 
 
 def run(args: argparse.Namespace) -> int:

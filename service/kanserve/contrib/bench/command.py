@@ -13,7 +13,7 @@ from kanexport.shared.cli import tables
 from kanexport.shared.cli.console import Exit, exit_codes_of, note, print_json, say
 from kanexport.shared.manifest import Manifest
 from kanserve.cli import inventory, plot, session
-from kanserve.cli.options import InputError, add_json_option, add_measured_model, whole
+from kanserve.cli.options import InputError, add_json_option, add_measured_model, option, whole
 from kanserve.config import sources
 from kanserve.contrib.bench import entrants, runner, summary
 from kanserve.contrib.bench.entrants import Feeds
@@ -44,33 +44,19 @@ EXITS = exit_codes_of(FAILED="an output was wrong, or another failure")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
     parser.add_argument(
         "name",
         metavar="NAME",
-        help="name of a model in the repository, or the path of a checkpoint, with a / or a suffix (./net, net.pt)",
+        help="model in the repository, or path of a checkpoint (./net, net.pt)",
     )
     parser.set_defaults(files=True)
     add_measured_model(parser, "the highest version")
-    parser.add_argument(
-        "--batch",
-        type=_counts,
-        default=(1, 16, 64, 256),
-        metavar="N,...",
-        help="batch sizes in rows, separated by commas (default: 1,16,64,256)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=_counts,
-        metavar="N,...",
-        help="numbers of threads, separated by commas (default: 1, and the CPU limit of the process)",
-    )
-    parser.add_argument(
-        "--rounds", type=_count, default=9, metavar="N", help="number of measurements of each system (default: 9)"
-    )
-    parser.add_argument(
-        "--plot", metavar="FILE", help="write a plot of rows per second to this file, .svg or .png (default: no plot)"
-    )
+    text = "batch sizes in rows, separated by commas"
+    option(parser, "--batch", "N,...", text, (1, 16, 64, 256), type=_counts, shown="1,16,64,256")
+    text = "numbers of threads, separated by commas"
+    option(parser, "--threads", "N,...", text, type=_counts, shown="1, and the CPU limit of the process")
+    option(parser, "--rounds", "N", "number of measurements of each system", 9, type=whole(1, MOST))
+    option(parser, "--plot", "FILE", "write a plot of rows per second to this file, .svg or .png", shown="no plot")
     add_json_option(parser)
 
 
@@ -166,11 +152,6 @@ def _rows(args: argparse.Namespace, manifest: Manifest) -> tuple[Feeds, str]:
     return feeds, f"the {count} rows of {source.name}, repeated"
 
 
-def _count(text: str) -> int:
-    """An argparse type."""
-    return whole(text, f"a whole number from 1 to {MOST}", lambda value: 0 < value <= MOST)
-
-
 def _counts(text: str) -> tuple[int, ...]:
     """An argparse type: such as 1,16,64; each once."""
-    return tuple(dict.fromkeys(_count(part) for part in text.split(",")))
+    return tuple(dict.fromkeys(map(whole(1, MOST), text.split(","))))

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kanexport.shared.cli import suggest
 from kanexport.shared.manifest import HYBRID, MODEL_FILE, LayerInfo, Manifest
@@ -25,7 +24,6 @@ from kanserve.scheduling.batching import Batch
 from kanserve.types import DTYPES, Array
 
 Feeds = Mapping[str, Array]
-Floats = NDArray[np.float64]
 SOME = 1.0  # half of the assumed range around 0, for an input of unknown range
 
 
@@ -63,7 +61,7 @@ def drawn(manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
     return feeds
 
 
-Answer = Callable[[Feeds], list[Array]]
+Execute = Callable[[Feeds], list[Array]]
 OURS, MLP, TORCH = "kanserve", "mlp", "torch eager"
 
 
@@ -89,8 +87,8 @@ class Entrant:
     about: str
     against: str
     tolerance: float
-    threads: Callable[[int], tuple[Answer, str]]
-    check: Callable[[Answer, int], float | None]
+    threads: Callable[[int], tuple[Execute, str]]
+    check: Callable[[Execute, int], float | None]
     edges: int = 0  # of a row
 
 
@@ -98,17 +96,17 @@ def kanserve_entrant(bundle: Bundle, manifest: Manifest, settings: Settings) -> 
     """The exported graph, in micro-batches and on threads as a server with these settings executes one request."""
     names = tuple(tensor.name for tensor in manifest.outputs)
 
-    def threads(count: int) -> tuple[Answer, str]:
-        _, session, way = Loader(settings, count, Metrics()).unproved(bundle)
-        pieces = f", in micro-batches of {way.piece_rows} rows"
-        pieces += f", from {way.many_from} rows on with the large-batch graph" if way.many_from else ""
-        pieces += ", with kanserve-kernel" * way.kernel
-        if way.instances == 1:
-            return functools.partial(_alone, session, names, way.piece_rows), one_run(way.threads) + pieces
-        helpers = way.instances - 1
-        pool = ThreadPoolExecutor(helpers)
-        how = f"{way.instances} parallel executions on {way.threads} thread{'s' * (way.threads > 1)} each{pieces}"
-        return functools.partial(_in_threads, session, names, way.piece_rows, pool, helpers), how
+    def threads(count: int) -> tuple[Execute, str]:
+        _, session, plan = Loader(settings, count, Metrics()).unproved(bundle)
+        pieces = f", in micro-batches of {plan.piece_rows} rows"
+        pieces += f", from {plan.many_from} rows on with the large-batch graph" if plan.many_from else ""
+        pieces += ", with kanserve-kernel" * plan.kernel
+        helpers = plan.instances - 1
+        pool = ThreadPoolExecutor(max(1, helpers))
+        how = one_run(plan.threads)
+        if helpers:
+            how = f"{plan.instances} parallel executions on {plan.threads} thread{'s' * (plan.threads > 1)} each"
+        return functools.partial(_run, session, names, plan.piece_rows, pool, helpers), how + pieces
 
     return Entrant(
         OURS,
@@ -126,34 +124,20 @@ def one_run(threads: int) -> str:
     return f"one execution on {threads} thread{'s' * (threads > 1)}"
 
 
-def _alone(session: Session, names: Sequence[str], piece: int, feeds: Feeds) -> list[Array]:
-    batch = _batch(session, names, piece, feeds)
-    batch.work()
-    return _result(batch)
-
-
-def _in_threads(
+def _run(
     session: Session, names: Sequence[str], piece: int, pool: ThreadPoolExecutor, helpers: int, feeds: Feeds
 ) -> list[Array]:
-    """Micro-batches on several threads, including the current thread."""
-    batch = _batch(session, names, piece, feeds)
+    """Outputs, from micro-batches on the current thread and on `helpers` threads of the pool."""
+    batch = Batch(session.run, names, [feeds], len(next(iter(feeds.values()))), piece)
     others = [pool.submit(batch.work) for _ in range(min(helpers, batch.pieces - 1))]
     batch.work()
     wait(others)
-    return _result(batch)
-
-
-def _batch(session: Session, names: Sequence[str], piece: int, feeds: Feeds) -> Batch:
-    return Batch(session.run, names, [feeds], len(next(iter(feeds.values()))), piece)
-
-
-def _result(batch: Batch) -> list[Array]:
     if batch.error is not None:
         raise batch.error
     return batch.result
 
 
-def _reference_error(manifest: Manifest, answer: Answer, rows: int) -> float | None:
+def _reference_error(manifest: Manifest, execute: Execute, rows: int) -> float | None:
     """Largest error over all reference rows, in executions of `rows` rows each. The last execution starts again with
     the first rows."""
     if not manifest.reference.inputs:
@@ -161,7 +145,7 @@ def _reference_error(manifest: Manifest, answer: Answer, rows: int) -> float | N
     feeds, expected = verify.feeds(manifest), verify.reference_outputs(manifest)
     worst, count = 0.0, len(expected[0])
     for start in range(0, count, rows):
-        outputs = answer(repeated(feeds, rows, start))
+        outputs = execute(repeated(feeds, rows, start))
         at = (np.arange(rows) + start) % count
         errors = [error(output, right[at], right) for output, right in zip(outputs, expected, strict=True)]
         worst = max(worst, *errors)
@@ -194,18 +178,18 @@ def mlp(manifest: Manifest, device: str, feeds: Feeds) -> Entrant | Absent:
     (x,) = feeds.values()
     right = network.evaluate(x)
 
-    def threads(count: int) -> tuple[Answer, str]:
+    def threads(count: int) -> tuple[Execute, str]:
         session = create_session({MODEL_FILE: graph}, None, MODEL_FILE, SessionOptions(device, count))
 
-        def answer(inputs: Feeds) -> list[Array]:
+        def execute(inputs: Feeds) -> list[Array]:
             (rows,) = inputs.values()
             return session.run([maker.RESULT], {maker.GIVEN: rows})
 
-        return answer, one_run(count)
+        return execute, one_run(count)
 
-    def check(answer: Answer, rows: int) -> float:
+    def check(execute: Execute, rows: int) -> float:
         at = np.arange(rows) % len(x)
-        return error(answer(repeated(feeds, rows))[0], right[at], right)
+        return error(execute(repeated(feeds, rows))[0], right[at], right)
 
     return Entrant(
         MLP,

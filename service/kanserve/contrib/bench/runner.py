@@ -22,7 +22,7 @@ from kanexport.shared.manifest import HYBRID, LayerInfo, Manifest
 from kanexport.shared.sections import CLAMP
 from kanserve.config.settings import Settings
 from kanserve.contrib.bench import entrants
-from kanserve.contrib.bench.entrants import TORCH, Absent, Answer, Entrant, Feeds, repeated
+from kanserve.contrib.bench.entrants import TORCH, Absent, Entrant, Execute, Feeds, repeated
 from kanserve.repository.layout import Bundle
 from kanserve.runtime.base import Session, SessionOptions, create_session
 from kanserve.sandbox import verify
@@ -117,8 +117,8 @@ def run(
         ready = [(entrant, *entrant.threads(count)) for entrant in taking_part]
         for rows in batches:
             own = repeated(feeds, rows)
-            errors = {entrant.name: entrant.check(answer, rows) for entrant, answer, _ in ready}
-            calls = {entrant.name: functools.partial(answer, own) for entrant, answer, _ in ready}
+            errors = {entrant.name: entrant.check(execute, rows) for entrant, execute, _ in ready}
+            calls = {entrant.name: functools.partial(execute, own) for entrant, execute, _ in ready}
             place = f"{count} threads, {rows} rows"
             seconds = measure(calls, rounds, after=functools.partial(after, place))
             ours = seconds[ready[0][0].name]
@@ -225,26 +225,26 @@ def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, 
     except maker.Unfit as error:
         return Absent(TORCH, f"{error}: the module of the library is not available, and kanserve has no form for it")
 
-    def answer(inputs: Feeds) -> list[Array]:
+    def execute(inputs: Feeds) -> list[Array]:
         (rows,) = inputs.values()
         return [evaluate(rows)]
 
     exact, _ = check.threads(1)
-    (model,), (rebuilt,) = exact(feeds), answer(feeds)
-    difference = max(entrants.error(rebuilt, model, model), check.check(answer, len(rebuilt)) or 0.0)
+    (model,), (rebuilt,) = exact(feeds), execute(feeds)
+    difference = max(entrants.error(rebuilt, model, model), check.check(execute, len(rebuilt)) or 0.0)
     if not difference <= EQUAL:
         return Absent(
             TORCH, f"the module rebuilt from the edges differs from the model by {difference:.1e}, more than {EQUAL:g}"
         )
 
-    def threads(count: int) -> tuple[Answer, str]:
-        maker.use(count)
-        return answer, entrants.one_run(count)
+    def threads(count: int) -> tuple[Execute, str]:
+        maker.torch.set_num_threads(count)
+        return execute, entrants.one_run(count)
 
     return Entrant(
         TORCH,
-        f"{maker.version()}, the same layers in efficient-kan's form, rebuilt from the edges; equal to the model's "
-        f"outputs to {difference:.1e}",
+        f"torch {maker.torch.__version__}, the same layers in efficient-kan's form, rebuilt from the edges; equal to "
+        f"the model's outputs to {difference:.1e}",
         check.against,
         check.tolerance,
         threads,

@@ -91,10 +91,10 @@ def document(measurement: Measurement) -> dict[str, Any]:
 
 def _result(time: Time) -> dict[str, Any]:
     facts = asdict(time)
-    rates = {"rows_per_second": time.rows_per_second, "edges_per_second": time.edges_per_second}
-    return {**{name: facts[name] for name in ("name", "how", "threads", "rows", "seconds", "ratio")}, **rates} | {
-        "error": time.error,
-        "right": time.right,
+    properties = ("rows_per_second", "edges_per_second", "error", "right")
+    return {
+        **{name: facts[name] for name in ("name", "how", "threads", "rows", "seconds", "ratio")},
+        **{name: getattr(time, name) for name in properties},
     }
 
 

@@ -84,16 +84,6 @@ def network(layers: Sequence[LayerInfo], edges: Sequence[Edges], double: bool) -
     return evaluate
 
 
-def use(threads: int) -> None:
-    """Set the number of threads of torch."""
-    torch.set_num_threads(threads)
-
-
-def version() -> str:
-    """Name and version."""
-    return f"torch {torch.__version__}"
-
-
 def unfit(layer: LayerInfo) -> str:
     """The reason why a layer has no such form, or ""."""
     if layer.pre_steps or layer.post_steps or any(basis.pre_steps for basis in layer.bases):

@@ -21,8 +21,10 @@ from kanserve.cli.options import (
     InputError,
     add_client_options,
     add_measured_model,
+    flag,
     invalid,
     number,
+    option,
     token,
     whole,
 )
@@ -61,7 +63,6 @@ EXITS = exit_codes_of(FAILED="no rate met the goal, or another failure")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
     parser.add_argument("name", metavar="NAME", help="name of a model in the repository, or of the server at --url")
     parser.add_argument(
         "--rate", type=_rate, required=True, metavar="N", help="goal: requests per second of all replicas together"
@@ -69,43 +70,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--p99", type=_time, required=True, metavar="TIME", help="goal: 99th percentile of the latency, such as 5ms"
     )
-    parser.add_argument("--rows", type=_whole(MOST_ROWS), default=1, metavar="N", help="rows of a request (default: 1)")
-    parser.add_argument(
-        "--cores", type=_whole(MOST_CORES), default=1, metavar="N", help="CPU cores of a replica (default: 1)"
-    )
-    parser.add_argument(
-        "--zones",
-        type=_whole(MOST_ZONES),
-        default=3,
-        metavar="N",
-        help="zones of the cluster; the plan permits the loss of one, if there are two or more (default: 3)",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=_seconds,
-        default=30.0,
-        metavar="N",
-        help="time limit of the measurement in seconds (default: 30)",
-    )
+    option(parser, "--rows", "N", "rows of a request", 1, type=whole(1, MOST_ROWS))
+    option(parser, "--cores", "N", "CPU cores of a replica", 1, type=whole(1, MOST_CORES))
+    text = "zones of the cluster; the plan permits the loss of one, if there are two or more"
+    option(parser, "--zones", "N", text, 3, type=whole(1, MOST_ZONES))
+    option(parser, "--seconds", "N", "time limit of the measurement in seconds", 30.0, type=_seconds)
     add_measured_model(parser, "the server's default version")
-    parser.add_argument(
-        "--plot", metavar="FILE", help="write a plot of latency by rate to this file, .svg or .png (default: no plot)"
-    )
+    option(parser, "--plot", "FILE", "write a plot of latency by rate to this file, .svg or .png", shown="no plot")
     group = parser.add_argument_group("simulation of a fleet")
-    group.add_argument(
-        "--simulate",
-        action="store_true",
-        help="simulate the fleet with an autoscaler, a burst and a lost zone (default: off)",
-    )
-    group.add_argument(
-        "--simulate-rate",
-        type=_rate,
-        metavar="N",
-        help="requests per second of the simulated fleet; turns --simulate on (default: --rate)",
-    )
-    group.add_argument(
-        "--pod-start", type=_time, default=20.0, metavar="TIME", help="time until a new pod is ready (default: 20s)"
-    )
+    flag(group, "--simulate", "simulate the fleet with an autoscaler, a burst and a lost zone")
+    text = "requests per second of the simulated fleet; turns --simulate on"
+    option(group, "--simulate-rate", "N", text, type=_rate, shown="--rate")
+    option(group, "--pod-start", "TIME", "time until a new pod is ready", 20.0, type=_time, shown="20s")
     add_client_options(parser, url="")
 
 
@@ -250,15 +226,9 @@ def _access(args: argparse.Namespace, url: str, metrics: str) -> Access:
     secure = base.is_secure(url, tls)
     fields = list(base.carried(token(args), url, secure=secure, in_clear=args.token_in_clear))
     fields.append(("grpc-timeout", f"{max(1, round(args.timeout))}S"))
+    files = {"ca": args.ca, "cert": args.cert, "key": args.key, "server_name": args.server_name}
     return Access(
-        target=targets.parse(url),
-        fields=fields,
-        secure=secure,
-        ca=args.ca,
-        cert=args.cert,
-        key=args.key,
-        server_name=args.server_name,
-        metrics=metrics,
+        target=targets.parse(url), fields=fields, tls={"secure": True, **files} if secure else {}, metrics=metrics
     )
 
 
@@ -284,16 +254,12 @@ def _time(text: str) -> float:
     unit = next((unit for unit in UNITS if text.endswith(unit)), "")
     if not unit:
         raise invalid(text, expected)
-    return UNITS[unit] * number(text.removesuffix(unit), expected, lambda value: 0 < value < 1e6)
+    return UNITS[unit] * number(text.removesuffix(unit), float, expected, lambda value: 0 < value < 1e6)
 
 
 def _rate(text: str) -> float:
-    return number(text, "a number of requests per second above 0", lambda value: 0 < value <= 1e12)
+    return number(text, float, "a number of requests per second above 0", lambda value: 0 < value <= 1e12)
 
 
 def _seconds(text: str) -> float:
-    return number(text, "a number of seconds from 1 to 3600", lambda value: 1 <= value <= 3600)
-
-
-def _whole(most: int) -> Any:
-    return lambda text: whole(text, f"a whole number from 1 to {most}", lambda value: 0 < value <= most)
+    return number(text, float, "a number of seconds from 1 to 3600", lambda value: 1 <= value <= 3600)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kanserve.contrib.capacity.queueing import Floats, Replica, Service, poisson
+from kanserve.contrib.capacity.generator import Floats, poisson
+from kanserve.contrib.capacity.queueing import Replica, Service
 from kanserve.contrib.capacity.sizing import TOLERANCE
 
 STEP = 5.0  # seconds
@@ -209,7 +210,7 @@ class _Fleet:
             served = replica.advance(poisson(rate / max(1, pods.ready), start, end, self._rng), end)
             latencies.append(served.latency)
             rejected += served.rejected
-            busy += (replica.busy - before) / (end - start) / self._service.servers
+            busy += (replica.busy - before) / (end - start)
         latency: Floats = np.concatenate(latencies)
         latency = latency + self._service.extras(len(latency), self._rng)
         use = setup.load * min(1.0, busy / len(live))

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanserve.contrib.capacity.http2 import FORGOTTEN, LOST, CapacityError, Connection
-from kanserve.system import time_slices
+from kanserve.system import resources
 
 PATIENCE = 5.0  # seconds that late responses have after the last request
 PR_SET_TIMERSLACK, SLACK = 29, 1000  # of prctl(2), in nanoseconds
@@ -90,10 +90,9 @@ class Sent:
     seconds: float
 
 
-def arrivals(rate: float, seconds: float, seed: int) -> Floats:
-    """Times of a Poisson process in [0, seconds), ascending."""
-    rng = np.random.default_rng(seed)
-    return np.asarray(np.sort(rng.uniform(0.0, seconds, rng.poisson(rate * seconds))))
+def poisson(rate: float, start: float, end: float, rng: np.random.Generator) -> Floats:
+    """Times of a Poisson process between two times, ascending."""
+    return np.asarray(np.sort(rng.uniform(start, end, rng.poisson(rate * (end - start)))))
 
 
 class Pool:
@@ -290,7 +289,7 @@ class Generator:
 def main(source: IO[bytes], out: IO[bytes]) -> None:
     """Run the measurements of the lines of `source`."""
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, SLACK, 0, 0, 0)
-    time_slices.short()
+    resources.short_slice()
     with contextlib.suppress(PermissionError):  # a client on another machine would not wait for a core
         os.setpriority(os.PRIO_PROCESS, 0, URGENT)
     gc.disable()
@@ -301,7 +300,8 @@ def main(source: IO[bytes], out: IO[bytes]) -> None:
         pool = Pool(Job(**json.loads(job)))
         for line in source:
             task = json.loads(line)
-            write(out, pool.run(arrivals(task["rate"], task["seconds"], task["seed"])))
+            rng = np.random.default_rng(task["seed"])
+            write(out, pool.run(poisson(task["rate"], 0.0, task["seconds"], rng)))
             gc.collect()
     except CapacityError as error:
         out.write(json.dumps({"error": str(error), "code": error.code, "hint": error.hint}).encode() + b"\n")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from kanserve.errors import KanserveError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 1, 1, 4, 8, 32  # flags
 TABLE_SIZE, STREAMS, WINDOW = 1, 3, 4  # settings
 HEAD = struct.Struct(">IBI")  # length and type, flags, stream

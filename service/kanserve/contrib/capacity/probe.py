@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from kanserve.cli.doctor.server_checks import Source
 from kanserve.client.calls import Call
-from kanserve.client.results import Answer
+from kanserve.client.results import InferenceResult
 from kanserve.client.targets import Target
 from kanserve.contrib.capacity import http2, measure, usage
 from kanserve.contrib.capacity.generator import Generator, Job
@@ -22,7 +23,6 @@ from kanserve.contrib.capacity.measure import Level, Usage
 CALLS = 20  # sequential requests for the first latency
 WARM_RATE, WARM_SECONDS = 200.0, 0.5  # the rate at most
 EXECUTIONS = re.compile(r'^nv_inference_exec_count\{(?:[^}]*,)?model="([^"]*)"[^}]*\} (\S+)$', re.MULTILINE)
-SECONDS = 5.0  # for the metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,34 +31,21 @@ class Access:
 
     target    the address of one server
     fields    metadata of each request
-    secure    whether it uses TLS, with the files and the name of the next four
+    tls       fields of `Job` for TLS; empty without it
     metrics   HOST:PORT of the metrics; "": unknown
     """
 
     target: Target
     fields: Sequence[tuple[str, str]] = ()
-    secure: bool = False
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
-    server_name: str = ""
+    tls: Mapping[str, Any] = field(default_factory=dict)
     metrics: str = ""
 
-    def job(self, call: Call[Answer], connections: int) -> Job:
+    def job(self, call: Call[InferenceResult], connections: int) -> Job:
         """The job of the generator for a request."""
-        first = self.target.places[0]
-        block = http2.head(call.path, self.server_name or first, secure=self.secure, fields=self.fields)
-        return Job(
-            places=self.target.places,
-            block=block.hex(),
-            message=call.data.hex(),
-            connections=connections,
-            secure=self.secure,
-            ca=self.ca,
-            cert=self.cert,
-            key=self.key,
-            server_name=self.server_name,
-        )
+        name = self.tls.get("server_name") or self.target.places[0]
+        block = http2.head(call.path, name, secure=bool(self.tls), fields=self.fields).hex()
+        message = call.data.hex()
+        return Job(places=self.target.places, block=block, message=message, connections=connections, **self.tls)
 
 
 class Probe:
@@ -89,15 +76,10 @@ class Probe:
 
 def executions(metrics: str, model: str) -> float:
     """Number of executions of a model's graph so far, from the metrics at HOST:PORT. NaN if it is unknown."""
-    host, _, port = metrics.rpartition(":")
-    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=SECONDS)
     try:
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-    except (OSError, http.client.HTTPException):
+        text = Source(metrics).read()
+    except (OSError, ValueError):
         return math.nan
-    finally:
-        connection.close()
     counts = [float(value) for name, value in EXECUTIONS.findall(text) if name == model]
     return sum(counts) if counts else math.nan
 
@@ -114,7 +96,7 @@ def first_latency(request: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def probe(
-    access: Access, call: Call[Answer], model: str, *, latency: float, cores: Sequence[int], connections: int
+    access: Access, call: Call[InferenceResult], model: str, *, latency: float, cores: Sequence[int], connections: int
 ) -> Iterator[Probe]:
     """Measurements of the server at an address, after a warm-up. Raises CapacityError.
 

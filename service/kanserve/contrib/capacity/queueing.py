@@ -8,18 +8,16 @@ wake-up, client.
 
 from __future__ import annotations
 
-import heapq
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kanserve.contrib.capacity.generator import Floats, poisson
 from kanserve.contrib.capacity.measure import QUANTILES, Curve, Level
 
-Floats = NDArray[np.float64]
 LOW = 1 / 3  # rate relative to the highest one, up to which the wait for other requests is short
 
 
@@ -31,7 +29,6 @@ class Service:
     extra           quantiles of the rest of the latency, at `QUANTILES`, in seconds; one value: constant
     most            requests of a batch
     limit           requests that wait; more are rejected
-    servers         batches that run at the same time
     """
 
     batch: float
@@ -39,13 +36,6 @@ class Service:
     extra: tuple[float, ...] = (0.0,)
     most: int = 10**9
     limit: int = 10**9
-    servers: int = 1
-
-    @property
-    def capacity(self) -> float:
-        """Requests per second at the largest batch that can wait."""
-        count = min(self.most, self.limit)
-        return self.servers * count / (self.batch + self.request * count)
 
     def extras(self, count: int, rng: np.random.Generator) -> Floats:
         """Random values of the rest of the latency [count]."""
@@ -66,34 +56,21 @@ class Served:
 class Replica:
     """Queue of one replica. Its clock goes on from step to step.
 
-    busy  seconds in which a batch ran, over all servers, since the last `reset`
+    busy  seconds in which a batch ran
     """
 
     service: Service
-    factors: Sequence[float] = (1.0,)
     busy: float = 0.0
-    _free: list[float] = field(default_factory=list)
+    _free: float = 0.0  # time at which the last batch ends
     _waiting: list[float] = field(default_factory=list)
-    _batches: int = 0
-
-    def __post_init__(self) -> None:
-        self._free = [0.0] * self.service.servers
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait."""
-        return len(self._waiting)
 
     def advance(self, arrivals: Floats, until: float) -> Served:
-        """Serve these requests and those that wait, in all batches that begin before `until`.
-
-        arrivals  times [n], ascending, before `until`
-        factors   of the service time of one batch after the other, repeated; 1: as fitted
-        """
+        """Serve these requests and those that wait, in all batches that begin before `until`. `arrivals`: times [n]
+        before `until`, ascending."""
         service, times, at = self.service, arrivals.tolist(), 0
         waiting, latency, rejected = self._waiting, list[float](), 0
         while waiting or at < len(times):
-            start = max(self._free[0], waiting[0] if waiting else times[at])
+            start = max(self._free, waiting[0] if waiting else times[at])
             end = bisect_right(times, min(start, until), at)
             room = max(0, service.limit - len(waiting))
             waiting.extend(times[at : min(end, at + room)])
@@ -102,13 +79,10 @@ class Replica:
             if start >= until:
                 break
             count = min(len(waiting), service.most)
-            factor = self.factors[self._batches % len(self.factors)]
-            seconds = (self.service.batch + self.service.request * count) * factor
-            self._batches += 1
+            seconds = service.batch + service.request * count
             self.busy += seconds
-            heapq.heapreplace(self._free, start + seconds)
-            done = start + seconds
-            latency.extend([done - time for time in waiting[:count]])
+            self._free = start + seconds
+            latency.extend([self._free - time for time in waiting[:count]])
             del waiting[:count]
         return Served(np.array(latency), rejected)
 
@@ -127,11 +101,6 @@ def simulate(service: Service, rate: float, seconds: float, seed: int = 0) -> Fl
     replica.advance(first, 0.1 * seconds)
     served = replica.advance(poisson(rate, 0.1 * seconds, seconds, rng), seconds)
     return served.latency + service.extras(len(served.latency), rng)
-
-
-def poisson(rate: float, start: float, end: float, rng: np.random.Generator) -> Floats:
-    """Times of a Poisson process between two times, ascending."""
-    return np.asarray(np.sort(rng.uniform(start, end, rng.poisson(rate * (end - start)))))
 
 
 def fit(curve: Curve, *, most: int, limit: int) -> Service:

@@ -116,7 +116,7 @@ def lines(study: Study) -> Iterator[str]:
     if study.curve.other_cores > DISTURBED:
         others = f"other programs used {study.curve.other_cores:.2f} cores meanwhile"
         yield f"disturbed: {others}, so the rate is too low; stop them and repeat the measurement"
-    if math.isfinite(plan.cores_per_rate):
+    if plan.cores_per_rate > 0:  # not if it is unknown, or less than a clock tick
         cpu = f"{1e6 * plan.cores_per_rate:.3g} µs of CPU time per request"
         yield f"server: {cpu}, {study.rows / plan.cores_per_rate:,.0f} rows/s per busy core"
     zones = f" in {goal.zones} zones" if goal.zones > 1 else ""
@@ -165,6 +165,7 @@ def _ms(seconds: float) -> str:
 
 DISTURBED = 0.2  # cores of other programs, from which the result counts as disturbed
 LEGEND = 190.0  # pixels right of the axes
+SERIES = (("p50", BLUE), ("p99", RED))
 LONGEST = 20.0  # p99 relative to the goal, above which a level is outside the picture
 
 
@@ -176,9 +177,9 @@ def picture(study: Study) -> Scene:
     times = [1e3 * time for item in shown for time in (item.p50, item.p99)] + [1e3 * goal]
     plot = LogPlot([item.offered for item in shown], times, LEGEND)
     scene = plot.scene(study.title, _machine(study), ("requests per second", "latency, ms"))
-    for at, (name, colour, value) in enumerate(SERIES):
+    for at, (name, colour) in enumerate(SERIES):
         plot.legend(scene, at, colour, name)
-        places = [(plot.across(item.offered), plot.down(1e3 * value(item))) for item in shown]
+        places = [(plot.across(item.offered), plot.down(1e3 * getattr(item, name))) for item in shown]
         scene.add(Line(tuple(places), colour, 2.0), *(Dot(x, y, 3.0, colour) for x, y in places))
     y, x = plot.down(1e3 * goal), plot.across(study.plan.rate)
     scene.add(Line(((plot.left, y), (plot.right, y)), GREY))
@@ -186,14 +187,3 @@ def picture(study: Study) -> Scene:
     scene.add(Line(((x, plot.top), (x, plot.floor)), PURPLE))
     scene.add(Words(x, plot.top - 8, f"{study.plan.rate:,.0f}/s", 10, "middle", PURPLE))
     return scene
-
-
-def _p50(item: Level) -> float:
-    return item.p50
-
-
-def _p99(item: Level) -> float:
-    return item.p99
-
-
-SERIES = (("p50", BLUE, _p50), ("p99", RED, _p99))

@@ -178,7 +178,7 @@ class Replica:
 
         return application
 
-    async def answer(self, path: str, data: bytes, context: Any) -> Reply:
+    async def respond(self, path: str, data: bytes, context: Any) -> Reply:
         """The response of a method with one response. A failure is in the context."""
         method = self._methods[path]
         assert isinstance(method, Unary)
@@ -188,11 +188,11 @@ class Replica:
             _fail(context, failure)
             return Reply()
 
-    async def answers(self, path: str, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Reply]:
+    async def stream(self, path: str, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Reply]:
         """The responses of a method with a stream of responses. A failure is in the context."""
         method = self._methods[path]
         if isinstance(method, Unary):  # refused
-            yield await self.answer(path, b"", context)
+            yield await self.respond(path, b"", context)
             return
         assert isinstance(method, Stream)
         try:
@@ -225,14 +225,14 @@ def _add_methods() -> None:
 
     def unary(path: str) -> Any:
         async def call(self: Replica, request: bytes, grpc_context: Any) -> Reply:
-            return await self.answer(path, request, grpc_context)
+            return await self.respond(path, request, grpc_context)
 
         return call
 
     def stream(path: str, *, many: bool) -> Any:
         async def call(self: Replica, request: Any, grpc_context: Any) -> AsyncIterator[Reply]:
             messages = request if many else alone(request)
-            async for reply in self.answers(path, messages, grpc_context):
+            async for reply in self.stream(path, messages, grpc_context):
                 yield reply
 
         return call

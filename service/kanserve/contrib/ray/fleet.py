@@ -35,8 +35,8 @@ from kanexport.shared.cli.console import Exit, Failure, json_text
 from kanserve.config import sources
 from kanserve.config.hosts import is_loopback
 from kanserve.config.settings import Settings
+from kanserve.contrib.ray import FleetError, import_ray
 from kanserve.contrib.ray.child import Replica, State
-from kanserve.contrib.ray.errors import FleetError, import_ray
 from kanserve.contrib.ray.haproxy import Front, Haproxy
 from kanserve.errors import ConfigError
 

@@ -8,6 +8,7 @@ port, so that none takes connections of the other.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import shutil
@@ -22,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanexport.shared.cli.suggest import how_to_install
+from kanserve.contrib.ray import FleetError
 from kanserve.contrib.ray.child import LIBC, PR_SET_PDEATHSIG
-from kanserve.contrib.ray.errors import FleetError
 
 BACKEND = "servers"
 SOCKET = "admin"
@@ -136,8 +137,8 @@ class Haproxy:
             preexec_fn=functools.partial(LIBC.prctl, PR_SET_PDEATHSIG, signal.SIGTERM),
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(text)
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError), self.process.stdin:  # its output says why it ends early
+            self.process.stdin.write(text)
         self._output: deque[str] = deque(maxlen=KEPT)
         self._reader = threading.Thread(target=self._read, name="kanserve-haproxy", daemon=True)
         self._reader.start()

@@ -18,14 +18,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from kanserve.auth.permissions import NEEDS
-from kanserve.auth.roles import EVERYONE, Principal
+from kanserve.auth.permissions import EVERYONE, NEEDS, Principal
 from kanserve.errors import Forbidden, Unauthenticated
 from kanserve.execution.executor import Executor
-from kanserve.grpc_api import access_log, call_context
-from kanserve.grpc_api.access_log import Line
+from kanserve.grpc_api import call_context
 from kanserve.grpc_api.call_context import RequestMetadata
-from kanserve.grpc_api.interceptor import Interceptor, MethodSeries
+from kanserve.grpc_api.interceptor import Interceptor, Line, MethodSeries, write_successes
 from kanserve.observability import logs
 from kanserve.observability.statistics import Timing
 from kanserve.scheduling.batching import attempt
@@ -109,7 +107,7 @@ class Account:
                 guard.lifecycle.ended(None)
         if picked := guard.lines.picked(len(calls)):
             lines = [self._line(calls[at].facts(), seconds[at]) for at in picked]
-            access_log.write_successes(self._series.path, lines, facts)
+            write_successes(self._series.path, lines, facts)
 
     def failed(self, calls: Sequence[NativeCall]) -> None:
         """Return calls to the rate limits of their callers, before the regular path takes them again."""

@@ -113,7 +113,7 @@ export function showError(root, error) {
     el('h1', {}, title),
     el('p', {}, error?.message || String(error)),
     advice && el('p', {}, advice),
-    hint(error) && el('p', {}, `Hint: ${hint(error)}.`),
+    hint(error) && el('p', {}, `${hint(error)[0].toUpperCase()}${hint(error).slice(1)}.`),
     el('p', { class: 'row' },
       button('Try again', () => document.dispatchEvent(new CustomEvent('kanserve:again')), { class: 'primary' }),
       el('a', { href: 'ui/' }, 'All models'))));
@@ -134,7 +134,7 @@ function described(error) {
     case 0: return ['No response from the server', 'The server may be restarting, or this machine is offline.'];
     case 401: return ['Token required', 'Try again and enter a token with the role interpret.'];
     case 403: return ['Permission denied', 'This view needs a token with the role interpret. Changes need the role admin.'];
-    case 404: return ['Not found', 'The server may have replaced or unloaded the model or version. Choose another one.'];
+    case 404: return ['Not found', 'This version may no longer be served. Choose another.'];
     case 400: case 412: case 501: return ['Not available', ''];
     case 413: return ['Response too large', 'Request fewer rows or edges. The server has limits.'];
     case 429: case 503: return ['Server overloaded or shutting down', 'Wait a moment, then try again.'];

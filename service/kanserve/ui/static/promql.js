@@ -14,7 +14,7 @@ export function ofDrift(model, version) {
       `max by (layer) (kanserve_drift_psi_ratio{${own}})`],
     ['Share of out-of-range values, minus the share in the baseline',
       `max by (layer) (kanserve_out_of_range_ratio{${own}} - kanserve_baseline_out_of_range_ratio{${own}})`],
-    ['Rows analysed per second', `sum(rate(kanserve_statistics_sampled_rows_total{${own}}[5m]))`],
+    ['Rows analyzed per second', `sum(rate(kanserve_statistics_sampled_rows_total{${own}}[5m]))`],
   ];
 }
 

@@ -32,7 +32,7 @@ def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> 
 
     assert program.run("prog", [], act) == Exit.WRONG
     assert capsys.readouterr() == ("", "prog: error[other]: no\n")
-    assert console.facts(Wrong("no", kind="Other"))["kind"] == "Other"
+    assert console.document(Wrong("no", kind="Other"))["error"]["kind"] == "Other"
 
 
 def test_a_parser_keeps_its_own_errors() -> None:

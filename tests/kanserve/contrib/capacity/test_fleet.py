@@ -73,7 +73,8 @@ def test_a_scenario_grows_loses_a_zone_and_recovers() -> None:
 def test_an_overload_is_rejected() -> None:
     fixed = dataclasses.replace(SETUP, most=6, least=6)
     result = fleet.simulate(SERVICE, fixed, 6, phases=STEADY, budget=300_000)
-    expected = 1 - 6 * SERVICE.capacity / SETUP.rate
+    capacity = SERVICE.most / (SERVICE.batch + SERVICE.request * SERVICE.most)
+    expected = 1 - 6 * capacity / SETUP.rate
     assert np.mean([step.rejected for step in result.steps[2:]]) == pytest.approx(expected, abs=0.05)
     assert result.steps[-1].cpu == pytest.approx(1.0, abs=0.02)
 

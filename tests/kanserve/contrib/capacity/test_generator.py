@@ -19,13 +19,13 @@ from tests.support.wait import until
 
 
 def test_arrivals_are_a_poisson_process() -> None:
-    due = generator.arrivals(10_000.0, 20.0, 1)
+    due = generator.poisson(10_000.0, 0.0, 20.0, np.random.default_rng(1))
     gaps = np.diff(due)
     assert len(due) == pytest.approx(200_000, rel=0.01)
     assert gaps.min() >= 0
     # The gaps of a Poisson process are exponential: their standard deviation is their mean.
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.02)
-    assert np.array_equal(due, generator.arrivals(10_000.0, 20.0, 1))
+    assert np.array_equal(due, generator.poisson(10_000.0, 0.0, 20.0, np.random.default_rng(1)))
 
 
 def test_errors_have_the_status_of_grpc(server: Server) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from kanserve.client import calls, targets
 from kanserve.client.calls import Call
-from kanserve.client.results import Answer
+from kanserve.client.results import InferenceResult
 from kanserve.client.sync import Client
 from kanserve.contrib.capacity import probe
 from kanserve.contrib.capacity.http2 import CapacityError
@@ -15,7 +15,7 @@ from kanserve.contrib.capacity.probe import Access
 from tests.support.command_line import Server
 
 
-def call(server: Server) -> Call[Answer]:
+def call(server: Server) -> Call[InferenceResult]:
     with Client(server.url) as client:
         return calls.inference(client.model("tiny"), np.zeros((2, 3), np.float32))
 

@@ -5,22 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from kanserve.contrib.capacity import queueing
+from kanserve.contrib.capacity import generator, queueing
 from kanserve.contrib.capacity.measure import Curve
 from kanserve.contrib.capacity.queueing import Replica, Service
 from tests.kanserve.contrib.capacity.test_measure import GOAL, at
-from tests.support.tiers import spread
 
 REQUESTS = 100_000
-
-
-def waits(service: Service, rate: float, factors: np.ndarray) -> np.ndarray:
-    """Latencies in the long run."""
-    seconds = REQUESTS / rate
-    due = queueing.poisson(rate, 0.0, seconds, np.random.default_rng(3))
-    served = Replica(service, factors.tolist()).advance(due, math.inf)
-    assert (len(served.latency), served.rejected) == (len(due), 0)
-    return served.latency[len(due) // 20 :]
 
 
 def error(latency: np.ndarray) -> float:
@@ -29,16 +19,14 @@ def error(latency: np.ndarray) -> float:
     return float(np.std(means, ddof=1) / math.sqrt(len(means)))
 
 
-@spread("servers", [5, 1], 1, "rare")
-def test_the_mean_wait_of_several_servers_with_exponential_times(servers: int) -> None:
-    """M/M/c by Erlang's C formula."""
-    load, mean = 0.7, 0.001
-    offered = load * servers
-    factors = np.random.default_rng(5).exponential(size=REQUESTS)
-    latency = waits(Service(mean, 0.0, most=1, servers=servers), offered / mean, factors)
-    last = offered**servers / math.factorial(servers) / (1 - load)
-    busy = last / (sum(offered**k / math.factorial(k) for k in range(servers)) + last)
-    expected = mean + busy * mean / (servers * (1 - load))
+def test_the_mean_wait_without_batches() -> None:
+    """M/D/1 by the formula of Pollaczek and Khinchine."""
+    load, seconds = 0.7, 0.001
+    due = generator.poisson(load / seconds, 0.0, REQUESTS * seconds / load, np.random.default_rng(3))
+    served = Replica(Service(seconds, 0.0, most=1)).advance(due, math.inf)
+    assert (len(served.latency), served.rejected) == (len(due), 0)
+    latency = served.latency[len(due) // 20 :]
+    expected = seconds + load * seconds / (2 * (1 - load))
     assert latency.mean() == pytest.approx(expected, abs=4 * error(latency))
     assert error(latency) < 0.05 * expected
 
@@ -61,7 +49,7 @@ def test_a_batch_has_its_most_and_the_queue_its_limit() -> None:
 
 def test_a_queue_goes_on_from_step_to_step() -> None:
     service, rng = Service(0.001, 0.0002, most=50, limit=100), np.random.default_rng(1)
-    due = queueing.poisson(4000.0, 0.0, 2.0, rng)
+    due = generator.poisson(4000.0, 0.0, 2.0, rng)
     whole = Replica(service).advance(due, 2.0)
     parts, replica, rejected = [], Replica(service), 0
     for step in range(20):
@@ -71,8 +59,8 @@ def test_a_queue_goes_on_from_step_to_step() -> None:
         rejected += served.rejected
     assert np.concatenate(parts) == pytest.approx(whole.latency)
     assert rejected == whole.rejected
-    lost = replica.waiting
-    assert (replica.fail(), replica.waiting) == (lost, 0)
+    assert replica.fail() == len(due) - len(whole.latency) - rejected, "those that wait"
+    assert replica.fail() == 0
 
 
 def test_service_times_are_fitted_from_cpu_times() -> None:

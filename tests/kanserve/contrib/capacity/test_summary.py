@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -28,6 +29,9 @@ def test_the_plan_in_words() -> None:
     assert "plan for 50,000 requests/s: 84 replicas in 3 zones, 84 cores" in text
     assert "54% CPU, or 1.1 requests in flight per replica" in text
     assert "disturbed" not in text
+    for cores in (0.0, math.nan):
+        idle = dataclasses.replace(study(), plan=dataclasses.replace(study().plan, cores_per_rate=cores))
+        assert "busy core" not in "\n".join(summary.lines(idle))
     levels = [dataclasses.replace(item, other_cores=0.5) for item in curve().levels]
     busy = dataclasses.replace(study(), curve=dataclasses.replace(curve(), levels=levels))
     assert "other programs used 0.50 cores" in "\n".join(summary.lines(busy))

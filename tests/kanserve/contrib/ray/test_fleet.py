@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kanserve.contrib.ray import fleet
-from kanserve.contrib.ray.errors import FleetError
+from kanserve.contrib.ray import FleetError, fleet
 from kanserve.contrib.ray.fleet import Options, Targets
 from kanserve.errors import ConfigError
 from tests.support.compose_stack import program

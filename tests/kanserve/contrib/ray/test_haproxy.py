@@ -12,8 +12,7 @@ import pytest
 
 import kanserve.contrib.ray as kanserve_ray
 from kanexport.shared.cli.suggest import MissingPackage
-from kanserve.contrib.ray import fleet, haproxy
-from kanserve.contrib.ray.errors import FleetError
+from kanserve.contrib.ray import FleetError, fleet, haproxy
 from kanserve.contrib.ray.haproxy import Front, Haproxy
 from tests.support.programs import free_port
 from tests.support.tiers import full

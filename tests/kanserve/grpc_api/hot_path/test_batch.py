@@ -19,14 +19,14 @@ import structlog
 
 from kanserve.auth import token_file
 from kanserve.auth.authenticator import Authenticator
-from kanserve.auth.roles import Principal, Role, including
+from kanserve.auth.permissions import Principal, Role, including
 from kanserve.auth.token_file import Credentials, Entry
 from kanserve.execution.config import ExecutionPlan, Serving
 from kanserve.execution.executor import CALM, PROBE, Executor, Limits
-from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.hot_path import batch, method
 from kanserve.grpc_api.hot_path.batch import LONGEST, Batches, Result
 from kanserve.grpc_api.hot_path.method import Head
+from kanserve.grpc_api.interceptor import AccessLog
 from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
 from kanserve.scheduling.queue import Policy, PriorityLevel
@@ -37,9 +37,9 @@ from tests.support.wait import turns
 
 
 def executor(
-    graph: Any, policy: Policy | None = None, way: ExecutionPlan | None = None, most: int = 256, rounds: int = 1
+    graph: Any, policy: Policy | None = None, plan: ExecutionPlan | None = None, most: int = 256, rounds: int = 1
 ) -> Executor:
-    serving = Serving(policy or Policy(64), way or ExecutionPlan(1, 1024), most, rounds=rounds)
+    serving = Serving(policy or Policy(64), plan or ExecutionPlan(1, 1024), most, rounds=rounds)
     return Executor("m", graph, Metrics().model("m", "1"), serving, 2**20)
 
 
@@ -60,7 +60,7 @@ class Counted:
         self.gone = 0
         self.statistics = self
 
-    def answered(self, rows: int, timing: object, waited: object, took: Sequence[float]) -> None:
+    def completed(self, rows: int, timing: object, waited: object, took: Sequence[float]) -> None:
         self.batches.append(len(took))
 
     def failed(self, waited: int, reason: object) -> None:
@@ -194,7 +194,7 @@ async def test_a_full_queue_is_full_for_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "way"),
+    ("policy", "plan"),
     [
         (Policy(64, delay=0.1), ExecutionPlan(1, 1024)),
         (Policy(64, preferred=(8,)), ExecutionPlan(1, 1024)),
@@ -205,8 +205,8 @@ async def test_a_full_queue_is_full_for_all() -> None:
     ],
     ids=["delay", "preferred", "ordered", "priorities", "timeout", "on threads"],
 )
-async def test_where_there_is_something_to_decide_there_is_no_short_way(policy: Policy, way: ExecutionPlan) -> None:
-    created = executor(Graph(), policy, way)
+async def test_where_there_is_something_to_decide_there_is_no_short_way(policy: Policy, plan: ExecutionPlan) -> None:
+    created = executor(Graph(), policy, plan)
     assert not created.inline(1)
     await asyncio.to_thread(created.close)
 

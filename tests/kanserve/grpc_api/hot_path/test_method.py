@@ -26,7 +26,7 @@ from kanserve.models.registry import Registry
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout
-from kanserve.services.control import Catalogue, build
+from kanserve.services.control import Catalogue, Control, Shadows, WorkerBus
 from kanserve.services.explain import Explainer
 from kanserve.services.inference import Inference
 from kanserve.services.kan import Kan
@@ -55,7 +55,7 @@ class Served:
         self.registry.begin_load("toy", 1)
         self.registry.swap_in(self.loader.load(self.bundle))
         reconciler = Reconciler(chosen, 1, self.registry, metrics, nothing)
-        control = build(reconciler, self.registry, metrics)
+        control = Control(reconciler, self.registry, Shadows(self.registry, metrics), WorkerBus())
         kan = Kan(self.registry, 2**10, 2**20, 2**20)
         explainer = Explainer(kan)
         inference, catalogue = (
@@ -182,10 +182,10 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
         for _ in range(3 * known):
             await created.service.infer(data, Call("call", False, None))
         limits = Limits(deadline=time.monotonic() + 3600)
-        waiting = [asyncio.create_task(old.run(["y"], {"x": ROWS}, rows=2, limits=limits)) for _ in range(70)]
+        waiting = [asyncio.create_task(old.executor.run(["y"], {"x": ROWS}, 2, limits)) for _ in range(70)]
         await turns(2)
         assert registry.swap_in(created.loader.load(created.bundle)) is old
-        left, session = old.leave(), weakref.ref(old._session)
+        left, session = old.leave(), weakref.ref(old.session)
         del old
         assert [(await item).outputs[0].shape for item in waiting] == [(2, 2)] * 70
         waiting.clear()

@@ -15,7 +15,7 @@ const RANKED = 8; // bars of the ranking
 const ALARM = 3; // drift ratio at which the alert KanserveDrift fires
 const FEW = 50; // rows, below which the verdict says to wait
 const LINES = ['one', 'two', 'three', 'four', 'five', 'six'];
-const HEADS = ['Node', 'Layer', 'Drift ratio', 'Trend', 'PSI', 'Threshold', 'Out of grid (live)', '(baseline)', 'Mean', 'Deviation'];
+const HEADS = ['Node', 'Layer', 'Drift ratio', 'Trend', 'PSI', 'Threshold', 'Out of grid (live)', 'Out of grid (baseline)', 'Mean', 'Std dev'];
 const TREND = 3; // column
 const ORDERS = [['ratio', 'by drift ratio'], ['outOfRange', 'by out-of-grid share'], ['place', 'by layer']];
 const FIELDS = ['node', 'where', 'psi_ratio', 'psi', 'psi_threshold', 'out_of_range', 'baseline_out_of_range', 'mean', 'std', 'min', 'max', 'nonfinite'];
@@ -30,7 +30,7 @@ class Drift {
   constructor(root, ctx) {
     Object.assign(this, { root, ctx, quit: new AbortController(), past: [], series: [], ratios: new Map(), chosen: '', all: false, rows: new Map() });
     this.sort = 'ratio';
-    this.verdict = el('p', { class: 'verdict', role: 'status' }, 'The server analyses the traffic.');
+    this.verdict = el('p', { class: 'verdict', role: 'status' }, 'Comparing traffic with the baseline …');
     this.facts = el('p', { class: 'quiet status' });
     this.tiles = el('div', { class: 'tiles' });
     this.panels = {};
@@ -38,7 +38,7 @@ class Drift {
     this.parts = {};
     for (const [name, title, note] of [
       ['node', 'Distribution', '\u00a0'], ['ratio', 'Drift ratio', 'Largest of each layer, in the last hour'],
-      ['ranking', 'Largest drift ratios', 'PSI divided by the no-drift threshold'], ['outside', 'Out of grid', 'Largest share of a node, in the last hour'],
+      ['ranking', 'Largest drift ratios', 'PSI divided by the no-drift threshold'], ['outside', 'Out of grid', 'Highest out-of-grid share of any node in the last hour'],
     ]) {
       this.tools[name] = el('span', { class: 'tools' });
       this.parts[name] = el('div', { class: `plot ${name}-view` });
