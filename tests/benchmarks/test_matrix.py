@@ -66,7 +66,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, list[
 
 
 @full("document")
-def test_everybody_answers_right(measured: tuple[Path, int, list[dict[str, Any]]]) -> None:
+def test_everybody_responds_right(measured: tuple[Path, int, list[dict[str, Any]]]) -> None:
     _, code, cells = measured
     assert code == 0
     assert [item["rows"] for item in cells] == [1, 3]
@@ -116,10 +116,10 @@ def test_other_bits_each_time_fail_the_run(tmp_path: Path) -> None:
         x = np.ones((4, 1), np.float32)
         truth = Truth({"x": x}, x.astype(np.float64))
 
-        def answer(rows: np.ndarray) -> np.ndarray:
+        def response(rows: np.ndarray) -> np.ndarray:
             return rows if next(count) % 2 else np.nextafter(rows, np.float32(2))
 
-        return Made((truth.entrant(OURS, "", lambda threads: (answer, "")),), truth.feeds)
+        return Made((truth.entrant(OURS, "", lambda threads: (response, "")),), truth.feeds)
 
     code, out, _ = run(tmp_path, {"bits": lambda quick: [Case("bits", "one", (2,), make)]})
     assert code == 1

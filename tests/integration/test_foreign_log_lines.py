@@ -215,8 +215,8 @@ def started(
 
 
 def page(addresses: dict[str, str]) -> str:
-    with urllib.request.urlopen(f"http://{addresses['metrics']}/metrics", timeout=60) as answer:
-        return answer.read().decode()
+    with urllib.request.urlopen(f"http://{addresses['metrics']}/metrics", timeout=60) as response:
+        return response.read().decode()
 
 
 TAKES_NOTHING = [("2>/dev/full", 1, "asgi"), ("0<&- 2>&-", 2, "grpcio")]
@@ -231,8 +231,8 @@ def test_a_stderr_that_takes_nothing_costs_lines_alone(
         with grpc.insecure_channel(addresses["grpc"]) as channel:
             infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
             for _ in range(200):
-                answer = pb.ModelInferResponse.FromString(infer(DATA, timeout=60))
-                assert answer.model_name == "toy"
+                response = pb.ModelInferResponse.FromString(infer(DATA, timeout=60))
+                assert response.model_name == "toy"
             with pytest.raises(grpc.RpcError) as caught:
                 infer(b"\xff\xff", timeout=60)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -16,13 +16,13 @@ from tests.support.command_line import Server, document, kanserve
 from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 from tests.support.tiers import spread
 
-FEW = spread("case", cases()[::2], 2, ids=lambda case: case.name)  # all of them answer through tritonclient
+FEW = spread("case", cases()[::2], 2, ids=lambda case: case.name)  # all of them get a response through tritonclient
 ROWS = 24  # of a batch
-UNITS = 1  # in the last place of the largest answer; 0.5 of sines and cosines were seen, 0 of all others
+UNITS = 1  # in the last place of the largest output; 0.5 of sines and cosines were seen, 0 of all others
 
 
 @pytest.fixture(scope="module")
-def answers(served: Server) -> dict[str, np.ndarray]:
+def responses(served: Server) -> dict[str, np.ndarray]:
     """By NVIDIA's client, which knows nothing of kanserve."""
     result = {}
     with tritonclient.grpc.InferenceServerClient(served.url) as client:
@@ -39,8 +39,8 @@ def answers(served: Server) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_outputs_through_tritonclient(case: Case, answers: dict[str, np.ndarray], state_error) -> None:
-    y, expected = answers[case.name], case.reference()["y64"]
+def test_outputs_through_tritonclient(case: Case, responses: dict[str, np.ndarray], state_error) -> None:
+    y, expected = responses[case.name], case.reference()["y64"]
     assert y.dtype == np.float32
     for group, rows in case.facts["row_groups"].items():
         error = relative_error(y[rows], expected[rows])
@@ -155,8 +155,8 @@ def test_company_changes_no_more_than_the_last_bits(case: Case, served: Server, 
         model = client.model(case.name)
 
         def ask(part: np.ndarray) -> np.ndarray:
-            answer = client.infer(model.inputs[0], part, name=case.name)
-            return answer.outputs[model.outputs[0].name]
+            response = client.infer(model.inputs[0], part, name=case.name)
+            return response.outputs[model.outputs[0].name]
 
         single = [rows[at : at + 1] for at in range(len(rows))]
         alone = np.concatenate([ask(row) for row in single])
@@ -170,7 +170,7 @@ def test_company_changes_no_more_than_the_last_bits(case: Case, served: Server, 
 
 
 @FEW
-def test_explanation_and_coverage_beside_the_answer(case: Case, served: Server) -> None:
+def test_explanation_and_coverage_beside_the_response(case: Case, served: Server) -> None:
     asked = {"kan.coverage": True, "kan.explain_top_k": 3}
     with Client(served.url) as client:
         model, described = client.model(case.name), client.describe(case.name)

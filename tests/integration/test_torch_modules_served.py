@@ -56,7 +56,7 @@ def test_of_a_hybrid_the_layers_at_its_end_are_explained(hybrids: Server, state_
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_hybrid_answers_as_its_module(name: str, made: dict[str, Any], hybrids: Server, state_error) -> None:
+def test_a_hybrid_computes_as_its_module(name: str, made: dict[str, Any], hybrids: Server, state_error) -> None:
     x = draw(name, 33)
     with torch.no_grad():
         expected = made[name].double().eval()(torch.from_numpy(x).double()).numpy()

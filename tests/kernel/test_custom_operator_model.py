@@ -45,7 +45,7 @@ def exported(folder: Path, name: str, **more: Any) -> Result:
     return golden_cases.exported(name, folder, **{"kernel": True, **more})
 
 
-def answers(folder: Path, file: str, x: np.ndarray, library: str = "") -> np.ndarray:
+def responses(folder: Path, file: str, x: np.ndarray, library: str = "") -> np.ndarray:
     options = onnxruntime.SessionOptions()
     if library:
         options.register_custom_ops_library(library)
@@ -59,12 +59,12 @@ def rows(result: Result, count: int = 100) -> np.ndarray:
 
 
 def same(result: Result, x: np.ndarray, library: str) -> None:
-    plain, other = (answers(result.directory, file, x, library) for file in (manifests.MODEL_FILE, KERNEL_FILE))
+    plain, other = (responses(result.directory, file, x, library) for file in (manifests.MODEL_FILE, KERNEL_FILE))
     assert np.abs(plain - other).max() <= 1e-5 * np.abs(plain).max()
 
 
 @spread("name", NAMES, 2)
-def test_the_graph_by_the_operator_answers_as_the_portable_one(name: str, tmp_path: Path, installed: str) -> None:
+def test_the_graph_by_the_operator_computes_as_the_portable_one(name: str, tmp_path: Path, installed: str) -> None:
     result = exported(tmp_path, name)
     about = result.manifest.verification
     assert {zone.name for zone in about.kernel} >= {"inside", "extension", "far", "knots", "nonfinite", "single"}
@@ -75,7 +75,7 @@ def test_the_graph_by_the_operator_answers_as_the_portable_one(name: str, tmp_pa
     x = rows(result)
     same(result, x, installed)
     x[::3, 0], x[1::3, -1] = np.nan, -np.inf
-    plain, other = (answers(result.directory, file, x, installed) for file in (manifests.MODEL_FILE, KERNEL_FILE))
+    plain, other = (responses(result.directory, file, x, installed) for file in (manifests.MODEL_FILE, KERNEL_FILE))
     np.testing.assert_array_equal(np.isnan(plain), np.isnan(other))
     assert np.isnan(other).any()
 
@@ -158,13 +158,13 @@ def test_a_server_takes_it_where_it_is_installed_and_says_so(tmp_path: Path, ins
     for settings in ({}, {"kernel": False}):
         with serving(tmp_path, load_check=True, **settings) as server:
             requested = pb.ModelConfigRequest(name="m").SerializeToString()
-            answer = pb.ModelConfigResponse.FromString(server.call(f"{INFERENCE}ModelConfig", requested))
-            graphs.append(answer.config.parameters["kan.graph"].string_value)
+            response = pb.ModelConfigResponse.FromString(server.call(f"{INFERENCE}ModelConfig", requested))
+            graphs.append(response.config.parameters["kan.graph"].string_value)
             actual.append(server.infer(x, "m"))
             alone = np.concatenate([server.infer(x[at : at + 1], "m") for at in range(len(x))])
             assert alone.tobytes() == actual[-1].tobytes() or not graphs[-1].startswith("model.kernel")
     assert graphs == [KERNEL_FILE, manifests.MODEL_FILE]
-    expected = answers(result.directory, KERNEL_FILE, x, installed)
+    expected = responses(result.directory, KERNEL_FILE, x, installed)
     assert actual[0].tobytes() == expected.tobytes()
     assert np.abs(actual[0] - actual[1]).max() <= 1e-5 * np.abs(actual[1]).max()
 

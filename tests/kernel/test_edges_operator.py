@@ -77,7 +77,7 @@ def test_what_is_no_query_is_refused(installed: str) -> None:
     assert runs.run(None, {"x": np.zeros((0, I), np.float32), "k": number(2)})[0].shape == (0, 6)
 
 
-def answers(model: Model, x: np.ndarray) -> list[LayerEdges]:
+def responses(model: Model, x: np.ndarray) -> list[LayerEdges]:
     """The results of all OPTIONS for many rows and for one row."""
     found: list[LayerEdges] = []
     graphs = model.edge_graphs
@@ -112,7 +112,7 @@ def same(one: LayerEdges, other: LayerEdges, tolerance: float) -> None:
 
 
 @spread("name", models.NAMES, 2)
-def test_queries_have_one_answer_with_the_operator_and_without(
+def test_queries_have_one_response_with_the_operator_and_without(
     name: str, tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The selection by the operator has the bits of a selection among all of its edges. The portable edge graph gives
@@ -123,17 +123,17 @@ def test_queries_have_one_answer_with_the_operator_and_without(
     models.tried(tmp_path)
     x = models.rows(result, 20)
     model, portable = models.loaded(tmp_path), models.loaded(tmp_path, kernel=False)
-    selected = answers(model, x)
+    selected = responses(model, x)
     assert model.edge_graphs[0].has_strongest(1) == (name in SPLINE_CASES)
     assert not portable.edge_graphs[0].has_strongest(1)
     with monkeypatch.context() as patch:
         patch.setattr(LayerGraph, "has_strongest", lambda self, k: False)
-        for one, other in zip(selected, answers(model, x), strict=True):
+        for one, other in zip(selected, responses(model, x), strict=True):
             same(one, other, 0)
             assert (one.sources, one.destinations, one.picked) == (other.sources, other.destinations, other.picked)
             for first, second in zip(one.per_row or (), other.per_row or (), strict=True):
                 np.testing.assert_array_equal(first, second)
-    for one, other in zip(selected, answers(portable, x), strict=True):
+    for one, other in zip(selected, responses(portable, x), strict=True):
         same(one, other, 1e-5)
     model.close()
     portable.close()

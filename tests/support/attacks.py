@@ -270,7 +270,7 @@ def callers(server: Server, kind: str, connections: int, streams: int, size: int
             item.join(60)
 
 
-def answers(server: Server) -> bool:
+def responses(server: Server) -> bool:
     """Whether the server responds to a small request within five seconds."""
     try:
         server.call(f"{INFERENCE}ModelInfer", request(np.zeros((1, 3), np.float32)).SerializeToString(), timeout=5)
@@ -286,13 +286,13 @@ def unfinished(transport: str, kind: str, count: int) -> None:
         toy_model.write(Path(folder))
         with serving(Path(folder), transport=transport, access_log="none") as server:
             seconds, failed = [], 0
-            assert answers(server)
+            assert responses(server)
             before = resident(server)
             with callers(server, kind, connections, streams, BODY - 1) as ends:
                 end = time.monotonic() + UNFINISHED_SECONDS
                 while time.monotonic() < end:
                     begun = time.monotonic()
-                    failed += not answers(server)
+                    failed += not responses(server)
                     seconds.append(time.monotonic() - begun)
                     time.sleep(0.1)
                 peak = resident(server, peak=True)

@@ -197,8 +197,8 @@ def asked(
     try:
         post = verb == "POST"
         connection.request("POST" if post else "GET", path, b"{}" if post else None, headers)
-        answer = connection.getresponse()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        response = connection.getresponse()
+        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
     finally:
         connection.close()
 

@@ -143,10 +143,10 @@ def passes(probe: dict[str, Any], ports: dict[str, int]) -> bool:
         with grpc.insecure_channel(f"127.0.0.1:{ports['h2c']}") as channel:
             call = channel.unary_unary(CHECK, response_deserializer=health_pb2.HealthCheckResponse.FromString)
             try:
-                answer = call(request.SerializeToString(), timeout=probe["timeoutSeconds"])
+                response = call(request.SerializeToString(), timeout=probe["timeoutSeconds"])
             except grpc.RpcError:
                 return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
     get = probe["httpGet"]
     url = f"{get['scheme'].lower()}://127.0.0.1:{ports[get['port']]}{get['path']}"
     unverified = ssl._create_unverified_context()

@@ -48,9 +48,9 @@ def ask(server: Server, path: str, body: Any = None, method: str = "", timeout: 
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         connection.request(method or ("GET" if body is None else "POST"), path, body, named)
-        answer = connection.getresponse()
-        result = {name.lower(): value for name, value in answer.getheaders()}
-        return Reply(answer.status, result, answer.read())
+        response = connection.getresponse()
+        result = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, result, response.read())
     finally:
         connection.close()
 
@@ -181,16 +181,16 @@ def framed(message: bytes, packed: int = 0) -> bytes:
     return bytes([packed]) + len(message).to_bytes(4, "big") + message
 
 
-Answer = Callable[[bytes, grpc.ServicerContext], bytes]
+Response = Callable[[bytes, grpc.ServicerContext], bytes]
 
 
 @contextlib.contextmanager
-def answering(answer: Answer) -> Iterator[str]:
-    """The address of a server that gives every method to `answer`."""
+def responding(response: Response) -> Iterator[str]:
+    """The address of a server that gives every method to `response`."""
 
     class Everything(grpc.GenericRpcHandler):
         def service(self, _: Any) -> Any:
-            return grpc.unary_unary_rpc_method_handler(answer)
+            return grpc.unary_unary_rpc_method_handler(response)
 
     server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Everything()])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -206,11 +206,11 @@ def refusing(code: grpc.StatusCode, text: str, *metadata: tuple[str, str]) -> It
     """The address of a server that rejects every call, and the calls."""
     calls: list[bytes] = []
 
-    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+    def response(data: bytes, context: grpc.ServicerContext) -> bytes:
         calls.append(data)
         context.set_trailing_metadata(metadata)
         context.abort(code, text)
         raise AssertionError
 
-    with answering(answer) as url:
+    with responding(response) as url:
         yield url, calls

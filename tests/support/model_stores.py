@@ -219,8 +219,8 @@ def running() -> Iterator[tuple[str, Hub]]:
 
 NAME = "replicas.test"
 A, IN, TTL = 1, 1, 1
-HEAD = struct.Struct(">6H")  # id, flags, and the counts of questions, answers, authorities, additional records
-ANSWERED = 0x8580  # response, authoritative, recursion as requested, no error
+HEAD = struct.Struct(">6H")  # id, flags, and the counts of questions, records, authorities, additional records
+SERVED = 0x8580  # response, authoritative, recursion as requested, no error
 POINTER = 0xC00C  # to the name of the question
 
 
@@ -243,7 +243,7 @@ def resolving(*addresses: str) -> Iterator[NameServer]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))
         names = NameServer(listener.getsockname()[1], list(addresses))
-        thread = threading.Thread(target=_answer, args=(listener, names), daemon=True)
+        thread = threading.Thread(target=_response, args=(listener, names), daemon=True)
         thread.start()
         try:
             yield names
@@ -253,7 +253,7 @@ def resolving(*addresses: str) -> Iterator[NameServer]:
             thread.join(60)
 
 
-def _answer(listener: socket.socket, names: NameServer) -> None:
+def _response(listener: socket.socket, names: NameServer) -> None:
     while True:
         query, client = listener.recvfrom(512)
         if not query:
@@ -263,7 +263,7 @@ def _answer(listener: socket.socket, names: NameServer) -> None:
         found = list(names.addresses) if kind == A else []
         names.asked += kind == A
         records = b"".join(struct.pack(">3HIH", POINTER, A, IN, TTL, 4) + socket.inet_aton(each) for each in found)
-        head = HEAD.pack(int.from_bytes(query[:2], "big"), ANSWERED, 1, len(found), 0, 0)
+        head = HEAD.pack(int.from_bytes(query[:2], "big"), SERVED, 1, len(found), 0, 0)
         listener.sendto(head + question + records, client)
 
 
@@ -434,7 +434,7 @@ def survive(desk: Desk, interrupted: Callable[[], object], block: str, *, served
     serve the new content. `served`, `factor`: the factors before and after. No call fails."""
     ready = desk.state(2) == "READY"
     with Load(desk) as load:
-        until(lambda: load.answered, "a first response", 60)
+        until(lambda: load.served, "a first response", 60)
         interrupted()
         desk.scans()
         assert (desk.state(2) == "READY", desk.factor()) == (ready, served)

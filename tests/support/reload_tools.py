@@ -67,8 +67,8 @@ def swap(source: Path, target: Path) -> None:
 
 def index(server: Server) -> dict[tuple[str, str], tuple[str, str]]:
     """State and reason by model and version."""
-    answer = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
-    return {(item.name, item.version): (item.state, item.reason) for item in answer.models}
+    response = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
+    return {(item.name, item.version): (item.state, item.reason) for item in response.models}
 
 
 def ready(server: Server) -> bool:
@@ -108,7 +108,7 @@ class Clients:
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
 
     @property
-    def answered(self) -> int:
+    def served(self) -> int:
         """Responses so far."""
         return sum(self.seen.values())
 
@@ -122,10 +122,10 @@ class Clients:
         for thread in self._threads:
             thread.join(60)
 
-    def until(self, answers: int) -> None:
+    def until(self, responses: int) -> None:
         """Wait for so many more, or for the first failure."""
-        goal = self.answered + answers
-        wait.until(lambda: self.answered >= goal or self.failed)
+        goal = self.served + responses
+        wait.until(lambda: self.served >= goal or self.failed)
 
     def _work(self) -> None:
         """Connect again after an error: a channel that waits to do so would fail thousands of calls."""
@@ -140,12 +140,12 @@ class Clients:
         while not self._stop.is_set():
             begun = time.monotonic()
             try:
-                answer = pb.ModelInferResponse.FromString(call(data, timeout=60))
+                response = pb.ModelInferResponse.FromString(call(data, timeout=60))
             except grpc.RpcError as error:
                 self.failed.append(f"{error.code().name}: {error.details()}")
                 return
             self.slowest = max(self.slowest, time.monotonic() - begun)
-            version, raw = int(answer.model_version), answer.raw_output_contents[0]
+            version, raw = int(response.model_version), response.raw_output_contents[0]
             self.seen[version, raw] += 1
             self.wrong += raw not in self._allowed.get(version, self._allowed.get(0, set()))
 
@@ -180,7 +180,7 @@ def kept(path: Path) -> Iterator[Path]:
     shutil.rmtree(copy, ignore_errors=True)
 
 
-def answers(factor: float) -> bytes:
+def responses(factor: float) -> bytes:
     """Return the bytes of a server's outputs for ROWS."""
     import onnxruntime
 

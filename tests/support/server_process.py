@@ -86,14 +86,14 @@ class Server:
 
     def infer(self, rows: np.ndarray, model: str = "toy", **fields: Any) -> np.ndarray:
         """ModelInfer of float32 rows; the first output."""
-        answer = pb.ModelInferResponse.FromString(
+        response = pb.ModelInferResponse.FromString(
             self.call(f"{INFERENCE}ModelInfer", request(rows, model, **fields).SerializeToString())
         )
-        return np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(answer.outputs[0].shape)
+        return np.frombuffer(response.raw_output_contents[0], "<f4").reshape(response.outputs[0].shape)
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=60) as answer:
-            return answer.read().decode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=60) as response:
+            return response.read().decode()
 
     def lines(self) -> list[dict[str, Any]]:
         """The log so far, without a line that the server is writing."""

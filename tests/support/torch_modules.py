@@ -279,7 +279,7 @@ class Powers(Bells):
 
 
 @dataclass
-class Answer:
+class Response:
     """As models of text give it."""
 
     logits: torch.Tensor
@@ -296,11 +296,11 @@ class Reader(nn.Module):
         self.embed = nn.Embedding(11, 4)
         self.mix, self.head = FastKANLayer(4, 4), KANLinear(7, 3)
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor, x: torch.Tensor) -> Answer:
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor, x: torch.Tensor) -> Response:
         seen = self.mix(self.embed(tokens)) * mask[..., None]
         hidden = torch.cat([seen.mean(1), x], -1)
         logits = self.head(hidden)
-        return Answer(logits, hidden * 1000, logits.argmax(-1))
+        return Response(logits, hidden * 1000, logits.argmax(-1))
 
 
 class Tokens(Composed):

@@ -136,7 +136,7 @@ ISSUES = (
         "Batching makes single requests slower. Without batching the server is slower.",
         "MLServer 1826, 1911",
         "A single request does not wait for others. Median latency is 232 us, of a no-op baseline 144 us.",
-        guard="tests/kanserve/grpc_api/hot_path/test_batch.py::test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then",
+        guard="tests/kanserve/grpc_api/hot_path/test_batch.py::test_who_comes_alone_is_served_at_once_but_for_a_look_now_and_then",
         figures=SERVING,
     ),
     KnownIssue(

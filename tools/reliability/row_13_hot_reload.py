@@ -18,7 +18,7 @@ POLL = 0.05
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Every second change is another content under the same number, the others are a new version in its place."""
     changes, requests = scale.of(4, 200), scale.of(400, 10**6)
-    answers = {factor: reload_tools.answers(factor) for factor in (1.0, 2.0, 4.0)}
+    answers = {factor: reload_tools.responses(factor) for factor in (1.0, 2.0, 4.0)}
     factors, version = itertools.cycle((2.0, 4.0, 1.0)), 1
     allowed = {1: {answers[1.0]}}
     with tempfile.TemporaryDirectory() as folder:
@@ -45,21 +45,21 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                     )
                 )
                 scale.tell(at + 1, changes)
-            asking.until(requests - asking.answered)
+            asking.until(requests - asking.served)
             # The request names the last version, because a request without a version gets the newest one.
             until(lambda: reload_tools.factor(server, version=str(version)) == factor)
         figures = {
             "changes": changes,
-            "answered": asking.answered,
+            "answered": asking.served,
             "lost": len(asking.failed),
             "wrong": asking.wrong,
             "contents seen": len(asking.seen),
             "slowest in ms": round(1e3 * asking.slowest, 1),
         }
         good = (
-            not asking.failed and not asking.wrong and asking.answered >= requests and len(asking.seen) > changes // 2
+            not asking.failed and not asking.wrong and asking.served >= requests and len(asking.seen) > changes // 2
         )
-        return Outcome(figures, good, asking.answered, "; ".join(sorted(set(asking.failed))[:3]))
+        return Outcome(figures, good, asking.served, "; ".join(sorted(set(asking.failed))[:3]))
 
 
 ROW = Row(

@@ -72,7 +72,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
         directory = repository / "toy" / "1"
         reload_tools.swap(good, directory)
         settings = {"repository_poll_seconds": POLL, "transport": transport, "access_log": "none"}
-        allowed = {1: {reload_tools.answers(1.0)}}
+        allowed = {1: {reload_tools.responses(1.0)}}
         with serving(repository, **settings) as server, reload_tools.Clients(server, 2, allowed) as asking:
             for at, (damage, reason) in enumerate(itertools.islice(itertools.cycle(KINDS.values()), times)):
                 damage(directory)
@@ -93,7 +93,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
             ready = reload_tools.ready(server)
     figures = {
         "bad versions": times,
-        "answered": asking.answered,
+        "answered": asking.served,
         "failed": len(asking.failed),
         "wrong": asking.wrong,
         "counted": sum(counted.values()),

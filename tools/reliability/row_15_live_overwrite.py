@@ -31,7 +31,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         directory = reload_tools.write(Path(folder, "toy", "1"))
         contents = {path: path.read_bytes() for path in directory.iterdir()}
-        allowed = {1: {reload_tools.answers(1.0)}}
+        allowed = {1: {reload_tools.responses(1.0)}}
         with (
             serving(Path(folder), repository_poll_seconds=0.05, access_log="none") as server,
             reload_tools.Clients(server, 2, allowed) as asking,
@@ -57,7 +57,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
             alive = server.process.poll() is None
     figures = {
         "changes in place": times,
-        "answered": asking.answered,
+        "answered": asking.served,
         "lost": len(asking.failed),
         "wrong": asking.wrong,
         "edge queries right": right,

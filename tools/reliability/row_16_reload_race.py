@@ -45,7 +45,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
         known = {hashlib.sha256((path / manifests.MODEL_FILE).read_bytes()).hexdigest() for path in created.values()}
         directory = Path(folder, "models", "toy", "1")
         reload_tools.swap(created[1.0], directory)
-        allowed = {1: {reload_tools.answers(factor) for factor in FACTORS}}
+        allowed = {1: {reload_tools.responses(factor) for factor in FACTORS}}
         settings = {"repository_poll_seconds": POLL, "access_log": "none"}
         with serving(directory.parents[1], **settings) as server, reload_tools.Clients(server, 2, allowed) as asking:
             swapper = threading.Thread(target=flip, args=(created, directory, flips, seed, done), daemon=True)
@@ -63,7 +63,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
     figures = {
         "flips": flips,
         "loads": int(loads),
-        "answered": asking.answered,
+        "answered": asking.served,
         "lost": len(asking.failed),
         "wrong": asking.wrong,
         "digests that no manifest has": len(seen - known),

@@ -47,11 +47,11 @@ def test_columns_find_their_places(server: Server, tmp_path: Path) -> None:
     right = write(tmp_path / "right.csv", FEATURES, rows)
     moved = write(tmp_path / "moved.csv", [FEATURES[at] for at in order], rows[:, order])
     bare = write(tmp_path / "bare.csv", list(map(str, rows[0])), rows[1:])
-    answers = [kanserve("infer", "wine", "--url", server.address, "--input", path) for path in (right, moved)]
-    assert answers[0].stdout == answers[1].stdout
-    assert answers[0].stdout.splitlines()[0].split(",") == CLASSES
+    responses = [kanserve("infer", "wine", "--url", server.address, "--input", path) for path in (right, moved)]
+    assert responses[0].stdout == responses[1].stdout
+    assert responses[0].stdout.splitlines()[0].split(",") == CLASSES
     plain = kanserve("infer", "wine", "--url", server.address, "--input", bare)
-    assert plain.stdout == answers[0].stdout
+    assert plain.stdout == responses[0].stdout
     edges = [
         document(kanserve("edges", "wine", "--url", server.address, "--input", path, "--json"))
         for path in (right, moved)
@@ -111,9 +111,9 @@ def test_clients_are_told(server: Server) -> None:
     assert model.names.features == tuple(FEATURES)
     assert (model.names.units, model.names.description) == (tuple(units), description)
     requested = oip.ModelMetadataRequest(name="wine").SerializeToString()
-    answer = oip.ModelMetadataResponse.FromString(server.call(f"{INFERENCE}ModelMetadata", requested))
-    assert json.loads(answer.parameters["kan.features"].string_param) == FEATURES
-    assert json.loads(answer.parameters["kan.classes"].string_param) == CLASSES
+    response = oip.ModelMetadataResponse.FromString(server.call(f"{INFERENCE}ModelMetadata", requested))
+    assert json.loads(response.parameters["kan.features"].string_param) == FEATURES
+    assert json.loads(response.parameters["kan.classes"].string_param) == CLASSES
     reported = http_client.ask(server, "/v2/models/wine").json["parameters"]
     named = {"kan.features": FEATURES, "kan.units": units, "kan.classes": CLASSES}
     assert reported == {**named, "kan.description": description}

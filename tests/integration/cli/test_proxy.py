@@ -27,7 +27,7 @@ COMMANDS = {
     "report": "tiny --output OUT.html", "rollback": "none", "importance": "tiny", "shadow": "tiny", "stats": "tiny",
 }  # fmt: skip
 # Codes of the errors with which the server responds to some of them.
-ANSWERS = {
+RESPONSES = {
     "certify": "certificate-missing", "drift": "model-unknown", "formula": "formula-edge-numeric",
     "promote": "version-unknown", "rollback": "model-unknown", "shadow": "shadow-not-running",
 }  # fmt: skip
@@ -69,7 +69,7 @@ def test_no_command_sends_a_call_to_a_proxy(server: Server, passed: list[bytes],
         for word, place in places.items():
             words = words.replace(word, place)
         done = kanserve(name, *shlex.split(words), "--url", server.url, **environment)
-        ending = f"error[{ANSWERS[name]}]" in done.stderr if name in ANSWERS else done.returncode == 0
+        ending = f"error[{RESPONSES[name]}]" in done.stderr if name in RESPONSES else done.returncode == 0
         if not ending or passed:
             failed.append((name, done.stderr, passed[:]))
     assert failed == []

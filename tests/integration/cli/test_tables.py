@@ -81,8 +81,8 @@ def test_edges(server: Server, tmp_path: Path) -> None:
 def test_an_export(repository: Path, tmp_path: Path) -> None:
     state = repository.parent / "tiny.safetensors"
     printed = narrow("export", state, "--repository", tmp_path / "models", "--name", "t")
-    answer = document(kanserve("export", state, "--repository", tmp_path / "models", "--name", "u", "--json"))
-    for zone in answer["verification"]["zones"]:
+    response = document(kanserve("export", state, "--repository", tmp_path / "models", "--name", "u", "--json"))
+    for zone in response["verification"]["zones"]:
         errors = [zone["outputs_max_rel"]] * bool(zone["worst_output"]) + [zone["edges_max_abs"]] * bool(
             zone["worst_edge"]
         )

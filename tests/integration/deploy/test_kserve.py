@@ -114,12 +114,12 @@ def test_the_variables_of_the_runtime_serve_the_name_of_a_service(
     container, _, port, metrics_port = pod
     for name in ("readinessProbe", "livenessProbe"):  # a probe may take too long on a busy machine
         until(lambda name=name: passes(container[name], {"h2c": port}))
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/iris/ready", timeout=SECONDS) as answer:
-        assert answer.status == 200
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/iris/ready", timeout=SECONDS) as response:
+        assert response.status == 200
     path = yaml.safe_load(RUNTIME.read_text())["spec"]["annotations"]["prometheus.io/path"]
     for scraped in (metrics_port, port):
-        with urllib.request.urlopen(f"http://127.0.0.1:{scraped}{path}", timeout=SECONDS) as answer:
-            assert "kanserve_model_info{" in (text := answer.read().decode())
+        with urllib.request.urlopen(f"http://127.0.0.1:{scraped}{path}", timeout=SECONDS) as response:
+            assert "kanserve_model_info{" in (text := response.read().decode())
             assert 'model="iris"' in text
 
 

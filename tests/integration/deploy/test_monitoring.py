@@ -55,9 +55,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     models = exported_models(state, "tiny", *reference, "--certify", "--certify-budget", "0.5s")
     with (
         serving(models, folder / "log") as server,
-        urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=60) as answer,
+        urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=60) as response,
     ):
-        return str(answer.read().decode())
+        return str(response.read().decode())
 
 
 @pytest.fixture(scope="module")

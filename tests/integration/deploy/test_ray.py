@@ -132,8 +132,8 @@ def test_a_fleet_has_servers_on_both_nodes(fleet: tuple[Fleet, dict[str, Any]]) 
     with triton.InferenceServerClient(report["address"]) as client:
         assert client.is_server_ready()
         predicts(client)
-    with urllib.request.urlopen(f"http://{report['address']}/v2/models/toy", timeout=60) as answer:
-        assert json.load(answer)["name"] == "toy"
+    with urllib.request.urlopen(f"http://{report['address']}/v2/models/toy", timeout=60) as response:
+        assert json.load(response)["name"] == "toy"
 
 
 def test_the_python_block_of_the_guide_runs(fleet: tuple[Fleet, dict[str, Any]], repository: Path) -> None:
@@ -263,8 +263,8 @@ def test_an_application_serves_grpc_and_rest_on_both_nodes(application: Applicat
         client.stop_stream()
     with kanserve.Client(application.address) as client:
         assert client.describe("toy").name == "toy"
-    with urllib.request.urlopen(f"http://{application.http}/v2/models/toy", timeout=60) as answer:
-        assert json.load(answer)["name"] == "toy"
+    with urllib.request.urlopen(f"http://{application.http}/v2/models/toy", timeout=60) as response:
+        assert json.load(response)["name"] == "toy"
 
 
 def test_an_application_returns_the_errors_of_kanserve(application: Application) -> None:

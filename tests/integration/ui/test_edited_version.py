@@ -57,8 +57,8 @@ def _difference(page: Any, layer: int, source: int, destination: int) -> float:
     edge = {"layers": [layer], "sources": [source], "destinations": [destination], "points": 33}
     phi = []
     for version in (1, 2):
-        answer = page.request.post(f"v1/kan/models/digits/versions/{version}/curves", data=edge)
-        phi.append(np.array(answer.json()["blocks"][0]["phi"][0][0]))
+        response = page.request.post(f"v1/kan/models/digits/versions/{version}/curves", data=edge)
+        phi.append(np.array(response.json()["blocks"][0]["phi"][0][0]))
     return float(np.sqrt(np.mean((phi[1] - phi[0]) ** 2)))
 
 

@@ -172,8 +172,8 @@ def test_the_curve_is_drawn_where_it_is(page: Any) -> None:
     """Compared with the values of the server: to 0.01 pixels, the thumbnail of the network to 0.1 pixels."""
     opened(page, "ui/digits/edge/0/10/3")
     requested = {"layers": [0], "sources": [10], "destinations": [3], "points": 257}
-    answer = page.request.post("v1/kan/models/digits/curves", data=requested)
-    (block,) = answer.json()["blocks"]
+    response = page.request.post("v1/kan/models/digits/curves", data=requested)
+    (block,) = response.json()["blocks"]
     drawn = path(page.locator("svg .line.total").first.get_attribute("d"))
     assert placed(drawn[:, 0], np.array(block["x"][0])) < 0.011
     assert placed(drawn[:, 1], np.array(block["phi"][0][0])) < 0.011

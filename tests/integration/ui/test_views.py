@@ -390,7 +390,7 @@ def test_roles_are_asked_for_and_a_server_that_goes_is_told(
     browse: Callable[..., Any], repository: Path, tmp_path: Path, seen: Seen
 ) -> None:
     tokens = credentials.write_tokens(tmp_path / "tokens.toml")
-    seen.expected += ["401", "403", "ERR_"]  # what the browser says of answers that are refused, or do not come
+    seen.expected += ["401", "403", "ERR_"]  # what the browser says of responses that are refused, or do not come
     with serving(repository, transport="asgi", tokens=str(tmp_path / "tokens.toml")) as server:
         page = browse(server, "ui/ops")
         page.get_by_role("textbox", name="Token").fill(tokens["read"])

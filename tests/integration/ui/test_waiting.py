@@ -55,13 +55,13 @@ VIEWS = [
 def test_a_view_shows_its_layout_and_what_is_computed(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     for address, held, words, boxes in VIEWS:
-        answer = Held(page, held)
+        response = Held(page, held)
         page.goto("about:blank")  # so that the next address is a new page
         page.goto(address)
         page.locator("main").get_by_text(words).first.wait_for()
         assert page.locator(".bone").count() >= boxes, held
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, held
-        answer.let_go()
+        response.let_go()
         page.locator(READY).wait_for()
         until(lambda: page.locator(LEFT).count() == 0)
         page.unroute(held)
@@ -69,7 +69,7 @@ def test_a_view_shows_its_layout_and_what_is_computed(page: Any) -> None:
 
 def test_a_long_wait_is_counted_and_a_failure_takes_the_skeleton_away(page: Any, seen: Seen) -> None:
     seen.expected.append("503")
-    answer = Held(page, "**/report")
+    response = Held(page, "**/report")
     page.goto("ui/hello/card")
     page.locator(".doing", has_text=re.compile(r"[2-9]\s?s$")).wait_for()
     page.route("**/report", lambda route: route.fulfill(status=503, json={"error": "not now"}))
@@ -79,7 +79,7 @@ def test_a_long_wait_is_counted_and_a_failure_takes_the_skeleton_away(page: Any,
     page.get_by_role("link", name="Model card").click()
     page.get_by_role("heading", name="Server overloaded or shutting down").wait_for()
     assert page.locator(LEFT).count() == 0
-    answer.let_go()
+    response.let_go()
 
 
 SLOW_CLOCK = "const real = setTimeout; window.setTimeout = (act, wait, ...rest) => real(act, wait * 1000, ...rest);"
@@ -101,14 +101,14 @@ def wait_for_frames(page: Any, count: int) -> None:
     until(lambda: page.evaluate("window.frames_seen") >= enough)
 
 
-def test_a_quick_answer_shows_no_skeleton_in_between(page: Any) -> None:
+def test_a_quick_response_shows_no_skeleton_in_between(page: Any) -> None:
     """The clock of the page is slowed, so that each response is quick. A skeleton would be in a painted frame."""
     opened(page, "ui/hello")
     page.evaluate(f"(() => {{ {SLOW_CLOCK} {COUNT_FRAMES} }})()")
-    answer = Held(page, "**/repository/index")
+    response = Held(page, "**/repository/index")
     page.get_by_role("link", name="Drift").click()
     wait_for_frames(page, 10)
-    answer.let_go()
+    response.let_go()
     page.get_by_role("heading", name="traffic drifted?").wait_for()
     wait_for_frames(page, 3)
     assert page.evaluate("window.skeletons_seen") == 0

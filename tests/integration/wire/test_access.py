@@ -49,7 +49,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_what_the_table_does_not_have_is_refused_by_any_server() -> None:
-    async def answer(data: bytes, call: Call) -> bytes:
+    async def response(data: bytes, call: Call) -> bytes:
         return b"never"
 
     async def ask() -> CallFailed:
@@ -57,9 +57,9 @@ def test_what_the_table_does_not_have_is_refused_by_any_server() -> None:
             Metrics(), Lifecycle(), AccessLog("none"), None, max_inflight_requests=9, max_inflight_bytes=10**6
         )
         with pytest.raises(CallFailed) as caught:
-            await guard.unary("new.Service", "Method", answer).respond(b"", RequestMetadata((), None))
+            await guard.unary("new.Service", "Method", response).respond(b"", RequestMetadata((), None))
         with pytest.raises(CallFailed) as probed:
-            await guard.unary("new.Service", "Method", answer, probe=True).respond(b"", RequestMetadata((), None))
+            await guard.unary("new.Service", "Method", response, probe=True).respond(b"", RequestMetadata((), None))
         assert probed.value.status is Code.PERMISSION_DENIED
         return caught.value
 

@@ -22,7 +22,7 @@ CALLS = 30  # of the other client without an attack
 server = served(SHARED, request_read_timeout=30.0, handshake_timeout=30.0)
 
 
-def answers(server: Server) -> bool:
+def responses(server: Server) -> bool:
     try:
         return server.infer(np.zeros((1, 3), np.float32)).shape == (1, 2)
     except grpc.RpcError:
@@ -51,7 +51,7 @@ def test_an_attack_is_not_noticed_by_others(server: Server, attack: str, request
 
 def idle(server: Server) -> None:
     """Wait until the server responds, and has no request in flight."""
-    until(lambda: answers(server))
+    until(lambda: responses(server))
     until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
 
 

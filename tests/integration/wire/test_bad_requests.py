@@ -103,9 +103,9 @@ def test_a_model_that_is_not_there_is_not_ready(server: Server) -> None:
         assert not pb.ModelReadyResponse.FromString(server.call(f"{INFERENCE}ModelReady", data)).ready
 
 
-def test_zero_rows_are_a_valid_empty_answer(server: Server) -> None:
+def test_zero_rows_are_a_valid_empty_response(server: Server) -> None:
     for message in (request(np.zeros((0, 3), np.float32)), typed()):
         message.inputs[0].shape[:] = [0, 3]
-        answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
-        assert list(answer.outputs[0].shape) == [0, 2]
-        assert list(answer.raw_output_contents) == [b""]
+        response = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+        assert list(response.outputs[0].shape) == [0, 2]
+        assert list(response.raw_output_contents) == [b""]

@@ -73,15 +73,15 @@ def test_queries_take_turns(server: Server) -> None:
     ask(server, short)
     ended, before = list[str](), started(server)
 
-    def answered(name: str, data: bytes) -> None:
+    def served(name: str, data: bytes) -> None:
         ask(server, data)
         ended.append(name)
 
-    askers = [threading.Thread(target=answered, args=item) for item in (("long", long), ("long", long))]
+    askers = [threading.Thread(target=served, args=item) for item in (("long", long), ("long", long))]
     for asker in askers:
         asker.start()
     until(lambda: started(server) == before + 2)
-    answered("short", short)
+    served("short", short)
     for asker in askers:
         asker.join(60)
     assert ended == ["short", "long", "long"]

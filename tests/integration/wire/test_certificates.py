@@ -278,10 +278,10 @@ def test_outputs_that_leave_the_certified_range_are_counted_and_logged(watched: 
 
 def test_policies_that_check_the_box(watched: Server) -> None:
     outside = np.array([[0.1, 0.1, 0.1], [0.1, 0.50001, 0.1], [np.nan, 0, 0]], np.float32)
-    answer = pb.ModelInferResponse.FromString(
+    response = pb.ModelInferResponse.FromString(
         watched.call(f"{INFERENCE}ModelInfer", request_of(outside, FLAG).SerializeToString())
     )
-    assert answer.parameters["kan.out_of_range_rows"].int64_param == 2
+    assert response.parameters["kan.out_of_range_rows"].int64_param == 2
     outside_box = "row 1: 'x1' is 0.50001 for model 'reject', outside its range -0.5 to 0.5"
     with refused(grpc.StatusCode.INVALID_ARGUMENT, outside_box) as caught:
         watched.infer(outside, REJECT)

@@ -46,10 +46,10 @@ def ask(
     tensor = triton.InferInput("x", list(rows.shape), kind)
     tensor.set_data_from_numpy(rows)
     with triton.InferenceServerClient(server.address) as client:
-        answer = client.infer(model, [tensor], outputs=[triton.InferRequestedOutput(output, class_count=classes)])
-        (described,) = answer.get_response().outputs
+        response = client.infer(model, [tensor], outputs=[triton.InferRequestedOutput(output, class_count=classes)])
+        (described,) = response.get_response().outputs
         assert described.datatype == "BYTES"
-        result = answer.as_numpy(output)
+        result = response.as_numpy(output)
         assert list(result.shape) == list(described.shape)
         return result
 
@@ -94,8 +94,8 @@ def test_no_rows_have_no_classes(served: Server) -> None:
     tensor = triton.InferInput("x", [0, 5], "FP32")
     tensor.set_data_from_numpy(np.zeros((0, 5), np.float32))
     with triton.InferenceServerClient(served.address) as client:
-        answer = client.infer("float", [tensor], outputs=[triton.InferRequestedOutput("y0", class_count=3)])
-    (output,) = answer.get_response().outputs
+        response = client.infer("float", [tensor], outputs=[triton.InferRequestedOutput("y0", class_count=3)])
+    (output,) = response.get_response().outputs
     assert (output.datatype, list(output.shape)) == ("BYTES", [0, 3])
 
 

@@ -101,11 +101,11 @@ def over_grpc(server: Server, name: str, token: str) -> Iterator[str]:
 def over_http(server: Server, route: str, token: str) -> Iterator[str]:
     with contextlib.closing(http.client.HTTPConnection(server.http, timeout=250)) as connection:
         connection.request("GET", f"{ROUTES[route]}?interval=3600", headers=dict(credentials.bearer(token)))
-        answer, kind = connection.getresponse(), ""
-        for line in answer:
+        response, kind = connection.getresponse(), ""
+        for line in response:
             kind = line.decode().partition("event: ")[2].strip() or kind
             if line.startswith(b"data: ") and kind == "error":
-                assert not answer.read().strip(b":\n"), "nothing follows the error"
+                assert not response.read().strip(b":\n"), "nothing follows the error"
                 said = json.loads(line[6:])
                 yield "UNAUTHENTICATED" if said["code"] in ENDED else said["error"]
                 return
@@ -210,21 +210,21 @@ def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Gu
             requested.acquire(timeout=60)
 
     make = guarded.server.channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")
-    answers = make(messages(), timeout=120, metadata=credentials.bearer(token))
-    next(answers)
+    responses = make(messages(), timeout=120, metadata=credentials.bearer(token))
+    next(responses)
     guarded.write(credentials.block("one", token_file.make(), "infer"))
     requested.release()
     with pytest.raises(grpc.RpcError) as caught:
-        assert not any(item.error_message for item in paced(answers, requested))
+        assert not any(item.error_message for item in paced(responses, requested))
     requested.release()
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def paced(answers: Iterator[bytes], query: threading.Semaphore) -> Iterator[pb.ModelStreamInferResponse]:
+def paced(responses: Iterator[bytes], query: threading.Semaphore) -> Iterator[pb.ModelStreamInferResponse]:
     """The responses. The next request goes out after each of them."""
-    for answer in answers:
+    for response in responses:
         query.release()
-        yield pb.ModelStreamInferResponse.FromString(answer)
+        yield pb.ModelStreamInferResponse.FromString(response)
 
 
 class Standing:
@@ -258,11 +258,11 @@ async def nothing() -> AsyncIterator[bytes]:
 
 async def begun(standing: Standing, token: str) -> tuple[AsyncIterator[bytes], asyncio.Future[bytes]]:
     """A stream after its first message, and its wait for the next one."""
-    answers = standing.stream.respond(nothing(), RequestMetadata(credentials.bearer(token), None))
-    assert await anext(answers) == b"first"
-    waiting = asyncio.ensure_future(anext(answers))
+    responses = standing.stream.respond(nothing(), RequestMetadata(credentials.bearer(token), None))
+    assert await anext(responses) == b"first"
+    waiting = asyncio.ensure_future(anext(responses))
     await asyncio.sleep(0)
-    return answers, waiting
+    return responses, waiting
 
 
 def test_an_open_stream_ends_when_its_token_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,11 +314,11 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
 
         # A stream that is sending ends with the next message.
         standing.gate.take(standing.credentials(mine))
-        answers = standing.stream.respond(nothing(), RequestMetadata(credentials.bearer(token), None))
-        await anext(answers)
+        responses = standing.stream.respond(nothing(), RequestMetadata(credentials.bearer(token), None))
+        await anext(responses)
         standing.gate.take(standing.credentials(text))
         with pytest.raises(CallFailed, match="the credential of mine was revoked"):
-            await anext(answers)
+            await anext(responses)
         assert not standing.gate.permits
 
     asyncio.run(cut())

@@ -53,8 +53,8 @@ def client(server: Server, files: Path, name: str, **more: str) -> Client:
 
 def test_a_certificate_is_told_by_its_name(mutual: Server, created: dict[str, str], files: Path) -> None:
     with client(mutual, files, "caller") as asking:
-        answer = asking.infer(asking.model("toy").inputs[0], ROWS, name="toy")
-        np.testing.assert_allclose(answer.outputs["y"], toy_model.outputs(ROWS), rtol=1e-5)
+        response = asking.infer(asking.model("toy").inputs[0], ROWS, name="toy")
+        np.testing.assert_allclose(response.outputs["y"], toy_model.outputs(ROWS), rtol=1e-5)
         with pytest.raises(NotAllowed, match="the role interpret, which caller does not have"):
             asking.describe("toy")
     with client(mutual, files, "server") as other:  # of the same authority, and nobody's here

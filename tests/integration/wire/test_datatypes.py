@@ -105,11 +105,11 @@ def test_raw_contents_come_back_to_the_bit_and_have_the_type_that_the_server_nam
 ) -> None:
     rows = KINDS[datatype][2]
     for array in (rows, rows[:1], np.concatenate([rows] * 20), rows[:0]):
-        answer = client.infer(datatype.lower(), [given("x", datatype, array)])
-        (output,) = answer.get_response().outputs
+        response = client.infer(datatype.lower(), [given("x", datatype, array)])
+        (output,) = response.get_response().outputs
         assert (output.datatype, tuple(output.shape)) == (datatype, array.shape)
-        if len(array):  # the client reads an empty answer as no array
-            assert bits(answer.as_numpy("y0")) == bits(array)
+        if len(array):  # the client reads an empty response as no array
+            assert bits(response.as_numpy("y0")) == bits(array)
     metadata = client.get_model_metadata(datatype.lower())
     assert [tensor.datatype for tensor in (*metadata.inputs, *metadata.outputs)] == [datatype] * 2
     config = client.get_model_config(datatype.lower(), as_json=True)["config"]
@@ -122,8 +122,8 @@ def test_a_graph_of_one_number(plain: Server, datatype: str) -> None:
     value = validation.joined([rows[1, 2]]) if datatype == "BYTES" else rows[1, 2].tobytes()
     message = pb.ModelInferRequest(model_name=f"{datatype.lower()}_scalar", raw_input_contents=[value])
     message.inputs.add(name="x", datatype=datatype)
-    answer = pb.ModelInferResponse.FromString(plain.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
-    assert (list(answer.outputs[0].shape), list(answer.raw_output_contents)) == ([], [value])
+    response = pb.ModelInferResponse.FromString(plain.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+    assert (list(response.outputs[0].shape), list(response.raw_output_contents)) == ([], [value])
 
 
 @pytest.mark.parametrize("datatype", [name for name, (_, field, _) in KINDS.items() if field])
@@ -132,17 +132,17 @@ def test_typed_contents_mean_the_same(plain: Server, datatype: str) -> None:
     message = pb.ModelInferRequest(model_name=datatype.lower())
     entry = message.inputs.add(name="x", datatype=datatype, shape=rows.shape)
     getattr(entry.contents, field).extend(rows.ravel().tolist())
-    answer = pb.ModelInferResponse.FromString(plain.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+    response = pb.ModelInferResponse.FromString(plain.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
     expected = validation.joined(rows.ravel()) if datatype == "BYTES" else rows.tobytes()
-    assert list(answer.raw_output_contents) == [expected]
+    assert list(response.raw_output_contents) == [expected]
 
 
 def test_types_beside_each_other(client: triton.InferenceServerClient) -> None:
     rows = KINDS["BF16"][2]
     sent = [given("x", "BF16", rows), given("w", "FP32", np.ones((2, 3), np.float32))]
-    answer = client.infer("mixed", sent)
-    assert bits(answer.as_numpy("y")) == bits(rows)
-    assert answer.as_numpy("s")[0].tolist() == [b"2.5", b"-INF", b"3.0040553e+38"]
+    response = client.infer("mixed", sent)
+    assert bits(response.as_numpy("y")) == bits(rows)
+    assert response.as_numpy("s")[0].tolist() == [b"2.5", b"-INF", b"3.0040553e+38"]
 
 
 def sent(data: bytes, *shape: int, datatype: str = "BYTES", model: str = "bytes") -> pb.ModelInferRequest:
@@ -185,7 +185,7 @@ def test_strings_are_bounded_in_number_and_in_bytes(plain: Server) -> None:
     assert refused(plain, message)[0] is Code.RESOURCE_EXHAUSTED
 
 
-def test_an_answer_that_is_no_text_is_the_models_fault(plain: Server) -> None:
+def test_a_response_that_is_no_text_is_the_models_fault(plain: Server) -> None:
     code, text = refused(plain, sent(b"1234", 1, 1, datatype="FP32", model="told"))
     assert code is Code.FAILED_PRECONDITION
     assert "not UTF-8" in text

@@ -118,7 +118,7 @@ def test_edges_of_a_magnitude_that_are_too_many_are_refused_when_they_are_known(
     assert query(server, rows=rows, layers=[0], reductions=["mean"]).layers[0].reductions
 
 
-def test_a_stream_is_the_answer_in_parts(server: Server) -> None:
+def test_a_stream_is_the_response_in_parts(server: Server) -> None:
     fields = {"nodes": True, "residual": True, "id": "s1"}
     whole = query(server, **fields)
     got = server.channel.unary_stream(f"{KAN}StreamEdges")(asked(**fields), timeout=60)

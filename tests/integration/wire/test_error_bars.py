@@ -59,14 +59,14 @@ def test_bars_are_those_of_the_manifest_next_to_unchanged_outputs(served: Server
     assert np.isinf(wanted[4]).all()
     assert np.isfinite(wanted[:4]).all()
     for _ in range(3):  # the cache of known requests does not learn it
-        answer = ask(served, "exact", ROWS, "y", NAME)
-        assert [(output.name, output.datatype) for output in answer.outputs] == [("y", "FP32"), (NAME, "FP32")]
-        assert list(answer.outputs[1].shape) == [5, 1]
-        assert list(answer.raw_output_contents) == [plain.raw_output_contents[0], wanted.tobytes()]
-        assert answer.parameters["kan.error_bar_factor"].double_param == 1.0
-        assert answer.parameters["kan.error_bar_unbounded_rows"].int64_param == 1
-        assert answer.parameters["kan.error_bar_note"].string_param.startswith("assumption: the true function is no")
-        assert "kan.error_bar_reliable" not in answer.parameters
+        response = ask(served, "exact", ROWS, "y", NAME)
+        assert [(output.name, output.datatype) for output in response.outputs] == [("y", "FP32"), (NAME, "FP32")]
+        assert list(response.outputs[1].shape) == [5, 1]
+        assert list(response.raw_output_contents) == [plain.raw_output_contents[0], wanted.tobytes()]
+        assert response.parameters["kan.error_bar_factor"].double_param == 1.0
+        assert response.parameters["kan.error_bar_unbounded_rows"].int64_param == 1
+        assert response.parameters["kan.error_bar_note"].string_param.startswith("assumption: the true function is no")
+        assert "kan.error_bar_reliable" not in response.parameters
     turned = ask(served, "exact", ROWS, NAME, "y")
     assert [output.name for output in turned.outputs] == [NAME, "y"]
     only = ask(served, "exact", ROWS, NAME)
@@ -80,12 +80,12 @@ def test_bars_are_those_of_the_manifest_next_to_unchanged_outputs(served: Server
 
 
 def test_a_contradicted_assumption_marks_bars_as_unreliable_next_to_intervals(served: Server, models: Path) -> None:
-    answer = ask(served, "noisy", ROWS, NAME, "y", "kan.interval")
-    assert [output.name for output in answer.outputs] == [NAME, "y", "kan.interval", "kan.interval_out_of_range"]
-    assert answer.raw_output_contents[0] == expected(models, "noisy").tobytes()
-    assert answer.parameters["kan.error_bar_reliable"].bool_param is False
-    assert "rows of noisy.npz contradict the assumption" in answer.parameters["kan.error_bar_note"].string_param
-    assert answer.parameters["kan.interval_coverage"].double_param == 0.9
+    response = ask(served, "noisy", ROWS, NAME, "y", "kan.interval")
+    assert [output.name for output in response.outputs] == [NAME, "y", "kan.interval", "kan.interval_out_of_range"]
+    assert response.raw_output_contents[0] == expected(models, "noisy").tobytes()
+    assert response.parameters["kan.error_bar_reliable"].bool_param is False
+    assert "rows of noisy.npz contradict the assumption" in response.parameters["kan.error_bar_note"].string_param
+    assert response.parameters["kan.interval_coverage"].double_param == 0.9
 
 
 def test_bars_need_the_role_interpret(models: Path, tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_bars_need_the_role_interpret(models: Path, tmp_path: Path) -> None:
         for token, allowed in ((created["infer"], False), (both, True)):
             shown = credentials.bearer(token)
             stream = running.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
-            (answer,) = stream(iter([raw]), timeout=60, metadata=shown)
-            assert (words in pb.ModelStreamInferResponse.FromString(answer).error_message) is not allowed
+            (response,) = stream(iter([raw]), timeout=60, metadata=shown)
+            assert (words in pb.ModelStreamInferResponse.FromString(response).error_message) is not allowed
             reply = http_client.infer(running, body, "exact", authorization=shown[0][1])
             assert (reply.status, words in reply.body.decode()) == ((200, False) if allowed else (403, True))
             refused = bad_requests.refused(grpc.StatusCode.PERMISSION_DENIED, words)
@@ -114,11 +114,11 @@ def test_rest_returns_the_same_numbers(served: Server, models: Path) -> None:
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [5, 2], "data": ROWS.ravel().tolist()}],
         "outputs": [{"name": "y"}, {"name": NAME}],
     }
-    answer = http_client.infer(served, body, "exact").json
-    own = answer["outputs"][1]
+    response = http_client.infer(served, body, "exact").json
+    own = response["outputs"][1]
     assert (own["name"], own["datatype"], own["shape"]) == (NAME, "FP32", [5, 1])
     np.testing.assert_array_equal(np.array(own["data"], np.float32).reshape(5, 1), expected(models, "exact"))
-    assert answer["parameters"]["kan.error_bar_unbounded_rows"] == 1
+    assert response["parameters"]["kan.error_bar_unbounded_rows"] == 1
     metadata = http_client.ask(served, "/v2/models/exact").json
     assert metadata["parameters"][NAME].startswith(
         "error bars use rows of exact.npz with the factor 1; they assume that "
@@ -180,8 +180,8 @@ def test_explanations_and_descriptions_have_the_bars(served: Server, models: Pat
         assert (explained.assumption, explained.contradicted) == (stored.assumption, True)
         assert "noisy.npz contradict" in explained.note
         assert client.explain(client.describe("plain"), ROWS).error_bars is None
-    answer = http_client.ask(served, "/v1/kan/models/exact/explain", {"rows": ROWS.tolist()}).json
-    own = answer["error_bars"]
+    response = http_client.ask(served, "/v1/kan/models/exact/explain", {"rows": ROWS.tolist()}).json
+    own = response["error_bars"]
     np.testing.assert_array_equal(np.array(own["bars"], np.float32), expected(models, "exact"))
     assert own["contradicted"] is False
     assert "error_bars" not in http_client.ask(served, "/v1/kan/models/plain/explain", {"rows": ROWS.tolist()}).json

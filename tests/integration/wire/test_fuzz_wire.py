@@ -19,7 +19,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("transport", "messages", "conversations"), CASES, indirect=["transport"])
-def test_whatever_comes_is_answered_by_the_contract(
+def test_whatever_comes_gets_a_response_by_the_contract(
     tmp_path: Path, transport: str, messages: int, conversations: int
 ) -> None:
     toy_model.write(tmp_path)

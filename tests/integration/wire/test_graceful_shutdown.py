@@ -71,7 +71,7 @@ def watched(server: Server, name: str) -> Iterator[int]:
         yield health_pb2.HealthCheckResponse.FromString(item).status
 
 
-def test_a_call_in_flight_is_answered(tmp_path: Path, transport: str, hold: Path) -> None:
+def test_a_call_in_flight_is_served(tmp_path: Path, transport: str, hold: Path) -> None:
     toy_model.write_slow(tmp_path, steps=1)
     with serving(tmp_path, transport=transport, plain_onnx=True, drain_grace_seconds=60) as server:
         states = watched(server, "slow")
@@ -80,12 +80,12 @@ def test_a_call_in_flight_is_answered(tmp_path: Path, transport: str, hold: Path
         terminate(server)
         assert list(states) == [NOT_SERVING], "a watch ends without an error"
         hold.unlink()
-        answer = pb.ModelInferResponse.FromString(future.result())
-        assert answer.raw_output_contents[0] == bytes(4)
+        response = pb.ModelInferResponse.FromString(future.result())
+        assert response.raw_output_contents[0] == bytes(4)
         assert server.process.wait(60) == 0
 
 
-def test_not_ready_while_it_still_answers(tmp_path: Path, transport: str) -> None:
+def test_not_ready_while_it_still_responds(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, transport=transport, drain_delay_seconds=200) as server:
         assert [health(server, name) for name in ("", "toy", "liveness")] == [SERVING] * 3
@@ -115,8 +115,8 @@ def test_the_second_signal_cuts_calls_off_with_a_status(tmp_path: Path, transpor
             until(lambda: "kanserve_inflight_requests 2.0" in server.metrics())
             terminate(server)
             server.process.send_signal(signal.SIGTERM)
-            answer = connection.getresponse()
-            assert (answer.status, json.loads(answer.read())["code"]) == (503, "server-shutting-down")
+            response = connection.getresponse()
+            assert (response.status, json.loads(response.read())["code"]) == (503, "server-shutting-down")
         hold.unlink()
         assert server.process.wait(60) == 143
         with refused(grpc.StatusCode.UNAVAILABLE) as caught:
@@ -135,16 +135,16 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, transport:
     with serving(tmp_path, transport=transport, drain_delay_seconds=1, drain_reject_seconds=60) as server:
         server.infer(rows)
         terminate(server)
-        answered = refused = 0
+        served = refused = 0
         while not refused:
             try:
                 server.infer(rows)
-                answered += 1
+                served += 1
             except grpc.RpcError as error:
                 refused += error.code() is grpc.StatusCode.UNAVAILABLE
         server.process.send_signal(signal.SIGTERM)  # ends the time for rejections
         assert server.process.wait(60) == 143
-        assert ends(server) == (answered, refused, 0, 0)
+        assert ends(server) == (served, refused, 0, 0)
 
 
 @full("peer")
@@ -200,8 +200,8 @@ def test_without_a_time_for_rejections_no_request_is_rejected(tmp_path: Path, tr
         assert server.stop() == 0
         for client in clients:
             client.join(60)
-        answered, *others = ends(server)
-        assert answered > 0
+        served, *others = ends(server)
+        assert served > 0
         assert others == [0, 0, 0]
         assert len(errors) == 4  # they did not find the port again
         assert not [text for text in errors if "shutting down" in text]
@@ -276,10 +276,10 @@ def test_not_ready_while_loading_and_a_signal_ends_that_too(tmp_path: Path, tran
         until(lambda: any(line["event"] == "server_listening" for line in events(log)))
         (address,) = (line["grpc"] for line in events(log) if line["event"] == "server_listening")
         with grpc.insecure_channel(address) as channel:
-            answer = channel.unary_unary(f"{INFERENCE}ServerReady")(b"", timeout=60)
-            assert not pb.ServerReadyResponse.FromString(answer).ready
-            answer = channel.unary_unary(f"{INFERENCE}ServerLive")(b"", timeout=60)
-            assert pb.ServerLiveResponse.FromString(answer).live
+            response = channel.unary_unary(f"{INFERENCE}ServerReady")(b"", timeout=60)
+            assert not pb.ServerReadyResponse.FromString(response).ready
+            response = channel.unary_unary(f"{INFERENCE}ServerLive")(b"", timeout=60)
+            assert pb.ServerLiveResponse.FromString(response).live
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         loaded = [line for line in events(log) if line["event"] == "model_loaded"]

@@ -363,7 +363,7 @@ def test_a_body_that_never_ends_over_http_2(hasty: Server) -> None:
         assert peer.headers(stream)[":status"] == "408"
 
 
-def test_a_content_type_of_the_other_protocol_is_answered_in_words(web: Server) -> None:
+def test_a_content_type_of_the_other_protocol_is_served_in_words(web: Server) -> None:
     with peer_of(web) as peer:
         stream = peer.open(path=INFER_PATH)
         peer.send(stream, b"\0\0\0\0\0")

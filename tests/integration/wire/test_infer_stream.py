@@ -45,7 +45,7 @@ def write_wide(repository: Path) -> None:
     toy_model.write_graphs(repository, {"wide": graph})
 
 
-# hypercorn is asked once, at the end: it takes what a caller does not read without end, and a call that is answered
+# hypercorn is asked once, at the end: it takes what a caller does not read without end, and a call that is served
 # before its request was whole costs it the connection.
 own = served(SHARED, write=write, plain_onnx=True, max_stream_requests=MOST, access_log="all")
 
@@ -84,7 +84,7 @@ def inflight(server: Server) -> float:
     return shown(server, "kanserve_inflight_requests")
 
 
-def test_tritonclient_gets_its_answers_in_order(own: Server) -> None:
+def test_tritonclient_gets_its_responses_in_order(own: Server) -> None:
     results: queue.Queue[Any] = queue.Queue()
     with triton.InferenceServerClient(own.address) as client:
         client.start_stream(lambda result, error: results.put((result, error)))
@@ -95,9 +95,9 @@ def test_tritonclient_gets_its_answers_in_order(own: Server) -> None:
         for at in range(50):
             result, error = results.get(timeout=60)
             assert error is None
-            answer = result.get_response()
-            assert (answer.id, answer.model_name, answer.model_version) == (str(at), "toy", "1")
-            assert answer.parameters["triton_final_response"].bool_param
+            response = result.get_response()
+            assert (response.id, response.model_name, response.model_version) == (str(at), "toy", "1")
+            assert response.parameters["triton_final_response"].bool_param
             np.testing.assert_allclose(result.as_numpy("y"), toy_model.outputs(rows(at)), rtol=1e-5)
         assert results.empty()
 
@@ -113,24 +113,24 @@ def test_what_is_wrong_is_said_in_its_place_and_the_stream_goes_on(own: Server) 
     sent: list[Any] = []
     for case in cases:
         sent += [case.message, request(rows(2), id=case.name)]
-    answers = [read(data) for data in opened(own, [*sent, b"\xff" * 20, request(rows(3), id="last")])]
-    assert len(answers) == 2 * len(cases) + 2
-    for case, wrong, answered in zip(cases, answers[::2], answers[1::2], strict=False):
+    responses = [read(data) for data in opened(own, [*sent, b"\xff" * 20, request(rows(3), id="last")])]
+    assert len(responses) == 2 * len(cases) + 2
+    for case, wrong, good in zip(cases, responses[::2], responses[1::2], strict=False):
         assert case.said(wrong.error_message), wrong.error_message
-        assert (wrong.infer_response.id, answered.infer_response.id) == (case.message.id, case.name)
+        assert (wrong.infer_response.id, good.infer_response.id) == (case.message.id, case.name)
         assert not wrong.infer_response.outputs
-        assert not answered.error_message
-        assert len(answered.infer_response.raw_output_contents[0]) == toy_model.outputs(rows(2)).nbytes
-    assert answers[-2].error_message == "malformed ModelInferRequest"
-    assert answers[-1].infer_response.id == "last"
+        assert not good.error_message
+        assert len(good.infer_response.raw_output_contents[0]) == toy_model.outputs(rows(2)).nbytes
+    assert responses[-2].error_message == "malformed ModelInferRequest"
+    assert responses[-1].infer_response.id == "last"
 
 
 def test_the_first_error_ends_the_stream_of_a_caller_who_wants_that(own: Server) -> None:
     sent = [request(rows(1), id="a"), request(rows(1), "nope", id="b"), request(rows(1), id="c")]
-    answers = opened(own, sent, metadata=(("triton_grpc_error", "true"), ("x-request-id", "s1")))
-    assert read(next(answers)).infer_response.id == "a"
+    responses = opened(own, sent, metadata=(("triton_grpc_error", "true"), ("x-request-id", "s1")))
+    assert read(next(responses)).infer_response.id == "a"
     with refused(Code.NOT_FOUND) as caught:
-        next(answers)
+        next(responses)
     assert caught.value.details() == "Request for unknown model: 'nope' is not found"
     assert ("x-request-id", "s1") in tuple(caught.value.trailing_metadata())
 
@@ -138,8 +138,8 @@ def test_the_first_error_ends_the_stream_of_a_caller_who_wants_that(own: Server)
 def test_a_stream_may_be_longer_than_any_message_or_empty(own: Server) -> None:
     assert list(opened(own, [])) == []
     padded = request(rows(1), id="x" * 2**20).SerializeToString()
-    answers = list(opened(own, [padded] * 12))
-    assert [len(read(data).infer_response.id) for data in answers] == [2**20] * 12
+    responses = list(opened(own, [padded] * 12))
+    assert [len(read(data).infer_response.id) for data in responses] == [2**20] * 12
 
 
 def settled(server: Server, line: str) -> float:
@@ -155,20 +155,20 @@ def settled(server: Server, line: str) -> float:
 def test_who_does_not_read_is_not_worked_for(own: Server) -> None:
     line = 'nv_inference_request_success{model="wide",version="1"}'
     before, many = shown(own, line), 300
-    answers = opened(own, [wide(id=str(at)) for at in range(many)])
-    assert read(next(answers)).infer_response.id == "0"
+    responses = opened(own, [wide(id=str(at)) for at in range(many)])
+    assert read(next(responses)).infer_response.id == "0"
     # The server handles at most MOST requests, and those that the transport prefetches, until the client reads.
     assert settled(own, line) - before < many / 2
     assert 1 <= inflight(own) <= MOST + 2
-    assert [read(data).infer_response.id for data in answers] == [str(at) for at in range(1, many)]
+    assert [read(data).infer_response.id for data in responses] == [str(at) for at in range(1, many)]
     until(lambda: shown(own, line) - before == many)
 
 
 @BOTH
 def test_who_goes_away_is_not_worked_for(own: Server) -> None:
-    answers = opened(own, [slow(id=str(at)) for at in range(4 * MOST)])
+    responses = opened(own, [slow(id=str(at)) for at in range(4 * MOST)])
     until(lambda: inflight(own) >= MOST)
-    answers.cancel()
+    responses.cancel()
     until(lambda: inflight(own) == 0)
     until(lambda: shown(own, 'nv_inference_pending_request_count{model="slow",version="1"}') == 0)
     np.testing.assert_allclose(own.infer(rows(1)), toy_model.outputs(rows(1)), rtol=1e-5)
@@ -278,14 +278,14 @@ def test_the_line_of_a_stream_tells_how_many_requests_it_had(own: Server) -> Non
 
 
 @pytest.mark.parametrize("transport", SHARED)
-def test_messages_and_answers_count_among_the_bytes_of_all_calls(tmp_path: Path, transport: str) -> None:
+def test_messages_and_responses_count_among_the_bytes_of_all_calls(tmp_path: Path, transport: str) -> None:
     write_wide(tmp_path)
     settings = {"max_inflight_bytes": 2**21, "max_stream_requests": 64, **way(transport)[1]}
     with serving(tmp_path, plain_onnx=True, **settings) as server:
-        answers = opened(server, [wide() for _ in range(200)])
-        next(answers)
+        responses = opened(server, [wide() for _ in range(200)])
+        next(responses)
         settled(server, 'nv_inference_request_success{model="wide",version="1"}')
-        said = [read(data).error_message for data in answers]
+        said = [read(data).error_message for data in responses]
         assert set(said) == {"", "the messages of all calls take more than 2097152 bytes, the server's limit"}
         assert shown(server, 'kanserve_stream_requests_total{grpc_code="OK"}') == 1 + said.count("")
         refusals = len(said) - said.count("")
@@ -295,13 +295,13 @@ def test_messages_and_answers_count_among_the_bytes_of_all_calls(tmp_path: Path,
 
 
 @pytest.mark.parametrize("transport", SHARED)
-def test_a_server_that_leaves_answers_what_it_has_read(tmp_path: Path, transport: str) -> None:
+def test_a_server_that_leaves_serves_what_it_has_read(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=4)
     with serving(tmp_path, plain_onnx=True, drain_grace_seconds=60, **way(transport)[1]) as server:
         sent = [waiting(slow(id="a")) for _ in range(3)]
-        answers, idle = (opened(server, iter(messages.get, None)) for messages in sent[:2])
+        responses, idle = (opened(server, iter(messages.get, None)) for messages in sent[:2])
         assert read(next(idle)).infer_response.id == "a"
-        assert read(next(answers)).infer_response.id == "a"
+        assert read(next(responses)).infer_response.id == "a"
         third = opened(server, iter(sent[2].get, None))
         labels = '{model="slow",version="1"}'
         until(  # the server has read the message of the third
@@ -313,7 +313,7 @@ def test_a_server_that_leaves_answers_what_it_has_read(tmp_path: Path, transport
         )
         server.process.send_signal(signal.SIGTERM)
         assert read(next(third)).infer_response.id == "a"
-        for stream in (answers, idle, third):
+        for stream in (responses, idle, third):
             with refused(Code.UNAVAILABLE) as caught:
                 next(stream)
             assert caught.value.details().startswith("GRPC server is shutting down")

@@ -59,9 +59,9 @@ def ask(server: Server, model: str, rows: np.ndarray, *outputs: str) -> pb.Model
     return pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
 
 
-def array(answer: pb.ModelInferResponse, name: str) -> np.ndarray:
+def array(response: pb.ModelInferResponse, name: str) -> np.ndarray:
     dtypes = {"FP64": "<f8", "FP32": "<f4", "UINT8": "<u1"}
-    for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         if output.name == name:
             return np.frombuffer(raw, dtypes[output.datatype]).reshape(output.shape)
     raise KeyError(name)
@@ -79,17 +79,17 @@ def test_intervals_are_those_of_the_manifest_around_unchanged_outputs(
     section = manifest.load(models / method / "1").intervals
     plain = ask(served, method, ROWS)
     for _ in range(3):  # the cache of known requests does not learn it
-        answer = ask(served, method, ROWS, "y", intervals.NAME)
-        assert [output.name for output in answer.outputs] == ["y", intervals.NAME, intervals.OUT_OF_RANGE]
-        assert answer.raw_output_contents[0] == plain.raw_output_contents[0]
-        np.testing.assert_array_equal(array(answer, intervals.NAME), intervals.of(section, array(plain, "y")))
-        assert answer.parameters["kan.interval_method"].string_param == method
-        assert answer.parameters["kan.interval_coverage"].double_param == 0.9
-    assert array(answer, intervals.NAME).shape == (5, 1, 2)
+        response = ask(served, method, ROWS, "y", intervals.NAME)
+        assert [output.name for output in response.outputs] == ["y", intervals.NAME, intervals.OUT_OF_RANGE]
+        assert response.raw_output_contents[0] == plain.raw_output_contents[0]
+        np.testing.assert_array_equal(array(response, intervals.NAME), intervals.of(section, array(plain, "y")))
+        assert response.parameters["kan.interval_method"].string_param == method
+        assert response.parameters["kan.interval_coverage"].double_param == 0.9
+    assert array(response, intervals.NAME).shape == (5, 1, 2)
     for wanted in ((intervals.NAME, "y"), (intervals.NAME,)):
         other = ask(served, method, ROWS, *wanted)
         assert [output.name for output in other.outputs] == [*wanted, intervals.OUT_OF_RANGE]
-        assert other.raw_output_contents[0] == answer.raw_output_contents[1]
+        assert other.raw_output_contents[0] == response.raw_output_contents[1]
     assert array(ask(served, method, ROWS[:0], "y", intervals.NAME), intervals.NAME).shape == (0, 1, 2)
     assert "kan.interval_method" not in plain.parameters
 
@@ -97,12 +97,12 @@ def test_intervals_are_those_of_the_manifest_around_unchanged_outputs(
 def test_sets_have_a_number_for_each_class(served: Server, models: Path) -> None:
     section = manifest.load(models / "sets" / "1").intervals
     rows = RNG.normal(size=(7, 13)).astype(np.float32)
-    answer = ask(served, "sets", rows, "y", intervals.NAME)
-    sets = array(answer, intervals.NAME)
+    response = ask(served, "sets", rows, "y", intervals.NAME)
+    sets = array(response, intervals.NAME)
     assert sets.dtype == np.uint8
-    np.testing.assert_array_equal(sets, intervals.of(section, array(answer, "y")))
+    np.testing.assert_array_equal(sets, intervals.of(section, array(response, "y")))
     assert (sets.sum(axis=1) >= 1).all()
-    assert answer.parameters["kan.interval_method"].string_param == "lac"
+    assert response.parameters["kan.interval_method"].string_param == "lac"
 
 
 def test_rest_returns_intervals_and_their_facts(served: Server) -> None:
@@ -110,10 +110,10 @@ def test_rest_returns_intervals_and_their_facts(served: Server) -> None:
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [5, 2], "data": ROWS.ravel().tolist()}],
         "outputs": [{"name": "y"}, {"name": intervals.NAME}],
     }
-    answer = http_client.infer(served, body, "normalized").json
-    assert answer["parameters"]["kan.interval_method"] == "normalized"
-    assert answer["parameters"]["kan.interval_coverage"] == 0.9
-    own = answer["outputs"][1]
+    response = http_client.infer(served, body, "normalized").json
+    assert response["parameters"]["kan.interval_method"] == "normalized"
+    assert response["parameters"]["kan.interval_coverage"] == 0.9
+    own = response["outputs"][1]
     assert (own["name"], own["datatype"], own["shape"]) == (intervals.NAME, "FP64", [5, 1, 2])
     expected = bounds(served, "normalized")
     np.testing.assert_array_equal(np.array(own["data"]).reshape(5, 1, 2), expected)
@@ -195,18 +195,18 @@ def test_explanations_have_the_intervals_of_their_rows(served: Server, models: P
             assert client.describe(name).intervals == dataclasses.replace(stored, low=(), high=())
 
 
-def test_rows_out_of_range_are_marked_in_every_answer(served: Server, tmp_path: Path) -> None:
+def test_rows_out_of_range_are_marked_in_every_response(served: Server, tmp_path: Path) -> None:
     """Beyond the calibration rows, out of grid, and NaN; a client that reads only one flag knows it too."""
     rows = np.array([[0.1, 0.2], [1.1, 0], [0, -9], [np.nan, 0]], np.float32)
     marks, url = [False, True, True, True], ("--url", served.address)
     for model, wanted in (("absolute", marks), ("sets", [True])):
         sent = rows if model == "absolute" else np.full((1, 13), 90, np.float32)
-        answer = ask(served, model, sent, intervals.NAME, "y")
-        assert [output.name for output in answer.outputs] == [intervals.NAME, "y", intervals.OUT_OF_RANGE]
-        assert array(answer, intervals.OUT_OF_RANGE).astype(bool).tolist() == wanted
-        assert answer.parameters["kan.interval_reliable"].bool_param is False
-        assert answer.parameters["kan.interval_out_of_range_rows"].int64_param == sum(wanted)
-        assert answer.parameters["kan.interval_note"].string_param.startswith("rows are out of range: ")
+        response = ask(served, model, sent, intervals.NAME, "y")
+        assert [output.name for output in response.outputs] == [intervals.NAME, "y", intervals.OUT_OF_RANGE]
+        assert array(response, intervals.OUT_OF_RANGE).astype(bool).tolist() == wanted
+        assert response.parameters["kan.interval_reliable"].bool_param is False
+        assert response.parameters["kan.interval_out_of_range_rows"].int64_param == sum(wanted)
+        assert response.parameters["kan.interval_note"].string_param.startswith("rows are out of range: ")
     inside = ask(served, "absolute", rows[:1], intervals.NAME).parameters
     assert inside["kan.interval_out_of_range_rows"].int64_param == 0
     assert not inside["kan.interval_note"].string_param.startswith("rows are out of range")

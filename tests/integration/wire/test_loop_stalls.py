@@ -178,7 +178,7 @@ def test_thousands_of_small_questions_on_one_stream(server: Server) -> None:
     method = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
     def attack() -> None:
-        answers = server.channel.stream_stream(method)(iter([question] * 1000), timeout=60)
-        assert sum(1 for _ in answers) == 1000
+        responses = server.channel.stream_stream(method)(iter([question] * 1000), timeout=60)
+        assert sum(1 for _ in responses) == 1000
 
     assert longest(server, attack).cpu < MOST

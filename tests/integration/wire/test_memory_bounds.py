@@ -116,7 +116,7 @@ def test_all_messages_together_are_bounded(tmp_path: Path) -> None:
         assert server.infer(ROW).shape == (1, 2)
 
 
-def test_answers_that_nobody_takes_count(tmp_path: Path) -> None:
+def test_responses_that_nobody_takes_count(tmp_path: Path) -> None:
     """6 MB of edge values for a caller without a window: others are turned away, until it is gone."""
     pytest.importorskip("h2corn")
     toy_model.write(tmp_path)

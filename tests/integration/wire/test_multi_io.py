@@ -87,12 +87,12 @@ def test_tensors_in_any_order_and_outputs_as_asked_for(server: Server, module: A
     expected = exact(module, feeds)
     turned = {name: feeds[name] for name in ("x", "tokens", "mask")}
     data = server.call(f"{INFERENCE}ModelInfer", request(turned, "best", "logits").SerializeToString())
-    answer = pb.ModelInferResponse.FromString(data)
-    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in answer.outputs] == [
+    response = pb.ModelInferResponse.FromString(data)
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in response.outputs] == [
         ("best", "INT64", [4, 1]),
         ("logits", "FP32", [4, 3]),
     ]
-    best, logits = answer.raw_output_contents
+    best, logits = response.raw_output_contents
     np.testing.assert_array_equal(np.frombuffer(best, "<i8"), expected.best.numpy())
     np.testing.assert_allclose(np.frombuffer(logits, "<f4").reshape(4, 3), expected.logits.numpy(), rtol=1e-4)
 
@@ -137,8 +137,8 @@ def test_the_commands_take_a_file_with_every_input(server: Server, module: Any, 
     path, text = tmp_path / "rows.npz", tmp_path / "rows.json"
     np.savez(path, **feeds)
     text.write_text(json.dumps({name: (array * 1).tolist() for name, array in feeds.items()}))
-    answer = document(kanserve("infer", "text", "--input", text, "--json", *url))
-    np.testing.assert_allclose(answer["outputs"]["logits"], exact(module, feeds).logits.numpy(), rtol=1e-3, atol=1e-5)
+    response = document(kanserve("infer", "text", "--input", text, "--json", *url))
+    np.testing.assert_allclose(response["outputs"]["logits"], exact(module, feeds).logits.numpy(), rtol=1e-3, atol=1e-5)
     assert document(kanserve("edges", "text", "--input", path, "--json", *url))["rows"] == 20
     np.savez(path, tokens=feeds["tokens"] + 0.5, mask=feeds["mask"], x=feeds["x"])
     refused = kanserve("infer", "text", "--input", path, *url)

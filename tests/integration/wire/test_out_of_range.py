@@ -91,17 +91,17 @@ def reason(server: Server, rows: np.ndarray) -> str:
     return str(caught.value.details())
 
 
-def test_flagged_rows_are_answered_and_told(served: Server) -> None:
+def test_flagged_rows_are_served_and_told(served: Server) -> None:
     before = counted(served, "flag")
     assert before is not None
     for rows, count in ((OUTSIDE, 2), (INSIDE, 0), (OUTSIDE[2:3], 1)):
-        answer = ask(served, "flag", rows)
-        assert answer.parameters["kan.out_of_range_rows"].int64_param == count
-        assert answer.raw_output_contents == ask(served, "as-trained", rows).raw_output_contents
+        response = ask(served, "flag", rows)
+        assert response.parameters["kan.out_of_range_rows"].int64_param == count
+        assert response.raw_output_contents == ask(served, "as-trained", rows).raw_output_contents
     assert counted(served, "flag") == before + 3
     assert served.infer(OUTSIDE[:0], "flag").shape == (0, 2)
-    answer = ask(served, "flag", OUTSIDE, **{"kan.coverage": True})
-    assert set(answer.parameters) == {"kan.out_of_range_rows", "kan.coverage.definition"}
+    response = ask(served, "flag", OUTSIDE, **{"kan.coverage": True})
+    assert set(response.parameters) == {"kan.out_of_range_rows", "kan.coverage.definition"}
     tensor = triton_http.InferInput("x", [4, 3], "FP32")
     tensor.set_data_from_numpy(OUTSIDE)
     with triton_http.InferenceServerClient(served.http) as client:
@@ -120,8 +120,8 @@ def test_a_request_with_a_row_outside_is_refused_by_name(served: Server) -> None
     assert (reply.status, reply.json["error"]) == (400, REFUSED)
     stream = served.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
     messages = [request(rows, "reject").SerializeToString() for rows in (INSIDE, OUTSIDE, INSIDE)]
-    answers = [pb.ModelStreamInferResponse.FromString(raw) for raw in stream(iter(messages), timeout=60)]
-    assert [answer.error_message for answer in answers] == ["", REFUSED, ""]
+    responses = [pb.ModelStreamInferResponse.FromString(raw) for raw in stream(iter(messages), timeout=60)]
+    assert [response.error_message for response in responses] == ["", REFUSED, ""]
 
 
 def test_each_request_of_a_batch_has_its_own_flag(served: Server) -> None:
@@ -130,9 +130,9 @@ def test_each_request_of_a_batch_has_its_own_flag(served: Server) -> None:
     assert before is not None
     expected = [served.infer(item, "as-trained") for item in rows[:2]]
     for at, future in enumerate([call.future(request(item, "flag").SerializeToString()) for item in rows]):
-        answer = pb.ModelInferResponse.FromString(future.result(timeout=60))
-        assert answer.parameters["kan.out_of_range_rows"].int64_param == at % 2
-        assert answer.raw_output_contents == [expected[at % 2].tobytes()]
+        response = pb.ModelInferResponse.FromString(future.result(timeout=60))
+        assert response.parameters["kan.out_of_range_rows"].int64_param == at % 2
+        assert response.raw_output_contents == [expected[at % 2].tobytes()]
     assert counted(served, "flag") == before + 40
 
 
@@ -142,20 +142,20 @@ def test_what_is_no_number_is_outside(served: Server) -> None:
     assert "row 0: 'length' is nan for model 'reject', outside its range -2.2 to 2.2" in reason(served, rows)
 
 
-def test_clamped_inputs_are_answered_as_the_nearest_on_the_grid(served: Server) -> None:
+def test_clamped_inputs_are_served_as_the_nearest_on_the_grid(served: Server) -> None:
     there = np.clip(OUTSIDE, np.float32(-1), np.float32(1))
     np.testing.assert_allclose(served.infer(OUTSIDE, "clamp"), served.infer(there, "as-trained"), rtol=1e-5, atol=1e-5)
-    answer = ask(served, "clamp", OUTSIDE, **{"kan.coverage": True})
-    assert "kan.out_of_range_rows" not in answer.parameters
-    zones = answer.raw_output_contents[[output.name for output in answer.outputs].index("kan.coverage.zones.0")]
+    response = ask(served, "clamp", OUTSIDE, **{"kan.coverage": True})
+    assert "kan.out_of_range_rows" not in response.parameters
+    zones = response.raw_output_contents[[output.name for output in response.outputs].index("kan.coverage.zones.0")]
     # As they were sent, not as the graph keeps them.
     assert list(zones) == [1, 1, 1, 1, 2, 3, 3, 1, 3, 1, 2, 1]
     assert counted(served, "clamp") is None
 
 
 def test_the_policy_is_told_and_as_trained_counts_nothing(served: Server) -> None:
-    answer = ask(served, "as-trained", OUTSIDE)
-    assert not answer.parameters
+    response = ask(served, "as-trained", OUTSIDE)
+    assert not response.parameters
     assert counted(served, "as-trained") is None
     with Client(served.address) as client, triton.InferenceServerClient(served.address) as other:
         for policy in OUT_OF_RANGE_POLICIES:

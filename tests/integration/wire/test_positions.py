@@ -85,8 +85,8 @@ def test_every_edge_at_every_position(grid: Server) -> None:
 def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:
     rows = np.random.default_rng(9).normal(size=(100, 2, 3)).astype(np.float32)
     with Client(grid.address) as client:
-        answer = chunked.infer(client, client.model("grid"), rows)
-        np.testing.assert_allclose(answer.outputs["y"], toy_grid_model.outputs(rows), **TOLERANCE)
+        response = chunked.infer(client, client.model("grid"), rows)
+        np.testing.assert_allclose(response.outputs["y"], toy_grid_model.outputs(rows), **TOLERANCE)
         described = client.describe("grid")
         done: list[tuple[int, int]] = []
         every = {"layers": ("head.layers.0", 0, "token.kan"), "progress": lambda *parts: done.append(parts)}
@@ -104,7 +104,7 @@ def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:
         assert caught.value.input_is_wrong
 
 
-def test_one_row_beyond_an_answer_comes_in_groups_of_destinations(tmp_path: Path) -> None:
+def test_one_row_beyond_a_response_comes_in_groups_of_destinations(tmp_path: Path) -> None:
     toy_grid_model.write(tmp_path)
     with serving(tmp_path, max_response_bytes=1024) as server, Client(server.address) as client:
         described = client.describe("grid")
@@ -157,9 +157,9 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
     model = create("model.onnx")
     session = create(f"edges_l{layer}.onnx")
     graphs = tuple(edge_queries.LayerGraph(info, lambda: session) for info in manifest.layers)
-    *_, answer = edge_queries.compute(model, graphs, plans, {"x": ROWS}, chunk_bytes=1000, piece_rows=piece_rows)
-    assert answer is not None
-    (result,) = answer
+    *_, response = edge_queries.compute(model, graphs, plans, {"x": ROWS}, chunk_bytes=1000, piece_rows=piece_rows)
+    assert response is not None
+    (result,) = response
     everything = toy_grid_model.edges(ROWS, layer)
     expected = everything[..., result.sources, result.destinations] if top_k else everything
     np.testing.assert_allclose(result.values, expected, **TOLERANCE)

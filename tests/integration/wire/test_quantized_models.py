@@ -44,7 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 served = http_client.served(models="models")
 
 
-def test_answers_are_as_near_as_the_manifest_says_and_always_the_same(served: Server, models: Path) -> None:
+def test_outputs_are_as_near_as_the_manifest_says_and_always_the_same(served: Server, models: Path) -> None:
     exact = served.infer(ROWS, "exact")
     for name in ("half", "int8"):
         result = served.infer(ROWS, name)

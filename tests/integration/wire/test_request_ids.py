@@ -172,7 +172,7 @@ def test_every_refusal_over_http_tells_its_id(busy: Server, name: str) -> None:
         mine = f"{supplied}-{status}-{name.replace(' ', '-')}" if supplied == "mine" else supplied
         reply = attempt(busy, **({"x_request_id": mine} if mine else {}))
         assert (reply.status, reply.json["request_id"]) == (status, reply.headers[ID])
-        if "ready" not in name:  # an answer, and no failure
+        if "ready" not in name:  # a response, and no failure
             is_told(busy, reply.headers[ID], mine)
 
 

@@ -97,9 +97,9 @@ def test_the_same_over_http_and_on_a_stream(hasty: Server) -> None:
     assert http_client.infer(hasty, BODY, **dict(shown)).status == 504
     requested = [request(ROWS, id=str(at)).SerializeToString() for at in range(3)]
     stream = hasty.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter(requested), timeout=60, metadata=shown)
-    answers = [pb.ModelStreamInferResponse.FromString(data) for data in stream]
-    assert [answer.infer_response.id for answer in answers] == ["0", "1", "2"]
-    assert all(answer.error_message for answer in answers)
+    responses = [pb.ModelStreamInferResponse.FromString(data) for data in stream]
+    assert [response.infer_response.id for response in responses] == ["0", "1", "2"]
+    assert all(response.error_message for response in responses)
 
 
 def test_headers_beyond_their_limit_are_one_requests_own(server: Server) -> None:

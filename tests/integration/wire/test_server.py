@@ -40,7 +40,7 @@ def test_a_client_that_never_finishes_its_handshake_is_dropped(server: Server) -
             pass
 
 
-def test_an_answer_beyond_the_limit_is_refused_before_it_is_computed(tmp_path: Path) -> None:
+def test_a_response_beyond_the_limit_is_refused_before_it_is_computed(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     toy_model.edit(tmp_path / "toy" / "1", max_batch_size=1000)
     with serving(tmp_path, max_response_bytes=1024) as server:

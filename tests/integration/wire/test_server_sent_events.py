@@ -27,29 +27,29 @@ def watching(server: Server, query: str) -> Iterator[Any]:
     """A response whose events come when they do."""
     connection = http.client.HTTPConnection(server.http, timeout=60)
     connection.request("GET", f"/v1/kan/models/toy/watch{query}")
-    answer = connection.getresponse()
+    response = connection.getresponse()
     try:
-        yield answer
+        yield response
     finally:
-        answer.close()  # the socket is open until both are
+        response.close()  # the socket is open until both are
         connection.close()
 
 
-def event(answer: Any) -> dict[str, Any]:
-    line = answer.readline()
+def event(response: Any) -> dict[str, Any]:
+    line = response.readline()
     assert line.startswith(b"data: ")
-    assert answer.readline() == b"\n"
+    assert response.readline() == b"\n"
     return json.loads(line.removeprefix(b"data: "))
 
 
 def test_updates_come_one_by_one_and_say_when_they_end(web: Server) -> None:
     for interval in (1, 10, 40):  # until the rows arrive between two updates
-        with watching(web, f"?source=total&interval={interval}&updates=2") as answer:
-            assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
-            first = event(answer)
+        with watching(web, f"?source=total&interval={interval}&updates=2") as response:
+            assert (response.status, response.headers["content-type"]) == (200, "text/event-stream")
+            first = event(response)
             web.infer(np.zeros((7, 3), np.float32))
-            second = event(answer)
-            assert answer.read() == b""
+            second = event(response)
+            assert response.read() == b""
         if second["statistics"]["rows_seen"] >= first["statistics"]["rows_seen"] + 7:
             break
     assert first["end_reason"] == ""
@@ -90,7 +90,7 @@ def packed(reply: Reply) -> Any:
     return json.loads(reply.body[:size], object_hook=read)
 
 
-ANSWERS: dict[str, Any] = {
+RESPONSES: dict[str, Any] = {
     "toy": None,
     "toy/versions/1/curves": {"layers": [0], "points": 9, "derivative": True},
     "toy/scores": {"rows": [[0, 1, 2], [1, 0, 1]]},
@@ -100,7 +100,7 @@ ANSWERS: dict[str, Any] = {
 
 
 def test_packed_arrays_are_those_of_json(web: Server) -> None:
-    for path, body in ANSWERS.items():
+    for path, body in RESPONSES.items():
         reply = ask(web, f"/v1/kan/models/{path}", body, accept=PACKED, accept_encoding="gzip")
         assert (reply.status, reply.headers["content-type"]) == (200, PACKED)
         assert "content-encoding" not in reply.headers

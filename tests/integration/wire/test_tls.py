@@ -99,7 +99,7 @@ def trusted(server: Server, files: Path, **pair: Path) -> str:
         return client.health()
 
 
-def test_plain_text_is_not_answered(server: Server, files: Path) -> None:
+def test_plain_text_is_not_served(server: Server, files: Path) -> None:
     with Client(server.address, timeout=60) as client, pytest.raises(Unreachable, match="closes the conn") as caught:
         client.health()
     assert caught.value.hint == "if the server requires TLS, connect to grpcs://HOST:PORT"

@@ -43,7 +43,7 @@ def test_a_call_that_outlives_its_deadline_ends_with_it(lone: Server) -> None:
         list(lone.channel.unary_stream(WATCH)(b"", timeout=DEADLINE))
 
 
-# hypercorn resets a stream that was answered before its request was whole, and gRPC core may report the reset.
+# hypercorn resets a stream that was served before its request was whole, and gRPC core may report the reset.
 @pytest.mark.parametrize("lone", ["asgi", "grpcio"], indirect=True)
 def test_a_request_beyond_the_limit_is_refused(lone: Server) -> None:
     assert code(lone, bytes(5 * 2**20)) is Code.RESOURCE_EXHAUSTED

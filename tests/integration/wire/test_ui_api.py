@@ -70,7 +70,7 @@ def test_a_path_of_all_edges_of_many_rows_and_in_json(server: Server) -> None:
     assert (status, plain["path"]) == (200, [])
 
 
-def test_paths_count_towards_the_size_of_an_answer(server: Server, tmp_path: Path) -> None:
+def test_paths_count_towards_the_size_of_a_response(server: Server, tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     message = kan_pb2.ExplainRequest(model_name="toy", rows=ROWS.tobytes() * 6, row_count=18)
     with serving(tmp_path, max_response_bytes=2048) as small:

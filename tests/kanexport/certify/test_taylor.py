@@ -74,7 +74,7 @@ def test_other_operations_have_no_bound() -> None:
             bad(Taylor.source(np.zeros(2), np.ones(2)))
 
 
-def test_conditions_without_an_answer_have_no_slope() -> None:
+def test_conditions_without_an_output_have_no_slope() -> None:
     number = Taylor.source(np.array([-1.0, 1.0]), np.array([0.5, 2.0]))
     result = np.where(number > 0, number, -number)
     assert isinstance(result, Taylor)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kanexport.shared.cli import program
-from tests.kanexport.cli.test_export_command import answered
+from tests.kanexport.cli.test_export_command import served
 from tests.support.golden_cases import case
 
 FILE = case("pykan-diabetes").path
@@ -33,7 +33,7 @@ def test_wrong_arguments_change_nothing(tmp_path: Path, capsys: pytest.CaptureFi
         (["--option", "colour=red"], "OptionError", "'colour'"),
         (["--option", "colour"], "OptionError", "expected KEY=VALUE"),
     ):
-        code, document, _ = answered(capsys, FILE, "--repository", tmp_path / "models", *arguments)
+        code, document, _ = served(capsys, FILE, "--repository", tmp_path / "models", *arguments)
         assert (code, document["error"]["exit_code"], document["error"]["kind"]) == (2, 2, kind)
         assert text in document["error"]["message"]
         assert not (tmp_path / "models").exists()
@@ -49,5 +49,5 @@ def test_wrong_arguments_change_nothing(tmp_path: Path, capsys: pytest.CaptureFi
             "remove --input-scaler, and scale the values in the forward",
         ),
     ):
-        _, document, _ = answered(capsys, *supplied, "--repository", tmp_path / "models", *arguments)
+        _, document, _ = served(capsys, *supplied, "--repository", tmp_path / "models", *arguments)
         assert document["error"]["hint"].startswith(hint)

@@ -44,7 +44,7 @@ def test_the_module_is_the_program(capfd: pytest.CaptureFixture[str]) -> None:
         assert code == (0 if arguments == ("--help",) else 2)
 
 
-def answered(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
+def served(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
     code = export_command.main([*map(str, arguments), "--json"])
     out, err = capsys.readouterr()
     assert out.count("\n") == 1
@@ -53,25 +53,25 @@ def answered(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[in
 
 def test_failures_are_one_document_too_and_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--repository", tmp_path / "models", "--name", "m")
-    code, answer, err = answered(capsys, tmp_path / "missing", *where)
-    assert (code, answer["error"]["exit_code"], answer["error"]["kind"]) == (2, 2, "CheckpointError")
-    assert "does not exist" in answer["error"]["message"]
-    assert answer["error"]["hint"]
+    code, response, err = served(capsys, tmp_path / "missing", *where)
+    assert (code, response["error"]["exit_code"], response["error"]["kind"]) == (2, 2, "CheckpointError")
+    assert "does not exist" in response["error"]["message"]
+    assert response["error"]["hint"]
     assert err.startswith("kanserve export: error[")
     assert "\n  help: " in err
-    code, answer, _ = answered(capsys, DIABETES, *where, "--tolerance", "1e-12")
-    assert (code, answer["error"]["kind"]) == (3, "VerificationFailed")
-    assert "--dtype float64" in answer["error"]["hint"]
+    code, response, _ = served(capsys, DIABETES, *where, "--tolerance", "1e-12")
+    assert (code, response["error"]["kind"]) == (3, "VerificationFailed")
+    assert "--dtype float64" in response["error"]["hint"]
     assert not (tmp_path / "models").exists()
-    code, answer, _ = answered(capsys, DIABETES, *where)
-    assert (code, answer["version"], answer["name"]) == (0, 1, "m")
-    assert answer["verified"] == manifest.VERIFICATION_BASES[manifest.READING]
-    assert next(iter(answer["options"]["assumed"])) == "forward"
-    assert Path(answer["directory"]).joinpath("manifest.json").is_file()
+    code, response, _ = served(capsys, DIABETES, *where)
+    assert (code, response["version"], response["name"]) == (0, 1, "m")
+    assert response["verified"] == manifest.VERIFICATION_BASES[manifest.READING]
+    assert next(iter(response["options"]["assumed"])) == "forward"
+    assert Path(response["directory"]).joinpath("manifest.json").is_file()
     before = {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()}
-    code, answer, _ = answered(capsys, DIABETES, *where)
-    assert (code, answer["error"]["kind"]) == (2, "RepositoryError")
-    assert answered(capsys, DIABETES, *where, "--tolerance", "1e-12", "--force")[0] == 3
+    code, response, _ = served(capsys, DIABETES, *where)
+    assert (code, response["error"]["kind"]) == (2, "RepositoryError")
+    assert served(capsys, DIABETES, *where, "--tolerance", "1e-12", "--force")[0] == 3
     assert {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()} == before
 
 
@@ -146,8 +146,8 @@ def test_c_code_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[
         ((tmp_path / "folder", "--recursive"), "argument-not-for-folder"),
         (("--module", "nets:make"), "argument-not-for-module"),
     ):
-        _, answer, _ = answered(capsys, *arguments, "--c", tmp_path / "firmware")
-        assert answer["error"]["code"] == code
+        _, response, _ = served(capsys, *arguments, "--c", tmp_path / "firmware")
+        assert response["error"]["code"] == code
         assert not (tmp_path / "firmware").exists()
 
 

@@ -83,14 +83,14 @@ def test_a_large_model_is_on_disk_once_runs_by_its_path_and_takes_little_memory(
     # As Triton loads it: only the path is known.
     x = np.random.default_rng(1).uniform(-1, 1, size=(4, 300)).astype(np.float32)
     session = onnxruntime.InferenceSession(result.directory / manifests.MODEL_FILE)
-    same(session.run(["y"], {"x": x}), answers(result, x)[:1])
+    same(session.run(["y"], {"x": x}), responses(result, x)[:1])
     reference = result.manifest.reference
     (y,) = session.run(["y"], {"x": np.array(reference.inputs, np.float32)})
     expected = np.array(reference.outputs)
     assert np.abs(y - expected).max() <= reference.tolerance * np.abs(expected).max()
 
 
-def answers(result: Result, x: np.ndarray) -> list[np.ndarray]:
+def responses(result: Result, x: np.ndarray) -> list[np.ndarray]:
     """Outputs, nodes and every layer's edges, from checked bytes as the server takes them."""
     (candidate,) = layout.scan(result.directory.parent, plain_onnx=False)
     files = layout.load(candidate, 2**30).files
@@ -129,7 +129,7 @@ def test_a_shared_file_changes_no_bit(name: str, block: int, tmp_path: Path, mon
     shared = exported(name, tmp_path, name="shared", dtype=dtype)
     files, small = ({entry.path for entry in result.manifest.files} for result in (shared, alone))
     assert (manifests.WEIGHTS_FILE in files, manifests.WEIGHTS_FILE in small) == (True, False)
-    same(answers(shared, x), answers(alone, x))
+    same(responses(shared, x), responses(alone, x))
 
 
 def test_equal_constants_have_one_place_on_a_page_of_their_own() -> None:

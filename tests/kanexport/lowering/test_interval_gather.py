@@ -12,7 +12,7 @@ from kanexport.lowering import lower
 from kanexport.verify import verify
 from kanexport.verify.verify import near_knot_excess
 from tests.kanexport.lowering.test_near_uniform_knots import own, rounded
-from tests.kanexport.lowering.test_spline_forms import answers, layer, operators, uneven
+from tests.kanexport.lowering.test_spline_forms import layer, operators, responses, uneven
 
 
 def near(kan: Kan) -> bytes:
@@ -36,10 +36,10 @@ def test_each_row_is_the_same_in_any_batch_and_nan_spreads_as_before() -> None:
     model = near(Kan(40, (entry,)))
     x = np.random.default_rng(0).uniform(-1.4, 1.4, size=(33, 40)).astype(np.float32)
     x[3, 5], x[4, 6], x[5, 7] = 1e30, -1e30, 0.5
-    many = answers(model, x)[0]
-    assert many.tobytes() == b"".join(answers(model, x[at : at + 1])[0].tobytes() for at in range(len(x)))
+    many = responses(model, x)[0]
+    assert many.tobytes() == b"".join(responses(model, x[at : at + 1])[0].tobytes() for at in range(len(x)))
     x[0, 1], x[1, 2], x[2, 3] = np.nan, np.inf, -np.inf
-    spoilt = answers(model, x)[0]
+    spoilt = responses(model, x)[0]
     assert spoilt[3:].tobytes() == many[3:].tobytes()
 
 

@@ -15,7 +15,7 @@ from kanexport.ir.norms import LayerNorm
 from kanexport.lowering import lower, spline_forms
 from kanexport.verify import float64_reference, verify
 from kanexport.verify.verify import near_knot_excess
-from tests.kanexport.lowering.test_spline_forms import answers, layer, operators, uneven
+from tests.kanexport.lowering.test_spline_forms import layer, operators, responses, uneven
 from tests.support.tiers import spread
 
 FAR = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 50.0, -50.0, 0.0])
@@ -34,7 +34,7 @@ def other_form(kan: Kan) -> lower.Lowered:
 def largest_error(kan: Kan, model: bytes, x: np.ndarray) -> float:
     x = x.astype(np.float32)
     exact = float64_reference.evaluate(kan, x.astype(np.float64)).y
-    return float(np.abs(answers(model, x)[0] - exact).max() / np.abs(exact).max())
+    return float(np.abs(responses(model, x)[0] - exact).max() / np.abs(exact).max())
 
 
 FEW = spline_forms.FEW_SOURCES
@@ -82,7 +82,7 @@ def test_what_is_not_finite_or_far_away_goes_where_it_goes_elsewhere(basis: BSpl
     rows = np.full((len(FAR), sources), 0.3)
     rows[np.arange(len(FAR)), np.arange(len(FAR)) % sources] = FAR
     rows = np.concatenate([rows, np.tile(FAR[:, None], sources)]).astype(np.float32)
-    item, other = (answers(created.model, rows)[0] for created in (lower.lower(kan, "float32"), other_form(kan)))
+    item, other = (responses(created.model, rows)[0] for created in (lower.lower(kan, "float32"), other_form(kan)))
     np.testing.assert_array_equal(np.isnan(item), np.isnan(other))
     finite = np.isfinite(other) & (np.abs(other) < 1e20)
     assert finite.any()

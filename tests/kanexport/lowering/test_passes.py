@@ -22,7 +22,7 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference, verify
 from tests.kanexport.lowering.test_lower import folder, read
 from tests.kanexport.lowering.test_near_uniform_knots import rounded
-from tests.kanexport.lowering.test_spline_forms import answers, layer, uneven
+from tests.kanexport.lowering.test_spline_forms import layer, responses, uneven
 
 DEAD = [1, 4, 5]
 LIVE = [0, 2, 3, 6, 7]
@@ -67,9 +67,9 @@ def test_sources_without_a_live_edge_are_not_looked_at(destinations: int, symbol
     x = np.random.default_rng(1).uniform(-1, 1, size=(5, 8)).astype(np.float32)
     moved = x.copy()
     moved[:, DEAD] = 0.25
-    assert answers(created.model, x)[0].tobytes() == answers(created.model, moved)[0].tobytes()
+    assert responses(created.model, x)[0].tobytes() == responses(created.model, moved)[0].tobytes()
     x[0, 4], x[1, 5], x[2, 0] = np.nan, np.inf, np.nan
-    assert np.isnan(answers(created.model, x)[0]).all(axis=1).tolist() == [True, True, True, False, False]
+    assert np.isnan(responses(created.model, x)[0]).all(axis=1).tolist() == [True, True, True, False, False]
 
 
 def two_blocks(*, spreads: bool) -> Layer:
@@ -103,7 +103,7 @@ def test_terms_of_some_edges_are_summed_over_these_edges_only(spreads: bool) -> 
     x = np.full((3, 8), 0.3, dtype=np.float32)
     x[1, 0] = x[2, 6] = np.nan
     expected = float64_reference.evaluate(kan, x.astype(np.float64)).y
-    assert np.isnan(answers(created.model, x)[0]).tolist() == np.isnan(expected).tolist()
+    assert np.isnan(responses(created.model, x)[0]).tolist() == np.isnan(expected).tolist()
 
 
 def spreading() -> list[Layer]:
@@ -121,7 +121,7 @@ def test_nan_of_the_layer_before_needs_no_term_of_its_own() -> None:
     assert sums == 1
     x = np.full((4, 8), 0.3, dtype=np.float32)
     x[1, 2], x[2, 0], x[3, 7] = np.nan, np.inf, -np.inf
-    assert np.isnan(answers(created.model, x)[0]).all(axis=1).tolist() == [False, True, True, True]
+    assert np.isnan(responses(created.model, x)[0]).all(axis=1).tolist() == [False, True, True, True]
 
 
 def test_nan_that_the_base_branch_does_not_carry_has_a_term() -> None:
@@ -147,7 +147,7 @@ def test_what_would_become_of_nan_otherwise_is_kept() -> None:
     created = proved(Kan(8, (alone,)))
     x = np.full((1, 8), 0.3, dtype=np.float32)
     x[0, 4] = np.nan
-    assert np.isfinite(answers(created.model, x)[0]).all()
+    assert np.isfinite(responses(created.model, x)[0]).all()
 
 
 def test_uniform_knots_bases_of_any_source_and_those_made_for_all() -> None:

@@ -45,7 +45,7 @@ def uneven(sources: int, intervals: int, degree: int = 3, seed: int = 0) -> BSpl
     return BSpline(knots.astype(np.float32).astype(np.float64), degree)
 
 
-def answers(model: bytes, x: np.ndarray) -> list[np.ndarray]:
+def responses(model: bytes, x: np.ndarray) -> list[np.ndarray]:
     return list(onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x}))
 
 
@@ -54,7 +54,7 @@ def operators(model: bytes) -> list[str]:
 
 
 def same_bits(kan: Kan, dtype: str, x: np.ndarray) -> bool:
-    both = [answers(lower.lower(kan, dtype, rows=rows).model, x.astype(dtype)) for rows in (1, ALWAYS)]
+    both = [responses(lower.lower(kan, dtype, rows=rows).model, x.astype(dtype)) for rows in (1, ALWAYS)]
     return all(a.tobytes() == b.tobytes() for a, b in zip(*both, strict=True))
 
 

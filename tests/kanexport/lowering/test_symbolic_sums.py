@@ -9,7 +9,7 @@ from kanexport.functions.elementwise import SYMBOLIC
 from kanexport.ir.model import Kan, Layer, SymbolicEdge
 from kanexport.lowering import lower, symbolic_sums
 from kanexport.verify import float64_reference, verify
-from tests.kanexport.lowering.test_spline_forms import answers, operators
+from tests.kanexport.lowering.test_spline_forms import operators, responses
 
 
 def symbolic(names: tuple[str, ...], shape: tuple[int, int] = (3, 4), *, spreads: bool = True) -> Layer:
@@ -42,7 +42,7 @@ def test_an_overflow_reaches_its_destinations_only() -> None:
     layer = symbolic(("sin", "exp", "abs", "tanh"))
     kan = Kan(3, (layer,))
     x = np.array([[900.0, 0.1, 0.2], [0.3, 0.1, 0.2], [np.inf, 0, 0], [0, np.nan, 0]], dtype=np.float32)
-    actual = answers(lower.lower(kan, "float32").model, x)[0]
+    actual = responses(lower.lower(kan, "float32").model, x)[0]
     grown = {e.destination for e in layer.symbolic if e.source == 0 and e.function.name == "exp"}
     overflows = np.isin(np.arange(4), list(grown))
     assert np.isposinf(actual[0]).tolist() == overflows.tolist()
@@ -62,7 +62,7 @@ def test_infinities_of_both_signs_are_nan(monkeypatch: pytest.MonkeyPatch) -> No
     layer = dataclasses.replace(symbolic(("sin",), (2, 3)), symbolic=edges, bias=np.zeros(3))
     monkeypatch.setattr(symbolic_sums, "MANY", 1)
     x = np.array([[1e20, 1], [-1e20, 1], [1e20, 800], [0, -1e20]], dtype=np.float32)
-    actual = answers(lower.lower(Kan(2, (layer,)), "float32").model, x)[0]
+    actual = responses(lower.lower(Kan(2, (layer,)), "float32").model, x)[0]
     inf, nan = np.inf, np.nan
     expected = [[inf, 1, nan], [-inf, 1, 0], [nan, 800.0**3, nan], [0, -inf, 0]]
     np.testing.assert_allclose(actual, expected, rtol=1e-5)

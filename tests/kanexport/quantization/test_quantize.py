@@ -75,12 +75,12 @@ def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(tmp_path: Path, nam
     assert any(branch.form == query.quantize for branch in actual.branches)
     kan = network(name)
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"]
-    answers = run((result.directory / "model.onnx").read_bytes(), {"x": x.astype(np.float32)})["y"]
-    assert quantize.errors(quantize.network_outputs(kan, x), answers.astype(float)).largest <= actual.max_error
+    responses = run((result.directory / "model.onnx").read_bytes(), {"x": x.astype(np.float32)})["y"]
+    assert quantize.errors(quantize.network_outputs(kan, x), responses.astype(float)).largest <= actual.max_error
 
 
 @spread("name", ["pykan-hello-adapted", WINE, DIGITS], 1)
-def test_an_answer_does_not_depend_on_its_company_or_on_the_run(name: str) -> None:
+def test_a_response_does_not_depend_on_its_company_or_on_the_run(name: str) -> None:
     kan = network(name)
     _, lowered = rounded(kan, QuantizationOptions("int8"))
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 1)["inside"][::5]
@@ -131,7 +131,7 @@ def test_any_network_is_served_as_what_its_rounded_numbers_mean(
     assert actual.reference.tolerance <= 0.9
 
 
-def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Path) -> None:
+def test_on_the_digits_of_its_reference_no_output_is_another_digit(tmp_path: Path) -> None:
     values = case(DIGITS).reference()
     result = quantized(tmp_path, values["x"])
     actual = run((result.directory / "model.onnx").read_bytes(), {"x": values["x"].astype(np.float32)})["y"]

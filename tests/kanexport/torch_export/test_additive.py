@@ -59,7 +59,7 @@ def test_a_layer_may_begin_with_a_norm_of_its_row(tmp_path: Path) -> None:
     assert relative_error(edges.sum(axis=1) + np.asarray(layer.bias or 0), y) <= EDGE_TOLERANCE
 
 
-def test_layers_that_may_begin_with_a_norm_or_are_straight_are_known_by_their_answers() -> None:
+def test_layers_that_may_begin_with_a_norm_or_are_straight_are_known_by_their_outputs() -> None:
     assert families(plan(wrapped(), draw(4))) == {"(itself)": "sampled"}
     assert families(plan(Around(nn.Linear(4, 3)), draw(4))) == {"inner": "linear", "out": "linear"}
     assert families(plan(Around(Waves(4, 3)), draw(4))) == {"inner": "sampled", "out": "linear"}

@@ -31,13 +31,13 @@ CHANGES: dict[str, Change] = {
     "clamped at 12 cells": lambda f, x: f(x.clamp(-12 * 0.4, 12 * 0.4)),
     "clamped at 50": lambda f, x: f(x.clamp(-50, 50)),
     "clamped at ten thousand": lambda f, x: f(x.clamp(-1e4, 1e4)),
-    "another answer beyond 20": lambda f, x: torch.where((x.abs() > 20).any(-1, keepdim=True), 0.0, f(x)),
-    "another answer where all are positive": lambda f, x: f(sides(x)),
-    "another answer for one large source": lambda f, x: f(torch.where(x.abs() > 5 * x.abs().median(), 0.0, x)),
+    "another output beyond 20": lambda f, x: torch.where((x.abs() > 20).any(-1, keepdim=True), 0.0, f(x)),
+    "another output where all are positive": lambda f, x: f(sides(x)),
+    "another output for one large source": lambda f, x: f(torch.where(x.abs() > 5 * x.abs().median(), 0.0, x)),
     "NaN taken away": lambda f, x: f(torch.nan_to_num(x)),
     "NaN put in": lambda f, x: f(x) + 0 / (x != 0).any(-1, keepdim=True).to(x.dtype),
     "infinities taken away": lambda f, x: f(torch.where(x.isinf(), 0.0, x)),
-    "its answer clamped": lambda f, x: f(x).clamp(-1e4, 1e4),
+    "its output clamped": lambda f, x: f(x).clamp(-1e4, 1e4),
 }
 
 

@@ -17,7 +17,7 @@ from tests.support.torch_modules import draw, export, names
 
 
 @full("combination")
-def test_what_the_runtime_answers_otherwise_is_told_row_by_row(tmp_path: Path) -> None:
+def test_what_the_runtime_computes_otherwise_is_told_row_by_row(tmp_path: Path) -> None:
     """LSTM of onnxruntime returns numbers for NaN."""
     parts = {"rnn": nn.LSTM(4, 5, batch_first=True), "kan": modules.FastKANLayer(5, 3)}
     recurrent = modules.Composed(lambda m, x: m.kan(m.rnn(x)[0][:, -1]), **parts)

@@ -45,7 +45,7 @@ def test_a_living_pykan_network_tells_what_its_files_do_not(make: Any) -> None:
 
 def test_a_function_of_the_users_own_is_asked_for_and_taken() -> None:
     alone = plan(odd.Pykan("inverse"), draw(4))
-    # Its splines are read; what the symbolic layer's function is, only its answers tell.
+    # Its splines are read; what the symbolic layer's function is, only its outputs tell.
     assert families(alone) == {"act_fun.0": "pykan-layer", "symbolic_fun.0": "sampled"}
     note, own = alone.notes
     assert own.startswith("symbolic_fun.0: no reader knows the layer, and it is additive")
@@ -203,7 +203,7 @@ def test_the_forward_that_fits_is_taken(case: str) -> None:
     assert not result.notes or how
 
 
-def test_what_no_copy_computes_is_known_by_its_answers_alone() -> None:
+def test_what_no_copy_computes_is_known_by_its_outputs_alone() -> None:
     result = plan(nn.Sequential(polynomials("cheby_coeffs", torch.sin, chebyshev)), draw(4))
     assert families(result) == {"0": "sampled"}
     assert "resembles a layer of chebykan, but differs" in result.notes[0]

@@ -187,7 +187,7 @@ def test_torch_makes_its_table_of_operators_once() -> None:
 
 
 @full("combination")
-def test_the_answer_among_what_a_layer_gives_has_edges(tmp_path: Path) -> None:
+def test_the_output_among_what_a_layer_gives_has_edges(tmp_path: Path) -> None:
     module, x = several.Regularised(), draw(4)
     result = export(module, x, tmp_path)
     assert [(item.name, item.sources, item.destinations) for item in result.manifest.layers] == [

@@ -39,7 +39,7 @@ def _product(vector: np.ndarray) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def _answer(model: onnx.ModelProto) -> Any:
+def _response(model: onnx.ModelProto) -> Any:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {"x": X})[0]
 
@@ -48,7 +48,7 @@ def test_a_vector_is_written_as_a_column() -> None:
     model = _product(VECTOR)
     splice.as_columns(model.graph)
     onnx.checker.check_model(model, full_check=True)
-    np.testing.assert_allclose(_answer(model), X.transpose(0, 2, 1) @ VECTOR, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(_response(model), X.transpose(0, 2, 1) @ VECTOR, rtol=1e-5, atol=1e-5)
     wide = _product(VECTOR[:, None])
     before = wide.SerializeToString()
     splice.as_columns(wide.graph)
@@ -63,7 +63,7 @@ def test_a_module_with_such_a_product_is_right_at_every_level(tmp_path: Path) ->
 
 @full("peer")
 def test_with_a_wrong_optimiser_the_server_loads_with_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if np.abs(_answer(_product(VECTOR)) - X.transpose(0, 2, 1) @ VECTOR).max() < 1e-3:
+    if np.abs(_response(_product(VECTOR)) - X.transpose(0, 2, 1) @ VECTOR).max() < 1e-3:
         pytest.skip("this onnxruntime multiplies a transposed matrix and a vector right")
     monkeypatch.setattr(splice, "as_columns", lambda graph: None)  # as torch.onnx writes it
     module = weighted()
@@ -75,5 +75,5 @@ def test_with_a_wrong_optimiser_the_server_loads_with_less(tmp_path: Path, monke
     with torch.no_grad():
         expected = module(torch.from_numpy(X)).numpy()
     with serving(tmp_path) as server, Client(server.address) as client:
-        answer = chunked.infer(client, client.model("m"), X).outputs["y"]
-    np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4)
+        response = chunked.infer(client, client.model("m"), X).outputs["y"]
+    np.testing.assert_allclose(response, expected, rtol=1e-4, atol=1e-4)

@@ -168,8 +168,8 @@ def ask(server: Server, given_rows: np.ndarray | None, **fields: Any) -> kan_pb2
 
 def test_over_rows(watched: Server) -> None:
     rows = ROWS[200:]
-    answer = ask(watched, rows, id="d1")
-    assert (answer.id, answer.source, answer.row_count, answer.baseline, answer.baseline_rows) == (
+    response = ask(watched, rows, id="d1")
+    assert (response.id, response.source, response.row_count, response.baseline, response.baseline_rows) == (
         *("d1", "rows", 100),
         *("train.npy", 200),
     )

@@ -87,7 +87,7 @@ def test_the_strongest_of_many_are_those_of_a_sort(distinct: int, k: int) -> Non
 
 
 @given(st.integers(0, 300), st.integers(0, 9), st.lists(st.integers(1, 300), max_size=3).map(tuple))
-def test_no_answer_is_larger_than_its_bound(rows: int, k: int, positions: tuple[int, ...]) -> None:
+def test_no_response_is_larger_than_its_bound(rows: int, k: int, positions: tuple[int, ...]) -> None:
     (plan,) = planned([layer(3, 2, positions)], EdgeOptions(top_k=k))
     edges = {"sources": range(k), "destinations": range(k)} if k else {"sources": range(3), "destinations": range(2)}
     message = kan_pb2.LayerEdges(layer=0, shape=plan.shape(rows), **edges)

@@ -78,11 +78,11 @@ def spread_networks(draw: st.DrawFn) -> tuple[list[LayerInfo], list[Spread], lis
 @given(spread_networks())
 def test_scores_are_pykan_s_rule_number_by_number(network: tuple[list[LayerInfo], list[Spread], list[int]]) -> None:
     layers, spreads, widths = network
-    answers = scores.attribute(layers, spreads, widths)
-    for answer, expected, spread in zip(answers, by_loops(layers, spreads, widths), spreads, strict=True):
-        np.testing.assert_allclose(answer.nodes, expected, rtol=1e-9, atol=1e-12)
-        assert (answer.edges >= 0).all()
-        assert (answer.edges[spread.edges == 0] == 0).all()  # what does not move has no score
+    responses = scores.attribute(layers, spreads, widths)
+    for response, expected, spread in zip(responses, by_loops(layers, spreads, widths), spreads, strict=True):
+        np.testing.assert_allclose(response.nodes, expected, rtol=1e-9, atol=1e-12)
+        assert (response.edges >= 0).all()
+        assert (response.edges[spread.edges == 0] == 0).all()  # what does not move has no score
 
 
 def ask(server: Server, given_rows: np.ndarray | None, **fields: Any) -> kan_pb2.EdgeScoresResponse:
@@ -94,10 +94,10 @@ def ask(server: Server, given_rows: np.ndarray | None, **fields: Any) -> kan_pb2
 def test_over_rows(server: Server) -> None:
     for model, dtype in (("toy", "<f4"), ("toy64", "<f8")):
         rows = ROWS.astype(dtype)
-        answer = ask(server, rows, model_name=model, id="s1")
-        assert (answer.model_name, answer.id, answer.source, answer.row_count) == (model, "s1", "rows", 50)
+        response = ask(server, rows, model_name=model, id="s1")
+        assert (response.model_name, response.id, response.source, response.row_count) == (model, "s1", "rows", 50)
         score = np.full(2, 0.5)
-        for layer in reversed(answer.layers):
+        for layer in reversed(response.layers):
             values = toy_model.edges(rows, layer.layer)
             spread = values.std(axis=0, ddof=1)
             expected = spread * score / (values.sum(axis=1).std(axis=0, ddof=1) + 1e-4)
@@ -106,5 +106,5 @@ def test_over_rows(server: Server) -> None:
             np.testing.assert_allclose(np.frombuffer(layer.edges, "<f4").reshape(shape), expected, rtol=1e-4)
             score = expected.sum(axis=1)
             np.testing.assert_allclose(np.frombuffer(layer.nodes, "<f4"), score, rtol=1e-4)
-    answer = ask(server, None)
-    assert (answer.source, answer.row_count) == ("reference", len(toy_model.manifest("toy").reference.inputs))
+    response = ask(server, None)
+    assert (response.source, response.row_count) == ("reference", len(toy_model.manifest("toy").reference.inputs))

@@ -89,7 +89,7 @@ def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest
         requested.admit_next(caller)
     with pytest.raises(RateLimited, match="ci sends more than 4 calls per second"):
         requested.admit(Role.INFER, shown(GOOD))
-    assert requested.admit(None, shown(GOOD)).name == "ci"  # health is answered all the same
+    assert requested.admit(None, shown(GOOD)).name == "ci"  # health is served all the same
     requested.admit_next(requested.admit(Role.READ, shown("x" * 50)))  # and so are others
     now[0] += 0.25
     requested.admit(Role.INFER, shown(GOOD))

@@ -15,9 +15,9 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the script of every shell; named as zsh requires."""
     folder = tmp_path_factory.mktemp("completion")
     for shell in ("bash", "zsh", "fish"):
-        answer = document(kanserve("completion", shell, "--json"))
-        assert answer["shell"] == shell
-        (folder / ("_kanserve" if shell == "zsh" else shell)).write_text(answer["script"])
+        response = document(kanserve("completion", shell, "--json"))
+        assert response["shell"] == shell
+        (folder / ("_kanserve" if shell == "zsh" else shell)).write_text(response["script"])
     (folder / "rows.npy").write_bytes(b"")
     return folder
 

@@ -12,15 +12,15 @@ ROWS = np.random.default_rng(6).uniform(-0.9, 0.9, (30, 3)).astype(np.float32)
 
 def test_one_row_from_its_base_to_its_prediction_and_many_on_average(server: Server, rows: Path) -> None:
     lines = server.shown("explain", "tiny", "--input", rows, "--row", 4, "--show", 2, "--of", "y1").splitlines()
-    answer = server.ask("infer", "tiny", "--input", rows)["outputs"]["y"][4][1]
+    response = server.ask("infer", "tiny", "--input", rows)["outputs"]["y"][4][1]
     title, _, _, base, *inputs, others, prediction, caption = lines
-    assert title == f"tiny version 1, row 4: y1 = {answer:.6g}"
+    assert title == f"tiny version 1, row 4: y1 = {response:.6g}"
     assert [line.split()[0] for line in (base, *inputs, prediction)][0::3] == ["base", "prediction"]
     assert {line.split()[0] for line in inputs} < {"x0", "x1", "x2"}
     assert others.startswith("1 others")
     numbers = [float(line.split()[2]) for line in (*inputs, others)]
     assert abs(numbers[0]) >= abs(numbers[1])
-    assert float(base.split()[2]) + sum(numbers) == pytest.approx(answer, abs=1e-4)
+    assert float(base.split()[2]) + sum(numbers) == pytest.approx(response, abs=1e-4)
     assert caption.startswith("reference: middle of each input's grid; method: rescale; residual ")
     text = server.shown("explain", "tiny", "--input", rows)
     assert "tiny version 1: 30 rows, 2 outputs" in text

@@ -93,7 +93,7 @@ def test_what_is_too_long_or_no_line_says_what_helps(server: Server, monkeypatch
     assert wrong_refusals({"formula hello": "error[formula-of-module]"}, "--url", server.url) == []
 
 
-def test_what_cannot_be_answered_is_wrong_input(server: Server) -> None:
+def test_what_cannot_be_served_is_wrong_input(server: Server) -> None:
     cases = {
         "formula mixed": ("edge (1,2,0) is numeric (bspline, silu)", "pass --partial, which names numeric edges"),
         "formula nobody": "unknown model",

@@ -69,12 +69,12 @@ def test_results_go_to_stdout_as_csv(server: Server, expected: Any, tmp_path: Pa
     np.testing.assert_array_equal(np.array([line.split(",") for line in lines], np.float32), expected)
 
 
-def test_rows_that_are_none_or_no_numbers_are_answered_by_the_version_chosen(server: Server, tmp_path: Path) -> None:
+def test_rows_that_are_none_or_no_numbers_are_served_by_the_version_chosen(server: Server, tmp_path: Path) -> None:
     rows = tmp_path / "rows.npy"
     for values, y in (([], []), ([[np.nan, 0, 0]], [["NaN", "NaN"]])):
         np.save(rows, np.array(values).reshape(-1, 3))
-        answer = server.ask("infer", "tiny", "--input", rows, "--model-version", 1)
-        assert (answer["outputs"], answer["version"]) == ({"y": y}, "1")
+        response = server.ask("infer", "tiny", "--input", rows, "--model-version", 1)
+        assert (response["outputs"], response["version"]) == ({"y": y}, "1")
     assert wrong_refusals({"infer tiny --model-version 9": "version 9"}, "--input", rows, "--url", server.url) == []
 
 

@@ -152,7 +152,7 @@ def test_a_reader_that_leaves_is_no_crash(server: Server, tmp_path: Path) -> Non
 
 
 def test_an_interruption_is_130_and_silent() -> None:
-    # A listener that never answers: the command waits for its deadline.
+    # A listener that never responds: the command waits for its deadline.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"127.0.0.1:{listener.getsockname()[1]}"
         command = [*COMMAND, "models", "--url", url, "--timeout", "300"]

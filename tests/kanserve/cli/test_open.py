@@ -27,8 +27,8 @@ def test_the_address_of_a_model(server: Server) -> None:
     requested = ("open", "tiny", "0:1:2")
     reported = server.ask(*requested, "--no-browser")
     assert reported == {"address": f"http://{server.url}/ui/tiny/edge/0/1/2", "opened": False}
-    with urllib.request.urlopen(reported["address"], timeout=60) as answer:
-        assert b"<title>kanserve</title>" in answer.read()
+    with urllib.request.urlopen(reported["address"], timeout=60) as response:
+        assert b"<title>kanserve</title>" in response.read()
     done = kanserve(*requested, "--url", server.url)  # the tests have no screen
     assert (done.returncode, done.stdout) == (0, reported["address"] + "\n")
     assert "open the address in a browser" in done.stderr
@@ -59,8 +59,8 @@ def test_a_repository_is_looked_into_and_left_alone(repository: Path) -> None:
         try:
             assert process.stdout is not None
             where = json.loads(process.stdout.readline())["address"]
-            with urllib.request.urlopen(where, timeout=60) as answer:
-                assert b"<title>kanserve</title>" in answer.read()
+            with urllib.request.urlopen(where, timeout=60) as response:
+                assert b"<title>kanserve</title>" in response.read()
             assert where.startswith("http://127.0.0.1:")
             os.kill(process.pid, signal.SIGINT)
             assert process.wait(60) == 0

@@ -30,12 +30,12 @@ def test_text_and_document_tell_layers_nodes_and_classes_without_a_baseline(aske
     assert "width, 6.7% out of grid" in text
     assert all(name in text for name in (*NAMES, *CLASSES))
     result = asked.ask("stats", "counted")
-    inputs, hidden, answers = result["layers"]
-    assert [len(layer["nodes"]) for layer in (inputs, hidden, answers)] == [3, 4, 2]
+    inputs, hidden, responses = result["layers"]
+    assert [len(layer["nodes"]) for layer in (inputs, hidden, responses)] == [3, 4, 2]
     assert [node["name"] for node in inputs["nodes"]] == NAMES
     assert (inputs["out_of_grid"], inputs["nodes"][1]["out_of_grid"], inputs["nodes"][1]["max"]) == (10, 10, 9.0)
     assert {node["origin"] for node in inputs["nodes"]} == {"grid"}
-    assert {node["origin"] for node in answers["nodes"]} == {"drawn"}
+    assert {node["origin"] for node in responses["nodes"]} == {"drawn"}
     for layer in result["layers"]:
         assert {sum(node["counts"]) for node in layer["nodes"]} == {150}
     assert sum(result["classes"].values()) == 150

@@ -42,15 +42,15 @@ OF_NAMES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 }
 
 
-def plain(answer: Any) -> Any:
+def plain(response: Any) -> Any:
     """A response as what `==` compares."""
-    if dataclasses.is_dataclass(answer):
-        return {field.name: plain(getattr(answer, field.name)) for field in dataclasses.fields(answer)}
-    if isinstance(answer, np.ndarray):
-        return answer.dtype.str, answer.shape, answer.tobytes()
-    if isinstance(answer, dict):
-        return {name: plain(value) for name, value in answer.items()}
-    return [plain(item) for item in answer] if isinstance(answer, tuple | list) else answer
+    if dataclasses.is_dataclass(response):
+        return {field.name: plain(getattr(response, field.name)) for field in dataclasses.fields(response)}
+    if isinstance(response, np.ndarray):
+        return response.dtype.str, response.shape, response.tobytes()
+    if isinstance(response, dict):
+        return {name: plain(value) for name, value in response.items()}
+    return [plain(item) for item in response] if isinstance(response, tuple | list) else response
 
 
 async def awaited(url: str, method: str, *arguments: Any, **options: Any) -> Any:
@@ -106,7 +106,7 @@ def test_nobody_there(retries: int) -> None:
                 end()
 
 
-def answer_of(ask: Callable[[], Any]) -> Any:
+def response_of(ask: Callable[[], Any]) -> Any:
     """None while no server responds: a client without retries connects again every half second."""
     with contextlib.suppress(TransientError):
         return ask()
@@ -139,8 +139,8 @@ def test_a_server_that_goes_and_comes_back(repository: Path, tmp_path: Path, mon
             assert server.url == url
             for item in waiting:
                 np.testing.assert_array_equal(item.result(timeout=120), expected)
-            answer = until(lambda: answer_of(lambda: hasty.infer(model, ROWS)))
-            np.testing.assert_array_equal(answer.outputs["y"], expected)
+            response = until(lambda: response_of(lambda: hasty.infer(model, ROWS)))
+            np.testing.assert_array_equal(response.outputs["y"], expected)
 
 
 def test_an_awaited_client_needs_a_loop() -> None:

@@ -14,20 +14,20 @@ from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.types import DTYPES, TensorInfo
 from tests.support.command_line import Server
-from tests.support.http_client import answering
+from tests.support.http_client import responding
 from tests.support.named_models import ROWS
 
 
 @pytest.mark.parametrize(
-    ("answer", "state"),
+    ("response", "state"),
     [(b"\x08\x01", "SERVING"), (b"\x08\x02", "NOT_SERVING"), (b"\x08\x03", "SERVICE_UNKNOWN"), (b"", "UNKNOWN")],
 )
-def test_the_hand_written_health_message(answer: bytes, state: str) -> None:
+def test_the_hand_written_health_message(response: bytes, state: str) -> None:
     requested: list[bytes] = []
-    with answering(lambda data, _: requested.append(data) or answer) as url, Client(url) as client:
+    with responding(lambda data, _: requested.append(data) or response) as url, Client(url) as client:
         assert client.health("digits") == state
     assert requested == [health_pb2.HealthCheckRequest(service="digits").SerializeToString()]
-    status = health_pb2.HealthCheckResponse.FromString(answer).status
+    status = health_pb2.HealthCheckResponse.FromString(response).status
     assert health_pb2.HealthCheckResponse.ServingStatus.Name(status) == state
 
 

@@ -127,23 +127,23 @@ def test_without_names_columns_are_as_they_stand(server: Server) -> None:
     np.testing.assert_array_equal(numbered.outputs["y"], expected)
 
 
-def test_answers_as_frames_have_the_classes_and_the_rows_names(server: Server) -> None:
+def test_responses_as_frames_have_the_classes_and_the_rows_names(server: Server) -> None:
     with Client(server.url) as client:
         model = client.model("named")
-        answer, by_number = client.infer(model, CALLED), client.infer(model, ROWS)
+        response, by_number = client.infer(model, CALLED), client.infer(model, ROWS)
         bare = client.infer(model.inputs[0], ROWS, name="named")
         joined = chunked.infer(client, model, CALLED)
         covered = client.infer(model, CALLED, parameters={"kan.coverage": True})
     assert len(covered.outputs) > 1  # where the rows are on the grids goes with it
-    pd.testing.assert_frame_equal(covered.to_frame(), answer.to_frame())
-    frame = answer.to_frame()
+    pd.testing.assert_frame_equal(covered.to_frame(), response.to_frame())
+    frame = response.to_frame()
     assert (list(frame.columns), frame.index.name, frame.index[3]) == (CLASSES, "box", "box 3")
-    np.testing.assert_array_equal(frame.to_numpy(), answer.outputs["y"])
+    np.testing.assert_array_equal(frame.to_numpy(), response.outputs["y"])
     pd.testing.assert_frame_equal(joined.to_frame(), frame)
     pd.testing.assert_frame_equal(by_number.to_frame("y"), frame.reset_index(drop=True))
     assert list(bare.to_frame().columns) == ["y0", "y1"]
     with pytest.raises(ValueError, match="unknown output 'z', expected one of 'y'"):
-        answer.to_frame("z")
+        response.to_frame("z")
 
 
 def test_contributions_as_a_frame_add_up_by_row(server: Server) -> None:
@@ -162,7 +162,7 @@ def test_contributions_as_a_frame_add_up_by_row(server: Server) -> None:
 
 def test_without_pandas_it_says_what_there_is_instead(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with Client(server.url) as client:
-        answer = client.infer(client.model("named"), ROWS)
+        response = client.infer(client.model("named"), ROWS)
     monkeypatch.setitem(sys.modules, "pandas", None)  # as an import finds it that is not installed
     with pytest.raises(ImportError, match=r"needs the Python package pandas, .* its arrays have the same numbers"):
-        answer.to_frame()
+        response.to_frame()

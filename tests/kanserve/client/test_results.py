@@ -14,7 +14,7 @@ from kanserve.client.results import InferenceResult
 from kanserve.pb import grpc_service_pb2 as oip
 from tests.kanserve.client.test_chunking import MODEL, echo
 from tests.support import chunked
-from tests.support.http_client import answering
+from tests.support.http_client import responding
 
 # Change of a response with a row of three numbers -> the text of the error.
 LIES: dict[str, Any] = {
@@ -35,9 +35,9 @@ LIES: dict[str, Any] = {
 @pytest.mark.parametrize("text", LIES)
 def test_a_response_that_does_not_fit_the_request_is_an_error(text: str) -> None:
     def lie(data: bytes, context: Any) -> bytes:
-        answer = oip.ModelInferResponse.FromString(echo(data, context))
-        LIES[text](answer)
-        return answer.SerializeToString()
+        response = oip.ModelInferResponse.FromString(echo(data, context))
+        LIES[text](response)
+        return response.SerializeToString()
 
     model, row = replace(MODEL, max_batch_size=8), np.zeros((1, 3), np.float32)
 
@@ -45,7 +45,7 @@ def test_a_response_that_does_not_fit_the_request_is_an_error(text: str) -> None
         async with AsyncClient(url) as other:
             await other.infer(model, row, version="1")
 
-    with answering(lie) as url, Client(url) as client:
+    with responding(lie) as url, Client(url) as client:
         for ask in (
             lambda: client.infer(model, row, version="1"),
             lambda: chunked.infer(client, model, row, version="1"),
@@ -56,9 +56,9 @@ def test_a_response_that_does_not_fit_the_request_is_an_error(text: str) -> None
             assert (caught.value.error_code, bool(caught.value.hint)) == ("response-malformed", True)
 
 
-def test_an_answer_that_is_no_table_is_no_frame() -> None:
-    answer = InferenceResult("1", {"a": np.zeros((2, 3)), "b": np.zeros((2, 3, 1))})
-    assert list(answer.to_frame("a").columns) == ["a0", "a1", "a2"]
+def test_a_response_that_is_no_table_is_no_frame() -> None:
+    response = InferenceResult("1", {"a": np.zeros((2, 3)), "b": np.zeros((2, 3, 1))})
+    assert list(response.to_frame("a").columns) == ["a0", "a1", "a2"]
     for output, text in (("b", "b has 3 axes"), ("", "unknown output '', expected one of 'a', 'b'")):
         with pytest.raises(ValueError, match=text):
-            answer.to_frame(output)
+            response.to_frame(output)

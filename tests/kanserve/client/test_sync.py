@@ -17,7 +17,7 @@ from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.services import validation
 from tests.kanserve.client.test_chunking import MODEL, echo
 from tests.support import chunked
-from tests.support.http_client import answering, refusing
+from tests.support.http_client import refusing, responding
 from tests.support.tiers import full
 from tests.support.wait import until
 
@@ -27,13 +27,13 @@ from tests.support.wait import until
 def test_what_is_temporary_is_tried_again_three_times(code: grpc.StatusCode, failures: int, succeeds: bool) -> None:
     calls: list[bytes] = []
 
-    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+    def response(data: bytes, context: grpc.ServicerContext) -> bytes:
         calls.append(data)
         if len(calls) <= failures:
             context.abort(code, "Server not ready")
         return oip.ServerReadyResponse(ready=True).SerializeToString()
 
-    with answering(answer) as url, Client(url) as client:
+    with responding(response) as url, Client(url) as client:
         if succeeds:
             assert client.ready()
             calls.clear()
@@ -53,13 +53,13 @@ async def ready(url: str) -> bool:
 def test_a_call_that_its_client_closes_is_not_repeated() -> None:
     begun, ends, calls = threading.Event(), threading.Event(), list[bytes]()
 
-    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+    def response(data: bytes, context: grpc.ServicerContext) -> bytes:
         calls.append(data)
         begun.set()
         ends.wait(60)
         return b""
 
-    with answering(answer) as url, futures.ThreadPoolExecutor(1) as pool:
+    with responding(response) as url, futures.ThreadPoolExecutor(1) as pool:
         client = Client(url)
         call = pool.submit(client.ready)
         assert begun.wait(60)
@@ -76,7 +76,7 @@ def test_a_server_with_errors_gets_no_calls_for_a_time() -> None:
     counts = [0, 0, 0]
 
     def server(at: int) -> Any:
-        def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        def response(data: bytes, context: grpc.ServicerContext) -> bytes:
             if not data:
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, "no health service: the client takes it as ready")
             counts[at] += 1
@@ -84,7 +84,7 @@ def test_a_server_with_errors_gets_no_calls_for_a_time() -> None:
                 context.abort(grpc.StatusCode.INTERNAL, "broken")
             return echo(data, context)
 
-        return answering(answer)
+        return responding(response)
 
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(Client([stack.enter_context(server(at)) for at in range(3)]))
@@ -129,12 +129,12 @@ def test_texts_of_triton_and_of_grpc_that_do_not_help_are_left_out() -> None:
     refused = "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: Connection refused"
     details = [f"{refused} CERTIFICATE_VERIFY_FAILED: self-signed certificate: OK", refused]
 
-    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+    def response(data: bytes, context: grpc.ServicerContext) -> bytes:
         context.abort(grpc.StatusCode.UNAVAILABLE, details.pop(0))
         raise AssertionError
 
     untrusted = pytest.raises(errors.Unreachable, match=r"certificate is not trusted \(self-signed certificate\)")
-    with answering(answer) as url, Client(url, retries=1) as client, untrusted as caught:
+    with responding(response) as url, Client(url, retries=1) as client, untrusted as caught:
         client.index()
     assert "ca (--ca)" in caught.value.hint
 

@@ -47,8 +47,8 @@ class Configured:
         return [line for line in map(json.loads, whole) if line["event"] == event]
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://{self.addresses['metrics']}/metrics", timeout=60) as answer:
-            (line,) = [line for line in answer.read().decode().splitlines() if line.startswith(f"{name} ")]
+        with urllib.request.urlopen(f"http://{self.addresses['metrics']}/metrics", timeout=60) as response:
+            (line,) = [line for line in response.read().decode().splitlines() if line.startswith(f"{name} ")]
         return float(line.split()[1])
 
     def infer(self, data: bytes) -> None:

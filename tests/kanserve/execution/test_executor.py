@@ -62,7 +62,7 @@ async def ask(on: Executor, value: float, rows: int = 1, limits: Limits | None =
 INLINE = pytest.mark.parametrize("inline_rows", [0, 1024], ids=["on a thread", "on the loop"])
 
 
-async def test_a_burst_beyond_the_queue_is_answered_while_it_arrives() -> None:
+async def test_a_burst_beyond_the_queue_is_served_while_it_arrives() -> None:
     on = executor(Graph(), max_pending_requests=70)
     assert await asyncio.gather(*(ask(on, at) for at in range(1000))) == [2.0 * at for at in range(1000)]
 
@@ -151,12 +151,12 @@ def gated(instances: int, policy: Policy, piece_rows: int = 0) -> tuple[Gate, Ex
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_instances_run_side_by_side_and_answers_keep_their_order_where_they_are_to(ordered: bool) -> None:
+async def test_instances_run_side_by_side_and_responses_keep_their_order_where_they_are_to(ordered: bool) -> None:
     gate, on = gated(3, Policy(1, ordered=ordered))
-    answered: list[float] = []
+    served: list[float] = []
 
     async def one(value: float) -> None:
-        answered.append(await ask(on, value))
+        served.append(await ask(on, value))
 
     tasks = [asyncio.create_task(one(value)) for value in (1, 2, 3)]
     await until_async(lambda: len(gate.begun) == 3)
@@ -164,7 +164,7 @@ async def test_instances_run_side_by_side_and_answers_keep_their_order_where_the
         gate.let(value)
         await until_async(lambda ended=ended: on._idle == ended)
     await asyncio.gather(*tasks)
-    assert answered == ([2.0, 4.0, 6.0] if ordered else [6.0, 4.0, 2.0])
+    assert served == ([2.0, 4.0, 6.0] if ordered else [6.0, 4.0, 2.0])
 
 
 async def test_a_large_request_runs_on_all_instances() -> None:

@@ -33,5 +33,5 @@ def test_every_other_method_is_refused_with_a_sentence(server: Server) -> None:
 def test_versions(server: Server) -> None:
     for requested, supplied in (("", "2"), ("1", "1"), ("2", "2"), ("+1", "1")):
         data = request(ROWS, model_version=requested, id="an id").SerializeToString()
-        answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", data))
-        assert (answer.model_name, answer.model_version, answer.id) == ("toy", supplied, "an id")
+        response = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", data))
+        assert (response.model_name, response.model_version, response.id) == ("toy", supplied, "an id")

@@ -12,7 +12,7 @@ from kanserve.pb import kan_pb2
 from kanserve.types import EdgeOptions, EdgeResponse, LayerEdges
 
 
-def test_the_pieces_of_an_answer_are_the_message() -> None:
+def test_the_pieces_of_a_response_are_the_message() -> None:
     shapes = ((2, 3, 4), (0, 3, 4), (1, 1, 3 * kan_codec.PIECE + 1))
     layers = tuple(
         LayerEdges(at, (at, 300), (7,), np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
@@ -31,7 +31,7 @@ def test_the_pieces_of_an_answer_are_the_message() -> None:
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> LayerEdges:
+def responses(draw: st.DrawFn) -> LayerEdges:
     rows, s, d, k = (draw(st.integers(low, 4)) for low in (0, 1, 1, 1))
     positions = draw(st.sampled_from([(), (2,), (2, 1)]))
     lead, picked = (rows, *positions), draw(st.booleans())
@@ -59,7 +59,7 @@ def answers(draw: st.DrawFn) -> LayerEdges:
 
 
 @settings(max_examples=settings.default.max_examples // 5)
-@given(answers(), st.integers(1, 300))
+@given(responses(), st.integers(1, 300))
 def test_parts_are_small_and_hold_everything_once(layer: LayerEdges, most: int) -> None:
     parts = list(kan_codec.divided(layer, most))
     arrays = [part.values for part in parts] + [array for part in parts for _, array in part.reductions]
@@ -87,7 +87,7 @@ def test_parts_are_small_and_hold_everything_once(layer: LayerEdges, most: int) 
 
 
 @settings(max_examples=settings.default.max_examples // 5)
-@given(answers())
+@given(responses())
 def test_a_message_holds_the_arrays(layer: LayerEdges) -> None:
     data = kan_codec.packed(EdgeResponse("m", 1, "i", "d", (layer,)))
     (sent,) = kan_pb2.QueryEdgesResponse.FromString(data).layers
@@ -100,8 +100,8 @@ def test_a_message_holds_the_arrays(layer: LayerEdges) -> None:
 
 
 @settings(max_examples=settings.default.max_examples // 5)
-@given(answers())
-def test_no_answer_is_larger_than_its_bound(layer: LayerEdges) -> None:
+@given(responses())
+def test_no_response_is_larger_than_its_bound(layer: LayerEdges) -> None:
     positions = layer.values.shape[1:-1] if layer.picked else layer.values.shape[1:-2]
     names = tuple(kind for kind, _ in layer.reductions)
     wanted = EdgeOptions(

@@ -17,8 +17,8 @@ from tests.support.server_process import Server
 def test_health(server: Server) -> None:
     for name in ("", "liveness", "toy", "toy64", "inference.GRPCInferenceService", "kanserve.v1.KanService"):
         data = health_pb2.HealthCheckRequest(service=name).SerializeToString()
-        answer = health_pb2.HealthCheckResponse.FromString(server.call("/grpc.health.v1.Health/Check", data))
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING, name
+        response = health_pb2.HealthCheckResponse.FromString(server.call("/grpc.health.v1.Health/Check", data))
+        assert response.status == health_pb2.HealthCheckResponse.SERVING, name
     with refused(grpc.StatusCode.NOT_FOUND):
         server.call("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(service="nope").SerializeToString())
 

@@ -120,7 +120,7 @@ def test_unfinished_bodies_take_no_more_than_their_limit(
         assert resident(server, peak=True) <= most
     until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
     large = request(ROWS, id="x" * 4_000_000).SerializeToString()
-    until(lambda: answered(server, large))
+    until(lambda: served(server, large))
 
 
 def test_a_chunked_body_counts_what_is_read_ahead_of_the_server(server: Server) -> None:
@@ -147,7 +147,7 @@ def test_a_chunked_body_counts_what_is_read_ahead_of_the_server(server: Server) 
     until(lambda: whole() == b"HTTP/1.1 400")  # the server notices a little later that the other clients left
 
 
-def answered(server: Server, data: bytes) -> bool:
+def served(server: Server, data: bytes) -> bool:
     try:
         server.call(f"{INFERENCE}ModelInfer", data)
     except grpc.RpcError as error:

@@ -15,8 +15,8 @@ from tests.support.server_process import KAN, Server
 
 def ask(server: Server, **fields: Any) -> list[kan_pb2.CurveBlock]:
     message = kan_pb2.GetCurvesRequest(**{"model_name": "toy", **fields})
-    answers = server.channel.unary_stream(f"{KAN}GetCurves")(message.SerializeToString(), timeout=60)
-    return [kan_pb2.CurveBlock.FromString(answer) for answer in answers]
+    responses = server.channel.unary_stream(f"{KAN}GetCurves")(message.SerializeToString(), timeout=60)
+    return [kan_pb2.CurveBlock.FromString(response) for response in responses]
 
 
 def array(block: kan_pb2.CurveBlock, field: str) -> np.ndarray:

@@ -33,10 +33,10 @@ def values(layer: kan_pb2.LayerEdges) -> np.ndarray:
 @pytest.mark.parametrize(("model", "dtype"), [("toy", "<f4"), ("toy64", "<f8")])
 def test_every_edge_of_every_layer(server: Server, model: str, dtype: str) -> None:
     rows = ROWS.astype(dtype)
-    answer = query(server, rows, model_name=model, id="q1")
-    assert (answer.model_name, answer.id, len(answer.digest)) == (model, "q1", 64)
-    assert [layer.layer for layer in answer.layers] == [0, 1]
-    for layer in answer.layers:
+    response = query(server, rows, model_name=model, id="q1")
+    assert (response.model_name, response.id, len(response.digest)) == (model, "q1", 64)
+    assert [layer.layer for layer in response.layers] == [0, 1]
+    for layer in response.layers:
         np.testing.assert_allclose(values(layer), toy_model.edges(rows, layer.layer), rtol=1e-5, atol=1e-6)
 
 
@@ -60,10 +60,10 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     rows = ROWS.astype(np.float32)
 
     def compute(chunk_bytes: int) -> tuple[LayerEdges, ...]:
-        *steps, answer = edge_queries.compute(session, graphs, plans, {"x": rows}, chunk_bytes=chunk_bytes)
+        *steps, response = edge_queries.compute(session, graphs, plans, {"x": rows}, chunk_bytes=chunk_bytes)
         assert set(steps) == {None}
-        assert answer is not None
-        return answer
+        assert response is not None
+        return response
 
     # 100 bytes: two rows of layer 0, three of layer 1; nodes of three rows.
     for a, b in zip(compute(2**20), compute(100), strict=True):

@@ -26,8 +26,8 @@ def ask(server: Server, given_rows: np.ndarray, **fields: Any) -> kan_pb2.Explai
     return kan_pb2.ExplainResponse.FromString(server.call(f"{KAN}Explain", message.SerializeToString()))
 
 
-def contributions(answer: kan_pb2.ExplainResponse) -> np.ndarray:
-    return np.frombuffer(answer.contributions, "<f8").reshape(-1, answer.nodes, len(answer.outputs))
+def contributions(response: kan_pb2.ExplainResponse) -> np.ndarray:
+    return np.frombuffer(response.contributions, "<f8").reshape(-1, response.nodes, len(response.outputs))
 
 
 def truth(rows: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -38,41 +38,46 @@ def truth(rows: np.ndarray, reference: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("model", "dtype", "tolerance"), [("toy", "<f4", 2e-6), ("toy64", "<f8", 1e-9)])
 def test_of_an_additive_model_each_input_has_its_part(server: Server, model: str, dtype: str, tolerance: float) -> None:
     rows = ROWS.astype(dtype)
-    answer = ask(server, rows, model_name=model, id="e1")
-    assert (answer.model_name, answer.id, len(answer.digest), answer.method) == (model, "e1", 64, "rescale")
-    assert (answer.reference, answer.layer, answer.nodes_are_inputs, list(answer.outputs)) == ("zeros", 0, True, [0, 1])
-    np.testing.assert_allclose(contributions(answer), truth(rows, np.zeros(3)), rtol=1e-5, atol=tolerance)
-    predictions = np.frombuffer(answer.predictions, "<f8").reshape(7, 2)
+    response = ask(server, rows, model_name=model, id="e1")
+    assert (response.model_name, response.id, len(response.digest), response.method) == (model, "e1", 64, "rescale")
+    assert (response.reference, response.layer, response.nodes_are_inputs, list(response.outputs)) == (
+        "zeros",
+        0,
+        True,
+        [0, 1],
+    )
+    np.testing.assert_allclose(contributions(response), truth(rows, np.zeros(3)), rtol=1e-5, atol=tolerance)
+    predictions = np.frombuffer(response.predictions, "<f8").reshape(7, 2)
     np.testing.assert_allclose(predictions, toy_model.outputs(rows), rtol=1e-5, atol=tolerance)
-    total = np.frombuffer(answer.base, "<f8") + contributions(answer).sum(axis=1)
-    error = np.frombuffer(answer.completeness_error, "<f8").reshape(7, 2)
+    total = np.frombuffer(response.base, "<f8") + contributions(response).sum(axis=1)
+    error = np.frombuffer(response.completeness_error, "<f8").reshape(7, 2)
     np.testing.assert_allclose(np.abs(total - predictions), error, atol=1e-12)
     assert error.max() <= tolerance
 
 
 def test_rows_of_the_caller_s_as_reference_are_a_mean(server: Server) -> None:
     rows, reference = ROWS.astype("<f4"), ROWS[:4].astype("<f4") * 2
-    answer = ask(server, rows, reference_rows=reference.tobytes(), reference_count=4, outputs=[1])
+    response = ask(server, rows, reference_rows=reference.tobytes(), reference_count=4, outputs=[1])
     expected = np.mean([truth(rows, item) for item in reference], axis=0)
-    np.testing.assert_allclose(contributions(answer), expected[:, :, 1:], rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(contributions(response), expected[:, :, 1:], rtol=1e-4, atol=2e-6)
     mean = toy_model.outputs(reference)[:, 1:].mean(axis=0)
-    np.testing.assert_allclose(np.frombuffer(answer.base), mean, rtol=1e-5, atol=1e-6)
-    assert (answer.reference, list(answer.outputs)) == ("rows", [1])
+    np.testing.assert_allclose(np.frombuffer(response.base), mean, rtol=1e-5, atol=1e-6)
+    assert (response.reference, list(response.outputs)) == ("rows", [1])
 
 
 @pytest.mark.parametrize(("model", "dtype", "tolerance"), [("toy", "<f4", 2e-3), ("toy64", "<f8", 2e-6)])
 def test_the_slope_times_the_distance(server: Server, model: str, dtype: str, tolerance: float) -> None:
     rows, reference = ROWS.astype(dtype), ROWS[:2].astype(dtype) * 2
     requested = {"reference_rows": reference.tobytes(), "reference_count": 2, "method": "gradient_x_input"}
-    answer = ask(server, rows, model_name=model, **requested)
+    response = ask(server, rows, model_name=model, **requested)
     slope = (1 - np.tanh(rows) ** 2)[:, :, None] * (toy_model.W0 @ toy_model.W1)[None]
     expected = slope * (rows - reference.mean(axis=0))[:, :, None]
-    np.testing.assert_allclose(contributions(answer), expected, rtol=tolerance, atol=tolerance)
-    assert answer.method == "gradient_x_input"
-    assert "do not add up" in answer.notes[0]
-    missed = np.frombuffer(answer.completeness_error, "<f8").reshape(7, 2)
-    total = np.frombuffer(answer.base, "<f8") + contributions(answer).sum(axis=1)
-    np.testing.assert_allclose(missed, np.abs(total - np.frombuffer(answer.predictions).reshape(7, 2)), atol=1e-12)
+    np.testing.assert_allclose(contributions(response), expected, rtol=tolerance, atol=tolerance)
+    assert response.method == "gradient_x_input"
+    assert "do not add up" in response.notes[0]
+    missed = np.frombuffer(response.completeness_error, "<f8").reshape(7, 2)
+    total = np.frombuffer(response.base, "<f8") + contributions(response).sum(axis=1)
+    np.testing.assert_allclose(missed, np.abs(total - np.frombuffer(response.predictions).reshape(7, 2)), atol=1e-12)
     assert missed.max() > 0.1
 
 
@@ -114,7 +119,7 @@ def test_what_cannot_be_explained_is_refused_in_words(
         ask(server, ROWS.astype("<f4"), **fields)
 
 
-def test_work_and_answers_are_bounded_and_layers_have_to_follow_one_another(tmp_path: Path) -> None:
+def test_work_and_responses_are_bounded_and_layers_have_to_follow_one_another(tmp_path: Path) -> None:
     """A manifest that leaves a step out: what the layer gives is not what the next one takes."""
     toy_model.write(tmp_path)
     steps = {

@@ -263,7 +263,7 @@ def agreed(server: Server, rows: int) -> Statistics:
     return result
 
 
-def test_workers_answer_as_one(several: Server) -> None:
+def test_workers_respond_as_one(several: Server) -> None:
     rows = 120
     spread(several, 40)
     while (result := agreed(several, rows)).processes < 2 and rows < 4800:  # the kernel deals out connections

@@ -92,7 +92,7 @@ def test_the_latest_rows_are_counted_and_what_moves_is_seen(watched: Server) -> 
     assert value(watched, "kanserve_drift_psi_ratio", "output") >= 0
 
 
-def test_answers_are_as_they_are_without_it(watched: Server) -> None:
+def test_responses_are_as_they_are_without_it(watched: Server) -> None:
     with Client(watched.address) as client:
         client.reset_statistics("toy")
     rows, before = draw(64), sampled(watched)

@@ -197,8 +197,8 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
             os.truncate(path, 0)
         np.testing.assert_allclose(server.infer(x), toy_model.outputs(x), rtol=1e-5)
         query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=x.tobytes(), row_count=1)
-        answer = kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", query.SerializeToString()))
-        values = np.frombuffer(answer.layers[1].values, "<f4").reshape(1, 4, 2)
+        response = kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", query.SerializeToString()))
+        values = np.frombuffer(response.layers[1].values, "<f4").reshape(1, 4, 2)
         np.testing.assert_allclose(values, toy_model.edges(x, 1), rtol=1e-5)
 
 

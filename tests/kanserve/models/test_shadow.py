@@ -56,7 +56,7 @@ def test_rows_of_another_class(supplied: list, actual: list, count: int) -> None
     assert other_classes(np.array(supplied, np.float32), np.array(actual, np.float32)) == count
 
 
-def test_other_shapes_are_no_answer() -> None:
+def test_other_shapes_are_no_output() -> None:
     with pytest.raises(ValueError, match="the output has the shape"):
         differences([np.zeros((2, 3))], [np.zeros((2, 2))])
 
@@ -78,11 +78,11 @@ def test_what_is_told(two: Path, transport: str) -> None:
     with serving(two, transport=transport, repository_poll_seconds=0.1) as server:
         result = asked(server, model_version="1", tolerance=0.4)
         assert (result.model_version, result.baseline_version, result.running, result.share) == ("1", "2", True, 1)
-        rows = np.concatenate([np.zeros((1, 3), np.float32), reload_tools.ROWS])  # of zeros the answers are alike
+        rows = np.concatenate([np.zeros((1, 3), np.float32), reload_tools.ROWS])  # of zeros the responses are alike
         for count in range(20):  # the first by the long way, others by the short one
             assert reload_tools.factor(server) == 2
             server.infer(rows[: 1 + count % 3])
-        # A half of the answer, by the largest of its row or by 1.
+        # A half of the output, by the largest of its row or by 1.
         size = np.abs(2 * toy_model.outputs(rows)).max(axis=1)
         apart = size / 2 / np.maximum(1, size)
         sent = 20 * 2 + sum(1 + count % 3 for count in range(20))
@@ -170,7 +170,7 @@ def test_what_cannot_be_tried_and_a_share_of_the_requests(two: Path) -> None:
             reload_tools.factor(server)
         until(lambda: asked(server).requests == 10)
         kanserve("promote", "toy", "1", "--url", server.address)
-        assert not asked(server).running, "it answers itself"
+        assert not asked(server).running, "it serves itself"
 
 
 class Broken:
@@ -182,7 +182,7 @@ class Broken:
         raise RuntimeError("it is broken")
 
 
-def test_who_observes_is_never_in_the_way_of_an_answer(tmp_path: Path) -> None:
+def test_who_observes_is_never_in_the_way_of_a_response(tmp_path: Path) -> None:
     """On the usual path and the hot path; and observers get no request of an unloaded model."""
     toy_model.write(tmp_path)
     served, broken, reported = test_method.Served(tmp_path), Broken(), []
@@ -190,10 +190,10 @@ def test_who_observes_is_never_in_the_way_of_an_answer(tmp_path: Path) -> None:
     model = served.registry.resolve("toy", "")
     asked = request(test_method.ROWS).SerializeToString()
     try:
-        answers = [served.first(asked)]
+        responses = [served.first(asked)]
         model.observe("shadow", broken)
-        answers += [served.again(asked) for _ in range(3)]
-        assert all(answer == answers[0] for answer in answers)
+        responses += [served.again(asked) for _ in range(3)]
+        assert all(response == responses[0] for response in responses)
         served.loop.run_until_complete(asyncio.sleep(0))
         assert broken.offers == 3
         assert reported == ["it is broken"] * 3
@@ -215,7 +215,7 @@ def test_a_version_that_leaves_under_a_shadow_ends_what_it_has_in_flight(
     how = {"model_control": "explicit", "load_model": "*", "plain_onnx": True}
     with serving(tmp_path, transport=transport, **how) as server, ThreadPoolExecutor(1) as pool:
         assert asked(server, "slow", model_version="1", tolerance=1.0).running
-        answer = pool.submit(server.call, f"{INFERENCE}ModelInfer", message.SerializeToString(), 60)
+        response = pool.submit(server.call, f"{INFERENCE}ModelInfer", message.SerializeToString(), 60)
         until(lambda: "kanserve_inflight_requests 1.0" in server.metrics())
         policy = "version_policy { specific { versions: [1] } }"
         (tmp_path / "slow" / "config.pbtxt").write_text(f'platform: "onnxruntime_onnx"\n{policy}\n')
@@ -223,4 +223,4 @@ def test_a_version_that_leaves_under_a_shadow_ends_what_it_has_in_flight(
         server.call(f"{INFERENCE}RepositoryModelLoad", load)
         assert not asked(server, "slow").running
         hold.unlink()
-        assert pb.ModelInferResponse.FromString(answer.result(60)).model_version == "2"
+        assert pb.ModelInferResponse.FromString(response.result(60)).model_version == "2"

@@ -156,7 +156,7 @@ def test_it_is_taken_from_where_it_is_faster_in_all_larger_runs(wide: Wide, monk
         assert tuning.many_from(model.info, few, many, most) == wanted, (faster, most)
 
 
-def test_what_is_timed_need_not_answer_rightly(wide: Wide) -> None:
+def test_what_is_timed_need_not_compute_rightly(wide: Wide) -> None:
     bundle = read(wide())
     assert bundle.manifest is not None
     wrong = dataclasses.replace(bundle.manifest.reference, outputs=((9.0,) * 3,) * 4)

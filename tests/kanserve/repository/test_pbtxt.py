@@ -169,8 +169,8 @@ def test_a_server_serves_the_versions_that_are_asked_for_and_goes_on_beside_a_br
         states = {(result.name, result.version): (result.state, result.reason) for result in index.models}
         rows = np.zeros((2, 3), np.float32)
         np.testing.assert_allclose(server.infer(rows), toy_model.outputs(rows), atol=1e-6)
-        answer = server.call(f"{INFERENCE}ModelConfig", pb.ModelConfigRequest(name="toy").SerializeToString())
-        config = pb.ModelConfigResponse.FromString(answer).config
+        response = server.call(f"{INFERENCE}ModelConfig", pb.ModelConfigRequest(name="toy").SerializeToString())
+        config = pb.ModelConfigResponse.FromString(response).config
         lines = server.lines()
     assert {key: state for key, (state, _) in states.items()} == {
         ("broken", "1"): "UNAVAILABLE",

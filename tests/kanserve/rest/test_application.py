@@ -70,8 +70,8 @@ def test_no_route_responds_to_a_page_of_another_site(web: Server) -> None:
     wrong = []
     for code, headers in sites.items():
         for verb, _, route in routes:
-            status, answered, body = asked(web.http, verb, route, headers)
-            if (status, json.loads(body)["code"], answered["x-content-type-options"]) != (403, code, "nosniff"):
+            status, served, body = asked(web.http, verb, route, headers)
+            if (status, json.loads(body)["code"], served["x-content-type-options"]) != (403, code, "nosniff"):
                 wrong.append((code, verb, route, status, body))
     assert len(routes) > 40
     assert wrong == []

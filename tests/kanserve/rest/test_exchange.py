@@ -91,7 +91,7 @@ def test_a_request_that_waited_too_long_or_whose_caller_goes_away_is_not_run(web
     with web() as server, ThreadPoolExecutor() as pool:
         late = infer(server, {**ROW, "parameters": {"timeout": 1000}}, "held")
         assert (late.status, late.json["error"]) == (503, "Request timeout expired")
-        # By HTTP/2: h2corn does not look at an HTTP/1 connection before it has answered.
+        # By HTTP/2: h2corn does not look at an HTTP/1 connection before it has served.
         leaver = Peer(int(server.http.rpartition(":")[2]))
         stream = leaver.open(path="/v2/models/held/infer", kind="application/json")
         leaver.send(stream, json.dumps(ROW).encode())
@@ -123,7 +123,7 @@ def test_tls(tmp_path: Path) -> None:
             credentials.asked(*ask_of, ssl.create_default_context(cafile=str(files / "ca.pem")))
 
 
-def test_a_call_in_flight_is_answered_before_the_server_ends(web: Callable[..., Any]) -> None:
+def test_a_call_in_flight_is_served_before_the_server_ends(web: Callable[..., Any]) -> None:
     settings = {"drain_delay_seconds": 0, "drain_reject_seconds": 0, "drain_grace_seconds": 60}
     with web(**settings) as server, ThreadPoolExecutor() as pool:
         flying = slow(server, pool)

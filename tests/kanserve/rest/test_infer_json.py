@@ -23,9 +23,9 @@ def echoed(server: Server, datatype: str, rows: np.ndarray, *, sent: bool, back:
     item.set_data_from_numpy(rows, binary_data=sent)
     wanted = [tritonclient.http.InferRequestedOutput("y0", binary_data=back)]
     with tritonclient.http.InferenceServerClient(server.http) as client:
-        answer = client.infer(datatype.lower(), [item], outputs=wanted, request_id="mine", **packs)
-    assert answer.get_response()["id"] == "mine"
-    result = answer.as_numpy("y0")
+        response = client.infer(datatype.lower(), [item], outputs=wanted, request_id="mine", **packs)
+    assert response.get_response()["id"] == "mine"
+    result = response.as_numpy("y0")
     if datatype == "BYTES" and not back:
         return np.array([text.encode() for text in result.ravel()], object).reshape(result.shape)
     return result

@@ -89,7 +89,7 @@ def test_what_is_refused(web: Server) -> None:
         assert good(web, "toy/edges", {"rows": ROWS.tolist(), "layers": [1]})["layers"]
 
 
-def test_every_packed_field_of_an_answer_has_a_shape() -> None:
+def test_every_packed_field_of_a_response_has_a_shape() -> None:
     """A new field of a response is in the JSON too, or this fails."""
     seen: set[str] = set()
 
@@ -103,8 +103,8 @@ def test_every_packed_field_of_an_answer_has_a_shape() -> None:
             elif field.message_type is not None:
                 look(field.message_type)
 
-    answers = ("DescribeModel", "QueryEdges", "Explain", "EdgeScores", "GetStatistics")
-    for name in answers:
+    responses = ("DescribeModel", "QueryEdges", "Explain", "EdgeScores", "GetStatistics")
+    for name in responses:
         look(kan_pb2.DESCRIPTOR.message_types_by_name[f"{name}Response"])
     look(kan_pb2.DESCRIPTOR.message_types_by_name["CurveBlock"])
 

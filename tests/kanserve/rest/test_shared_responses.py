@@ -47,8 +47,8 @@ async def test_all_who_ask_wait_for_one_and_it_is_kept() -> None:
     await turns()
     assert (work.begun, work.ended) == (1, 0)
     work.go.set()
-    answers = await asyncio.gather(*waiting[1:])
-    assert {id(item) for item in answers} == {id(await once.get("a", version, work.make))}
+    responses = await asyncio.gather(*waiting[1:])
+    assert {id(item) for item in responses} == {id(await once.get("a", version, work.make))}
     assert work.begun == 1
     await once.get("a", Version(), work.make)  # another version replaces it
     assert work.begun == 2
@@ -108,7 +108,7 @@ async def test_what_is_kept_is_bounded_in_bytes() -> None:
     for at, (version, work) in enumerate(zip(versions, works, strict=True)):
         work.go.set()
         await once.get(at, version, work.make)
-    assert once._size == sum(len(answer) for _, answer in once._kept.values()) == 200
+    assert once._size == sum(len(response) for _, response in once._kept.values()) == 200
     for at in (3, 2, 0):
         await once.get(at, versions[at], works[at].make)
     assert [work.begun for work in works] == [2, 1, 1, 1]

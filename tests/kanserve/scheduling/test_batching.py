@@ -38,8 +38,8 @@ def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
     feeds = [{"x": np.full((count, 2), at, np.float32)} for at, count in enumerate(rows)]
     joined = batching.joined(feeds)["x"]
     assert len(joined) == sum(rows)
-    for feed, (answer,) in zip(feeds, batching.split([joined], rows), strict=True):
-        np.testing.assert_array_equal(answer, feed["x"])
+    for feed, (response,) in zip(feeds, batching.split([joined], rows), strict=True):
+        np.testing.assert_array_equal(response, feed["x"])
 
 
 @pytest.mark.parametrize("begin", range(4))

@@ -289,7 +289,7 @@ def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Polic
 
 @settings(max_examples=settings.default.max_examples // 5)
 @given(st.permutations(range(6)))
-def test_answers_leave_in_the_order_of_their_requests(ready: list[int]) -> None:
+def test_responses_leave_in_the_order_of_their_requests(ready: list[int]) -> None:
     order: InOrder[int] = InOrder()
     left: list[int] = []
     for ticket in range(6):

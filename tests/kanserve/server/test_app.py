@@ -19,8 +19,8 @@ MANY = 500_000  # rows of three numbers are 6 MB
 
 def configured(server: Server) -> int:
     data = pb.ModelConfigRequest(name="toy").SerializeToString()
-    answer = pb.ModelConfigResponse.FromString(server.call(f"{INFERENCE}ModelConfig", data))
-    return int(answer.config.parameters["kan.max_request_bytes"].string_value)
+    response = pb.ModelConfigResponse.FromString(server.call(f"{INFERENCE}ModelConfig", data))
+    return int(response.config.parameters["kan.max_request_bytes"].string_value)
 
 
 @pytest.fixture

@@ -111,15 +111,15 @@ def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
     first = token_file.new(path, "first", [Role.READ])
     with configured(tmp_path, "--workers", "2", "--tokens", str(path), "--credential-poll-seconds", "3600") as server:
         second = token_file.new(path, "second", [Role.READ])
-        assert not answered(server, second)
+        assert not served(server, second)
         server.process.send_signal(signal.SIGHUP)
         until(lambda: len(server.lines("token_file_loaded")) == 4)  # both, at the start and now
-        assert all(answered(server, token) for token in (first, second) for _ in range(8))
+        assert all(served(server, token) for token in (first, second) for _ in range(8))
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0
 
 
-def answered(server: Configured, token: str) -> bool:
+def served(server: Configured, token: str) -> bool:
     """On a new connection, which any worker may accept."""
     with grpc.insecure_channel(server.addresses["grpc"], [("grpc.use_local_subchannel_pool", 1)]) as channel:
         return accepted(channel, token)

@@ -76,8 +76,8 @@ def counts(page: str) -> tuple[float, float, float] | None:
 
 
 def shared(server: Server) -> str:
-    with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=60) as answer:
-        return str(answer.read().decode())
+    with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=60) as response:
+        return str(response.read().decode())
 
 
 def kill_one(server: Server) -> None:
@@ -95,8 +95,8 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, transport: str) -> 
         with reload_tools.Clients(server, 2, {}) as clients:
             kill_one(server)
             until(lambda: value(server.metrics(), "kanserve_workers") == 2)
-            before = clients.answered
-            until(lambda: clients.answered > before + 100)
+            before = clients.served
+            until(lambda: clients.served > before + 100)
         # One call of each is in flight at a time: at most one is lost to the kill. A refused connection is tried again.
         assert {text.partition(":")[0] for text in clients.failed} <= {"UNAVAILABLE"}
         # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
@@ -130,8 +130,8 @@ def hold_one(process: subprocess.Popen[str], log: Path) -> bool:
         with grpc.insecure_channel(address) as channel:
             for path, kind in (("ModelReady", pb.ModelReadyRequest), ("ServerReady", pb.ServerReadyRequest)):
                 requested = kind(name="toy") if path == "ModelReady" else kind()
-                answer = channel.unary_unary(INFERENCE + path)(requested.SerializeToString(), timeout=60)
-                assert not pb.ServerReadyResponse.FromString(answer).ready
+                response = channel.unary_unary(INFERENCE + path)(requested.SerializeToString(), timeout=60)
+                assert not pb.ServerReadyResponse.FromString(response).ready
     finally:
         os.kill(held, signal.SIGCONT)
     assert process.stdout is not None

@@ -31,7 +31,7 @@ def live(server: Server) -> bool:
     return said.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, transport: str) -> None:
+def test_a_stuck_run_ends_the_server_once_others_are_served(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
     toy_model.write_endless(tmp_path)
     limits = {"run_stall_seconds": 1.0, "inline_run_seconds": 0, "drain_delay_seconds": 5.0, "drain_grace_seconds": 0.5}

@@ -63,46 +63,48 @@ def over_http(server: Server, rows: np.ndarray, parameters: dict[str, Any], *, b
 def explained(server: Server, rows: np.ndarray) -> tuple[np.ndarray, kan_pb2.ExplainResponse]:
     """[B, n, O] by Explain."""
     message = kan_pb2.ExplainRequest(model_name="spline", rows=rows.tobytes(), row_count=len(rows))
-    answer = kan_pb2.ExplainResponse.FromString(server.call(f"{KAN}Explain", message.SerializeToString()))
-    return np.frombuffer(answer.contributions).reshape(len(rows), answer.nodes, len(answer.outputs)), answer
+    response = kan_pb2.ExplainResponse.FromString(server.call(f"{KAN}Explain", message.SerializeToString()))
+    return np.frombuffer(response.contributions).reshape(len(rows), response.nodes, len(response.outputs)), response
 
 
-def test_what_a_row_is_on_its_grids_comes_with_its_answer(served: Server) -> None:
-    answer = of(served, ROWS, {"kan.coverage": True})
-    np.testing.assert_array_equal(answer.as_numpy("kan.coverage.zones.0"), [[1, 1, 1], [1, 2, 1], [3, 1, 2]])
-    counts = answer.as_numpy("kan.coverage.counts")
+def test_what_a_row_is_on_its_grids_comes_with_its_response(served: Server) -> None:
+    response = of(served, ROWS, {"kan.coverage": True})
+    np.testing.assert_array_equal(response.as_numpy("kan.coverage.zones.0"), [[1, 1, 1], [1, 2, 1], [3, 1, 2]])
+    counts = response.as_numpy("kan.coverage.counts")
     assert (counts.dtype, counts.shape) == (np.int32, (3, 2, 3))
     np.testing.assert_array_equal(counts[:, 0], [[3, 0, 0], [2, 1, 0], [1, 1, 1]])
     assert (counts[:, 1].sum(axis=1) == 4).all()
-    np.testing.assert_array_equal(answer.as_numpy("kan.coverage.worst")[:, 0], [-1, 1, 0])
-    np.testing.assert_allclose(answer.as_numpy("kan.coverage.cells")[:, 0], [0, 1, 4], atol=1e-6)
-    assert answer.get_response().parameters["kan.coverage.definition"].string_param == "grid,grid"
+    np.testing.assert_array_equal(response.as_numpy("kan.coverage.worst")[:, 0], [-1, 1, 0])
+    np.testing.assert_allclose(response.as_numpy("kan.coverage.cells")[:, 0], [0, 1, 4], atol=1e-6)
+    assert response.get_response().parameters["kan.coverage.definition"].string_param == "grid,grid"
 
 
 def test_the_strongest_inputs_are_those_of_explain_and_add_up(served: Server) -> None:
-    answer = of(served, ROWS, {"kan.explain_top_k": 2})
+    response = of(served, ROWS, {"kan.explain_top_k": 2})
     whole, reported = explained(served, ROWS)
-    features, values = (answer.as_numpy(f"kan.explain.{name}") for name in ("features", "values"))
+    features, values = (response.as_numpy(f"kan.explain.{name}") for name in ("features", "values"))
     assert (features.dtype, values.dtype, features.shape, values.shape) == (np.int32, np.float64, (3, 2, 2), (3, 2, 2))
     for row, output in np.ndindex(3, 2):
         order = np.argsort(-np.abs(whole[row, :, output]), kind="stable")[:2]
         np.testing.assert_array_equal(features[row, output], order)
         np.testing.assert_array_equal(values[row, output], whole[row, order, output])
-    rest, base, error = (answer.as_numpy(f"kan.explain.{name}") for name in ("residual", "base", "completeness_error"))
+    rest, base, error = (
+        response.as_numpy(f"kan.explain.{name}") for name in ("residual", "base", "completeness_error")
+    )
     np.testing.assert_allclose(rest, whole.sum(axis=1) - values.sum(axis=2), atol=1e-12)
     np.testing.assert_array_equal(base, np.broadcast_to(np.frombuffer(reported.base), (3, 2)))
     total = base + values.sum(axis=2) + rest
-    assert (np.abs(total - answer.as_numpy("y")) <= error + 1e-6).all()
-    said = answer.get_response().parameters
+    assert (np.abs(total - response.as_numpy("y")) <= error + 1e-6).all()
+    said = response.get_response().parameters
     assert said["kan.explain.method"].string_param == reported.method
     assert said["kan.explain.reference"].string_param == reported.reference == "grid_center"
     assert (said["kan.explain.nodes_are_inputs"].bool_param, said["kan.explain.layer"].int64_param) == (True, 0)
-    answer = of(served, ROWS, {"kan.explain_top_k": 20})  # more than there are inputs is all of them
-    assert answer.as_numpy("kan.explain.values").shape == (3, 2, 3)
-    np.testing.assert_array_equal(answer.as_numpy("kan.explain.residual"), 0.0)
+    response = of(served, ROWS, {"kan.explain_top_k": 20})  # more than there are inputs is all of them
+    assert response.as_numpy("kan.explain.values").shape == (3, 2, 3)
+    np.testing.assert_array_equal(response.as_numpy("kan.explain.residual"), 0.0)
 
 
-def test_answers_are_the_same_bytes_with_and_without(served: Server) -> None:
+def test_responses_are_the_same_bytes_with_and_without(served: Server) -> None:
     bare = of(served, ROWS, {}).get_response()
     for parameters in ({"kan.coverage": True}, {"kan.explain_top_k": 1}, BOTH):
         reported = of(served, ROWS, parameters).get_response()
@@ -127,18 +129,18 @@ def test_a_row_with_nan_is_told_as_that_over_grpc_and_http_and_spoils_no_other(s
     spoilt[1, 2] = np.nan
     unary = tuple(of(served, rows, BOTH) for rows in (spoilt, ROWS))
     over = tuple(over_http(served, rows, BOTH, binary=rows is ROWS) for rows in (spoilt, ROWS))
-    for answer, there in zip(unary, over, strict=True):
-        names = [output.name for output in answer.get_response().outputs]
+    for response, there in zip(unary, over, strict=True):
+        names = [output.name for output in response.get_response().outputs]
         assert ([output["name"] for output in there.get_response()["outputs"]], len(names)) == (names, 11)
         assert there.get_response()["parameters"] == SAID
         for name in names:
-            np.testing.assert_array_equal(there.as_numpy(name), answer.as_numpy(name))
-    for answer, other in (unary, over):
-        assert np.isnan(answer.as_numpy("kan.explain.values")[1]).any()
-        assert answer.as_numpy("kan.coverage.cells")[1, 0] == np.inf
-        assert answer.as_numpy("kan.coverage.worst")[1, 0] == 2
+            np.testing.assert_array_equal(there.as_numpy(name), response.as_numpy(name))
+    for response, other in (unary, over):
+        assert np.isnan(response.as_numpy("kan.explain.values")[1]).any()
+        assert response.as_numpy("kan.coverage.cells")[1, 0] == np.inf
+        assert response.as_numpy("kan.coverage.worst")[1, 0] == 2
         for output in ("kan.explain.values", "kan.coverage.cells", "kan.coverage.zones.1"):
-            np.testing.assert_array_equal(answer.as_numpy(output)[[0, 2]], other.as_numpy(output)[[0, 2]])
+            np.testing.assert_array_equal(response.as_numpy(output)[[0, 2]], other.as_numpy(output)[[0, 2]])
 
 
 def test_a_parameter_that_is_wrong_is_refused_in_words(served: Server) -> None:
@@ -174,10 +176,10 @@ def test_what_a_model_cannot_tell_fails_before_it_runs(served: Server) -> None:
 
 
 def test_a_model_without_grids_says_that_it_held_nodes_against_nothing(served: Server) -> None:
-    answer = of(served, ROWS, {"kan.coverage": True}, "toy")
-    assert answer.get_response().parameters["kan.coverage.definition"].string_param == "none,none"
-    assert (answer.as_numpy("kan.coverage.zones.0") == 0).all()
-    assert (answer.as_numpy("kan.coverage.worst") == -1).all()
+    response = of(served, ROWS, {"kan.coverage": True}, "toy")
+    assert response.get_response().parameters["kan.coverage.definition"].string_param == "none,none"
+    assert (response.as_numpy("kan.coverage.zones.0") == 0).all()
+    assert (response.as_numpy("kan.coverage.worst") == -1).all()
 
 
 def test_of_a_layer_at_several_positions_all_nodes_count(tmp_path: Path) -> None:
@@ -187,19 +189,19 @@ def test_of_a_layer_at_several_positions_all_nodes_count(tmp_path: Path) -> None
     rows = np.zeros((2, 2, 3), np.float32)
     rows[1, 1, 0], rows[1, 0, 2] = 3.0, -9.0  # halved, before the layer reads them
     with serving(tmp_path, max_response_bytes=1024) as running:
-        answer = of(running, rows, {"kan.coverage": True}, "grid")
+        response = of(running, rows, {"kan.coverage": True}, "grid")
         with pytest.raises(triton.InferenceServerException) as caught:
             of(running, rows, {"kan.explain_top_k": 1}, "grid")
         with pytest.raises(triton.InferenceServerException, match=r"the coverage takes \d+ bytes"):
             of(running, np.zeros((20, 2, 3), np.float32), {"kan.coverage": True}, "grid")
-    zones = answer.as_numpy("kan.coverage.zones.0")
+    zones = response.as_numpy("kan.coverage.zones.0")
     assert zones.shape == (2, 2, 3, 1)
     np.testing.assert_array_equal(zones[1, :, :, 0], [[1, 1, 3], [2, 1, 1]])
-    assert answer.as_numpy("kan.coverage.zones.1").shape == (2, 2, 12)
-    np.testing.assert_array_equal(answer.as_numpy("kan.coverage.counts")[:, 0], [[6, 0, 0], [4, 1, 1]])
-    np.testing.assert_array_equal(answer.as_numpy("kan.coverage.worst")[:, 0], [-1, 2])
-    np.testing.assert_allclose(answer.as_numpy("kan.coverage.cells")[:, 0], [0, 3.5])
-    assert answer.get_response().parameters["kan.coverage.definition"].string_param == "grid,none,none"
+    assert response.as_numpy("kan.coverage.zones.1").shape == (2, 2, 12)
+    np.testing.assert_array_equal(response.as_numpy("kan.coverage.counts")[:, 0], [[6, 0, 0], [4, 1, 1]])
+    np.testing.assert_array_equal(response.as_numpy("kan.coverage.worst")[:, 0], [-1, 2])
+    np.testing.assert_allclose(response.as_numpy("kan.coverage.cells")[:, 0], [0, 3.5])
+    assert response.get_response().parameters["kan.coverage.definition"].string_param == "grid,none,none"
     assert caught.value.status() == str(Code.FAILED_PRECONDITION)
     assert "need exactly one output of shape [rows, numbers]" in caught.value.message()
 
@@ -220,9 +222,12 @@ def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, 
             shown = credentials.bearer(token)
             stream = running.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
             (raw,) = stream(iter([requested]), timeout=60, metadata=shown)
-            answer = pb.ModelStreamInferResponse.FromString(raw)
+            response = pb.ModelStreamInferResponse.FromString(raw)
             words = "this call needs the role interpret, which infer does not have"
-            assert (len(answer.infer_response.outputs) == 6, words in answer.error_message) == (allowed, not allowed)
+            assert (len(response.infer_response.outputs) == 6, words in response.error_message) == (
+                allowed,
+                not allowed,
+            )
             reply = http_client.infer(running, document, "spline", authorization=shown[0][1])
             assert (reply.status, words in reply.body.decode()) == ((200, False) if allowed else (403, True))
             with contextlib.nullcontext() if allowed else refused(Code.PERMISSION_DENIED, words):

@@ -100,7 +100,7 @@ def test_a_replaced_version_says_so_with_its_last_numbers(tmp_path: Path, versio
                 assert caught.value.hint == "send version 2, the default version of model 'toy', or no version"
 
 
-def test_who_watches_by_no_version_is_told_of_another_that_answers(tmp_path: Path) -> None:
+def test_who_watches_by_no_version_is_told_of_another_that_responds(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     toy_model.write(tmp_path, version=2)
     with serving(tmp_path) as server:
@@ -161,7 +161,7 @@ def test_statistics_that_are_off_are_neither_watched_nor_reset(tmp_path: Path) -
                 ask("toy")
 
 
-def test_full_looks_at_every_row_and_counts_the_largest_answers(tmp_path: Path) -> None:
+def test_full_looks_at_every_row_and_counts_the_largest_outputs(tmp_path: Path) -> None:
     names = toy_model.manifest("toy").names
     toy_model.edit(toy_model.write(tmp_path), names=type(names)(classes=("cat", "dog")))
     rows = draw(60)

@@ -20,8 +20,8 @@ from tests.support.wait import until
 def test_compressed_requests_may_not_unpack_beyond_the_limit(lone: Server) -> None:
     rows = np.zeros((8, 3), np.float32)
     for kind in (grpc.Compression.Gzip, grpc.Compression.Deflate):
-        answer = lone.channel.unary_unary(INFER)(body(rows), timeout=60, compression=kind)
-        assert pb.ModelInferResponse.FromString(answer).outputs[0].shape == [8, 2]
+        response = lone.channel.unary_unary(INFER)(body(rows), timeout=60, compression=kind)
+        assert pb.ModelInferResponse.FromString(response).outputs[0].shape == [8, 2]
     bomb = pb.ModelInferRequest(model_name="toy", id="x" * (5 * 2**20)).SerializeToString()
     with refused(Code.RESOURCE_EXHAUSTED):
         lone.channel.unary_unary(INFER)(bomb, timeout=60, compression=grpc.Compression.Gzip)

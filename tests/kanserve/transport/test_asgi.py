@@ -381,7 +381,7 @@ async def test_a_scope_of_another_form_is_left_to_python(on: Context, wrong: Any
         call.close()
 
 
-async def test_an_unloaded_model_answers_no_direct_call(on: Context) -> None:
+async def test_an_unloaded_model_serves_no_direct_call(on: Context) -> None:
     async with on as created:
         waiting = [asyncio.create_task(created.call(framed())) for _ in range(3)]
         while not created.batches()._turning:

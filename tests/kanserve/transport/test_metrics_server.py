@@ -18,7 +18,7 @@ def samples(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
+def test_the_port_serves_get_and_nothing_else(server: Server) -> None:
     url = f"http://127.0.0.1:{server.metrics_port}"
     evil = {"Host": "evil.example:8002", "Accept-Language": "en"}
     for path, method, headers, status in (
@@ -43,8 +43,8 @@ def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
 def test_the_page_is_packed_for_those_who_ask(server: Server, accepted: str, window: int) -> None:
     url = f"http://127.0.0.1:{server.metrics_port}/metrics"
     requested = urllib.request.Request(url, headers={"Accept-Encoding": accepted})
-    with urllib.request.urlopen(requested, timeout=60) as answer:
-        assert set(samples(zlib.decompress(answer.read(), window).decode())) == set(samples(server.metrics()))
+    with urllib.request.urlopen(requested, timeout=60) as response:
+        assert set(samples(zlib.decompress(response.read(), window).decode())) == set(samples(server.metrics()))
 
 
 def test_what_is_not_http_has_one_line(tmp_path: Path) -> None:

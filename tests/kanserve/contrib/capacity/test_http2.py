@@ -42,10 +42,10 @@ def test_the_status_of_another_implementation_is_read() -> None:
 
 
 class Peer:
-    """A server of the package h2 with small windows. It calls `answer` for each complete request."""
+    """A server of the package h2 with small windows. It calls `response` for each complete request."""
 
-    def __init__(self, answer: Callable[[h2.connection.H2Connection, int, bytes], None]) -> None:
-        self.answer, self.bodies = answer, dict[int, bytes]()
+    def __init__(self, response: Callable[[h2.connection.H2Connection, int, bytes], None]) -> None:
+        self.response, self.bodies = response, dict[int, bytes]()
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
 
@@ -70,12 +70,12 @@ class Peer:
             self.bodies[event.stream_id] = self.bodies.get(event.stream_id, b"") + event.data
             peer.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         if isinstance(event, h2.events.StreamEnded):
-            self.answer(peer, event.stream_id, self.bodies[event.stream_id])
+            self.response(peer, event.stream_id, self.bodies[event.stream_id])
 
 
 @contextlib.contextmanager
-def connection(answer: Callable[..., None]) -> Iterator[Connection]:
-    peer = Peer(answer)
+def connection(response: Callable[..., None]) -> Iterator[Connection]:
+    peer = Peer(response)
     thread = threading.Thread(target=peer.run)
     thread.start()
     opened = Connection(f"127.0.0.1:{peer.port}", http2.head("/a.B/C", "x", secure=False), MESSAGE, None)
@@ -101,13 +101,13 @@ def exchange(opened: Connection, condition: Callable[[list[tuple[int, int]]], bo
 def test_bodies_wait_for_the_windows_of_the_server() -> None:
     bodies = []
 
-    def answer(peer: h2.connection.H2Connection, stream: int, body: bytes) -> None:
+    def response(peer: h2.connection.H2Connection, stream: int, body: bytes) -> None:
         bodies.append(body)
         peer.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])
         peer.send_data(stream, b"\0\0\0\0\1x")
         peer.send_headers(stream, [("grpc-status", str(len(bodies) - 1))], end_stream=True)
 
-    with connection(answer) as opened:
+    with connection(response) as opened:
         for number in range(3):
             opened.request(number)
         assert opened.pending == 3
@@ -117,13 +117,13 @@ def test_bodies_wait_for_the_windows_of_the_server() -> None:
 
 
 def test_a_reset_stream_and_a_closed_connection_lose_requests() -> None:
-    def answer(peer: h2.connection.H2Connection, stream: int, body: bytes) -> None:
+    def response(peer: h2.connection.H2Connection, stream: int, body: bytes) -> None:
         if stream == 1:
             peer.reset_stream(stream)
         else:
             peer.close_connection()
 
-    with connection(answer) as opened:
+    with connection(response) as opened:
         opened.request(7)
         assert exchange(opened, lambda done: bool(done)) == [(7, LOST)]
         opened.request(8)

@@ -71,7 +71,7 @@ def test_haproxy_accepts_the_configuration(program: str, tmp_path: Path) -> None
 
 
 @contextlib.contextmanager
-def answering(name: bytes) -> Iterator[int]:
+def responding(name: bytes) -> Iterator[int]:
     """A listener that sends its name to each connection; its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -96,7 +96,7 @@ def test_slots_are_filled_and_emptied_without_a_reload(program: str) -> None:
     port = free_port()
     front = Haproxy(Front("127.0.0.1", port, 3, readiness=False, connections=100))
     try:
-        with answering(b"one") as first, answering(b"two") as second:
+        with responding(b"one") as first, responding(b"two") as second:
             front.fill(1, "127.0.0.1", first)
             assert {reply(port) for _ in range(4)} == {b"one"}
             front.fill(3, "127.0.0.1", second)

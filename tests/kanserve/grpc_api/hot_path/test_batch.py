@@ -80,9 +80,9 @@ def submitted(lane: Batches, value: float, deadline: float | None = None) -> asy
     return result
 
 
-def value(answer: Result | None) -> float:
-    assert answer is not None
-    item, queue_ns, infer_ns = answer
+def value(response: Result | None) -> float:
+    assert response is not None
+    item, queue_ns, infer_ns = response
     assert queue_ns >= 0 < infer_ns
     assert len(item) == 8
     return float(np.frombuffer(item, "<f4")[0])
@@ -99,7 +99,7 @@ async def on(**options: Any) -> AsyncIterator[Batches]:
     await asyncio.to_thread(created.close)
 
 
-async def test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then() -> None:
+async def test_who_comes_alone_is_served_at_once_but_for_a_look_now_and_then() -> None:
     async with on() as lane:
         at_once = []
         for at in range(CALM + 4 * PROBE):
@@ -131,11 +131,11 @@ async def test_those_that_a_transport_hands_over_one_by_one_run_together_where_i
 ) -> None:
     monkeypatch.setattr(batch, "LONGEST", 10**10)  # only rounds count, if the machine pauses this process
     async with on(rounds=rounds) as lane:
-        answers = []
+        responses = []
         for at in range(6):  # one in three rounds of the loop
-            answers.append(submitted(lane, at))
+            responses.append(submitted(lane, at))
             await turns(3)
-        assert [value(answer) for answer in await asyncio.gather(*answers)] == [2.0 * at for at in range(6)]
+        assert [value(response) for response in await asyncio.gather(*responses)] == [2.0 * at for at in range(6)]
         assert runs(lane) == expected
 
 
@@ -190,7 +190,7 @@ async def test_a_full_queue_is_full_for_all() -> None:
     async with on(most=3) as lane:
         first = [submitted(lane, at) for at in range(3)]
         assert lane.submit(row(9), b"", None) is None
-        assert [value(answer) for answer in await asyncio.gather(*first)] == [0.0, 2.0, 4.0]
+        assert [value(response) for response in await asyncio.gather(*first)] == [0.0, 2.0, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ async def test_where_there_is_something_to_decide_there_is_no_short_way(policy: 
 @pytest.mark.parametrize("policy", [Policy(0), Policy(2)])
 async def test_no_run_has_more_rows_than_the_policy_allows(policy: Policy) -> None:
     async with on(policy=policy) as lane:
-        answers = await asyncio.gather(*(submitted(lane, at) for at in range(5)))
-        assert [value(answer) for answer in answers] == [0.0, 2.0, 4.0, 6.0, 8.0]
+        responses = await asyncio.gather(*(submitted(lane, at) for at in range(5)))
+        assert [value(response) for response in responses] == [0.0, 2.0, 4.0, 6.0, 8.0]
         assert max(runs(lane)) <= max(1, policy.max_rows)
 
 

@@ -92,7 +92,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.parametrize(
     ("id", "outputs", "version"), [("", (), ""), ("a", ("y",), "1"), ("é" * 100, (), "1"), ("é" * 100, ("y",), "")]
 )
-def test_the_second_answer_is_the_first(toys: Served, id: str, outputs: tuple[str, ...], version: str) -> None:
+def test_the_second_response_is_the_first(toys: Served, id: str, outputs: tuple[str, ...], version: str) -> None:
     message = request(ROWS, id=id, model_version=version)
     for name in outputs:
         message.outputs.add(name=name)
@@ -101,9 +101,9 @@ def test_the_second_answer_is_the_first(toys: Served, id: str, outputs: tuple[st
     others = request(ROWS + 1, id="other", model_version=version)
     for name in outputs:
         others.outputs.add(name=name)
-    answer = pb.ModelInferResponse.FromString(toys.again(others.SerializeToString()))
-    assert answer.id == "other"
-    values = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(2, 2)
+    response = pb.ModelInferResponse.FromString(toys.again(others.SerializeToString()))
+    assert response.id == "other"
+    values = np.frombuffer(response.raw_output_contents[0], "<f4").reshape(2, 2)
     np.testing.assert_allclose(values, toy_model.outputs(ROWS + 1), rtol=1e-6)
 
 
@@ -131,7 +131,7 @@ def test_a_message_like_the_last_is_neither_parted_nor_queued(toys: Served, monk
 
 @settings(max_examples=settings.default.max_examples // 5)
 @given(st.data())
-def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: st.DataObject) -> None:
+def test_a_changed_byte_is_served_as_if_it_were_the_first(toys: Served, data: st.DataObject) -> None:
     """Bytes changed, inserted, removed: the service with a cache gives the same result as one without."""
     whole = request(ROWS, id="abc").SerializeToString()
     toys.again(whole)
