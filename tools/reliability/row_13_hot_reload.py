@@ -56,9 +56,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
             "contents seen": len(asking.seen),
             "slowest in ms": round(1e3 * asking.slowest, 1),
         }
-        good = (
-            not asking.failed and not asking.wrong and asking.served >= requests and len(asking.seen) > changes // 2
-        )
+        good = not asking.failed and not asking.wrong and asking.served >= requests and len(asking.seen) > changes // 2
         return Outcome(figures, good, asking.served, "; ".join(sorted(set(asking.failed))[:3]))
 
 
