@@ -91,7 +91,7 @@ class Outcome(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-# Programs and folders for the client in each language. There is no package of the .NET SDK.
+# Programs and folders for the client in each language. Debian has no package of the .NET SDK.
 CLIENTS = {
     "Java": ("javac", "mvn", "protoc", "grpc_java_plugin", *(name for name in DEBIAN if name.startswith(MAVEN))),
     "Go": ("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc", f"{GO_SOURCES}/google.golang.org/grpc"),

@@ -173,9 +173,8 @@ def publish(target: Target, model: VerifiedModel) -> Result:
     target.check_names(model.signature)
     intervals, bars, calibration_notes = _calibrated(target, model)
     files, measured = _files(model), _baseline(target, model)
-    # Of rows beyond the range of the training.
     policy = sections.AS_TRAINED if target.range_of_certificate else target.out_of_range
-    range_notes = check(policy, model.layers, model.signature.inputs(), measured)
+    out_of_range_notes = check(policy, model.layers, model.signature.inputs(), measured)
     root, explained = target.repository, model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
@@ -201,7 +200,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         + model.claim.notes
         + (compose.notes(model.lowered.model) if model.source.family == manifest.HYBRID else ())
         + target.of_header()
-        + (*range_notes, *calibration_notes, *_same_rows(target, measured))
+        + (*out_of_range_notes, *calibration_notes, *_same_rows(target, measured))
         + (() if explained is None else explained.notes),
         names=target.names,
         baseline=measured,

@@ -80,8 +80,8 @@ def _locked(repository: Path, name: str) -> Iterator[tuple[list[Candidate], Path
 
 
 def _default(repository: Path, versions: list[Candidate]) -> tuple[DefaultFile | None, int]:
-    """The contents of the file, and the default version, 0 if there is none. None: there is no file, or an invalid one,
-    which the command replaces."""
+    """The default file and the default version. The file is None if it is missing or invalid, and the version is 0 if
+    the repository has no default version. The command replaces an invalid file."""
     with contextlib.suppress(LoadError):
         if (file := layout.default_file(versions[-1])) is not None:
             return file, file.version

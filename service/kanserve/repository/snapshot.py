@@ -37,8 +37,7 @@ class Fingerprint:
     facts: bytes  # hash of the file facts
     size: int = 0  # bytes of the version's files
     fresh: bool = False  # True if a file was written so recently that the next write may not show
-    # True if there is no manifest and a file was written recently, so that the version may be incomplete.
-    growing: bool = False
+    growing: bool = False  # True if the manifest is missing and a file is new: the copy may be incomplete
 
 
 @dataclass(frozen=True, slots=True)

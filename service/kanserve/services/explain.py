@@ -349,7 +349,7 @@ def export_reference(info: ModelInfo, manifest: Manifest, reference: str) -> tup
         middle = curves.centre(manifest.layers[0], tensor.shape[1])
     if reference == CENTRE and middle is None:
         raise FailedPrecondition(
-            f"model '{info.name}' has inputs without a grid, so there is no grid center",
+            f"model '{info.name}' has no grid center, because some inputs have no grid",
             code="grid-center-missing",
             hint=f"use the reference '{ZEROS}', or send reference rows",
         )

@@ -107,7 +107,7 @@ class RecentRows:
     most: int  # number of rows that the server keeps
     rows: Sequence[KeptRow]  # kept rows, the newest first
     counted: bool  # whether the version has statistics
-    note: str  # reason if there are no rows
+    note: str  # reason for an empty `rows`
 
 
 def recent_rows(kan: Kan, name: str, version: str) -> RecentRows:

@@ -52,8 +52,6 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    if shutil.which("bash") is None:
-        pytest.skip("bash is not installed")
     folder = tmp_path_factory.mktemp("desk")
     for name in ("tests", "examples"):
         (folder / name).symlink_to(ROOT / name)

@@ -108,7 +108,7 @@ def test_a_row_that_is_not_finite_is_explained_as_that_and_spoils_no_other(serve
             "the reference is 'zeros', but the request has 1 reference rows",
         ),
         ({"reference_rows": bytes(11), "reference_count": 1}, grpc.StatusCode.INVALID_ARGUMENT, "rows has 11 bytes"),
-        ({"reference": "grid_center"}, grpc.StatusCode.FAILED_PRECONDITION, "has inputs without a grid"),
+        ({"reference": "grid_center"}, grpc.StatusCode.FAILED_PRECONDITION, "some inputs have no grid"),
         ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "the query has 2147483648 rows"),
     ],
 )
